@@ -1,0 +1,252 @@
+//! A configuration that is known to make sense.
+//!
+//! Its own file because it is what every floor above reads, while how it came from text is nobody
+//! else's business. Invariant: valid by construction; only `parse.rs` makes a [`Config`], and
+//! defaults are already filled in. Durations and sizes carry their unit in the type.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::value::{ListenAddr, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
+
+/// Everything one YAML file says.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from; relative paths in it mean this file's folder.
+    pub file: PathBuf,
+    pub listen_addr: ListenAddr,
+    pub global_timeout: Duration,
+    /// Client connections, HTTP and TCP together; the admin listener is not counted.
+    pub max_connections: usize,
+    pub trusted_proxies: Vec<IpNet>,
+    pub max_header_bytes: usize,
+    pub max_body_bytes: Option<u64>,
+    pub header_timeout: Duration,
+    pub keepalive_timeout: Duration,
+    pub tcp_proxy: TcpProxy,
+    /// `None`: `admin: false`.
+    pub admin: Option<Admin>,
+    pub server: Server,
+    /// In the order of the file. TCP routes are in `tcp_routes`.
+    pub http_routes: Vec<HttpRoute>,
+    pub tcp_routes: Vec<TcpRoute>,
+    /// What is legal but probably not meant, each `file:line:column: path: text`.
+    pub warnings: Vec<String>,
+    /// The text, for `/config` and the hash of a generation.
+    pub text: String,
+}
+
+/// The `tcp_proxy` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpProxy {
+    /// TCP routes are served only when this is true.
+    pub enabled: bool,
+    pub listen_addr: ListenAddr,
+    pub connection_pooling: bool,
+    pub max_idle_time: Duration,
+    pub sniff_timeout: Duration,
+}
+
+/// The `admin` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub listen_addr: ListenAddr,
+    pub token: Option<Secret>,
+}
+
+/// The `server` section: what cannot change without a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `None`: one for each core.
+    pub threads: Option<usize>,
+    pub pid_file: Option<PathBuf>,
+    pub upgrade_sock: Option<PathBuf>,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub log_file: Option<PathBuf>,
+    pub access_log: AccessLog,
+    pub drain_timeout: Duration,
+    pub drain_delay: Duration,
+    pub watch_config: bool,
+}
+
+/// Where `server.access_log` goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+/// How long and how often one route tries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tries {
+    pub timeout: Duration,
+    /// Extra tries after the first: 0 to 20.
+    pub retry_count: u32,
+    pub connect_timeout: Duration,
+    pub try_timeout: Option<Duration>,
+}
+
+/// One HTTP route.
+#[derive(Clone, Debug)]
+pub struct HttpRoute {
+    pub key: RouteKey,
+    pub upstream: Arc<UpstreamSpec>,
+    pub tries: Tries,
+    pub strip_prefix: bool,
+    pub preserve_host: bool,
+    pub filters: Vec<FilterSpec>,
+    /// Where the route stands in the file: line and column, from 1.
+    pub at: (usize, usize),
+}
+
+/// One TCP route.
+#[derive(Clone, Debug)]
+pub struct TcpRoute {
+    /// The key as written: the `route` label.
+    pub name: String,
+    pub upstream: Arc<UpstreamSpec>,
+    pub tries: Tries,
+    pub db_type: DbType,
+    /// Routes with equal addresses share one listener.
+    pub listen: SocketAddr,
+    pub default: bool,
+    pub matches: TcpMatch,
+    pub target: Target,
+    pub idle_timeout: Option<Duration>,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub filters: Vec<FilterSpec>,
+    pub at: (usize, usize),
+}
+
+/// A group of endpoints behind one or several routes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamSpec {
+    /// Its name in `upstreams`, or the key of the one route that has it: the `upstream` label.
+    pub name: String,
+    /// Never empty.
+    pub endpoints: Vec<EndpointSpec>,
+    pub balance: Balance,
+    pub max_connections: Option<usize>,
+    pub queue_timeout: Duration,
+    pub health_check: Option<HealthCheck>,
+    /// `None`: `ejection: false`.
+    pub ejection: Option<Ejection>,
+}
+
+/// One endpoint of an upstream as the file names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointSpec {
+    pub url: UpstreamUrl,
+    pub weight: Weight,
+    /// Used only while no endpoint without this flag is healthy.
+    pub backup: bool,
+    pub max_connections: Option<usize>,
+}
+
+/// How an endpoint is picked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Balance {
+    RoundRobin,
+    LeastRequests,
+    Random,
+    Hash(HashOn),
+}
+
+/// What `balance: hash` hashes. Header names are lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashOn {
+    ClientIp,
+    Path,
+    Header(String),
+    Cookie(String),
+}
+
+/// An active check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    pub probe: Probe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Passed checks in a row until an endpoint is in again.
+    pub healthy_after: usize,
+    /// Failed checks in a row until an endpoint is out.
+    pub unhealthy_after: usize,
+}
+
+/// What an active check does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// `GET path`, healthy when the status is in the set.
+    Http { path: String, status: StatusSet },
+    /// The protocol's own probe; a bare connect for [`DbType::Tcp`].
+    Tcp {
+        db_type: DbType,
+        user: Option<String>,
+        password: Option<Secret>,
+    },
+}
+
+/// Passive ejection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ejection {
+    pub consecutive_failures: u32,
+    pub base: Duration,
+    /// Of the endpoints of one upstream, 0 to 100; at least one may always be ejected.
+    pub max_percent: u32,
+}
+
+/// The protocol that a TCP route carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DbType {
+    Postgres,
+    Mysql,
+    Mongodb,
+    Redis,
+    Oracle,
+    Sqlserver,
+    Cassandra,
+    Couchdb,
+    Influxdb,
+    Elasticsearch,
+    /// Nothing is known: carried as it is.
+    Tcp,
+}
+
+/// What a TCP route on a shared listener answers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpMatch {
+    pub sni: Option<String>,
+    pub database: Option<String>,
+    pub user: Option<String>,
+}
+
+/// The role an endpoint must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Primary,
+    Replica,
+    Any,
+    PreferReplica,
+}
+
+/// The PROXY protocol header sent to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    V1,
+    V2,
+}
+
+/// One entry of `filters`: the registered name and its settings as YAML.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterSpec {
+    pub kind: String,
+    pub settings: BTreeMap<String, serde_yaml::Value>,
+    pub at: (usize, usize),
+}

@@ -1,0 +1,228 @@
+//! The crate's one error type, and the one word that ends every request and connection.
+//!
+//! Its own file because it is the lowest floor: everything may name it, it names nothing of ours.
+//! Invariant: whoever makes an [`Error`] says who is at [`Fault`]; status, retry and metric label
+//! are decided from that and from the [`Reason`], never from a message.
+
+use std::fmt;
+
+/// Who is to blame for a failure. Decides status class, retry and log level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The client sent something wrong or left.
+    Client,
+    /// The endpoint refused, broke or was late.
+    Upstream,
+    /// The gateway itself: its configuration, its machine, its code.
+    Gateway,
+}
+
+/// The `reason` word with which every request and every connection ends: in the access log and in
+/// metric labels, shared by HTTP and TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Ok,
+    ClientClosed,
+    NoRoute,
+    ConnectFailed,
+    ConnectTimeout,
+    UpstreamReset,
+    UpstreamError,
+    Timeout,
+    NoHealthyEndpoint,
+    QueueTimeout,
+    TooManyConnections,
+    BadRequest,
+    HeaderTimeout,
+    BodyTooLarge,
+    HeaderTooLarge,
+    FilterRefused,
+    FilterError,
+    RateLimited,
+    Unauthorized,
+    SniffTimeout,
+    Unmatched,
+    IdleTimeout,
+    HalfOpen,
+    Drained,
+    HandedOver,
+}
+
+impl Reason {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Reason; 25] = [
+        Reason::Ok,
+        Reason::ClientClosed,
+        Reason::NoRoute,
+        Reason::ConnectFailed,
+        Reason::ConnectTimeout,
+        Reason::UpstreamReset,
+        Reason::UpstreamError,
+        Reason::Timeout,
+        Reason::NoHealthyEndpoint,
+        Reason::QueueTimeout,
+        Reason::TooManyConnections,
+        Reason::BadRequest,
+        Reason::HeaderTimeout,
+        Reason::BodyTooLarge,
+        Reason::HeaderTooLarge,
+        Reason::FilterRefused,
+        Reason::FilterError,
+        Reason::RateLimited,
+        Reason::Unauthorized,
+        Reason::SniffTimeout,
+        Reason::Unmatched,
+        Reason::IdleTimeout,
+        Reason::HalfOpen,
+        Reason::Drained,
+        Reason::HandedOver,
+    ];
+
+    /// The word as logs and metric labels show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::Ok => "ok",
+            Reason::ClientClosed => "client_closed",
+            Reason::NoRoute => "no_route",
+            Reason::ConnectFailed => "connect_failed",
+            Reason::ConnectTimeout => "connect_timeout",
+            Reason::UpstreamReset => "upstream_reset",
+            Reason::UpstreamError => "upstream_error",
+            Reason::Timeout => "timeout",
+            Reason::NoHealthyEndpoint => "no_healthy_endpoint",
+            Reason::QueueTimeout => "queue_timeout",
+            Reason::TooManyConnections => "too_many_connections",
+            Reason::BadRequest => "bad_request",
+            Reason::HeaderTimeout => "header_timeout",
+            Reason::BodyTooLarge => "body_too_large",
+            Reason::HeaderTooLarge => "header_too_large",
+            Reason::FilterRefused => "filter_refused",
+            Reason::FilterError => "filter_error",
+            Reason::RateLimited => "rate_limited",
+            Reason::Unauthorized => "unauthorized",
+            Reason::SniffTimeout => "sniff_timeout",
+            Reason::Unmatched => "unmatched",
+            Reason::IdleTimeout => "idle_timeout",
+            Reason::HalfOpen => "half_open",
+            Reason::Drained => "drained",
+            Reason::HandedOver => "handed_over",
+        }
+    }
+
+    /// Who caused an end with this reason.
+    pub const fn fault(self) -> Option<Fault> {
+        match self {
+            Reason::Ok | Reason::Drained | Reason::HandedOver => None,
+            Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::UpstreamReset
+            | Reason::UpstreamError
+            | Reason::Timeout
+            | Reason::NoHealthyEndpoint => Some(Fault::Upstream),
+            Reason::QueueTimeout | Reason::TooManyConnections | Reason::FilterError => {
+                Some(Fault::Gateway)
+            }
+            Reason::ClientClosed
+            | Reason::NoRoute
+            | Reason::BadRequest
+            | Reason::HeaderTimeout
+            | Reason::BodyTooLarge
+            | Reason::HeaderTooLarge
+            | Reason::FilterRefused
+            | Reason::RateLimited
+            | Reason::Unauthorized
+            | Reason::SniffTimeout
+            | Reason::Unmatched
+            | Reason::IdleTimeout
+            | Reason::HalfOpen => Some(Fault::Client),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failure outside of a single request: reading a configuration, binding, starting, stopping.
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Config,
+    Bind,
+    Io,
+}
+
+impl Error {
+    /// A configuration that cannot be used. `message` has one problem per line.
+    pub fn config(message: impl Into<String>) -> Self {
+        Error::new(Kind::Config, message)
+    }
+
+    /// An address that could not be bound.
+    pub fn bind(message: impl Into<String>) -> Self {
+        Error::new(Kind::Bind, message)
+    }
+
+    /// An operating system call that failed.
+    pub fn io(message: impl Into<String>) -> Self {
+        Error::new(Kind::Io, message)
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// Keeps the cause.
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Whether the configuration is what is wrong (exit code 78).
+    pub fn is_config(&self) -> bool {
+        self.kind == Kind::Config
+    }
+
+    /// Whether an address could not be bound.
+    pub fn is_bind(&self) -> bool {
+        self.kind == Kind::Bind
+    }
+
+    /// Who is at fault. Everything this type reports today is the gateway's own.
+    pub fn fault(&self) -> Fault {
+        Fault::Gateway
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|s| s.as_ref() as _)
+    }
+}
