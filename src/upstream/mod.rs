@@ -1,1 +1,361 @@
-//! upstream
+//! A group of endpoints behind a route: balancing, health, limits. Knows no protocol; HTTP, TCP
+//! and databases share it.
+//!
+//! [`Upstream::pick`] gives a [`Lease`] on one [`Endpoint`]; the lease, finished with an
+//! [`Outcome`], feeds passive health. [`health`] and [`discovery`] work in the background and only
+//! ever change what the next pick sees. Invariants: nothing here resolves a name or waits for the
+//! network during a pick; no lock is held across an await; what an upstream knows about its
+//! endpoints survives a reload, and making an upstream has no effect on the one it replaces.
+//!
+//! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
+//! rings), `view` (those usable now), `balance` (who is next), `limit` (how many at once, and the
+//! queue), `eject` (out after failures), `lease`, `ring` (Ketama), [`peer`] (Pingora's peer).
+
+mod balance;
+mod eject;
+pub mod endpoint;
+#[cfg(test)]
+mod fixture;
+mod lease;
+mod limit;
+pub mod peer;
+mod ring;
+mod set;
+mod view;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+pub use self::endpoint::{Endpoint, EndpointId};
+pub use self::lease::{Lease, Outcome};
+pub use self::limit::MAX_WAITERS;
+pub use self::set::EndpointSet;
+
+use self::limit::Limit;
+use self::set::{Addresses, known_addresses};
+use self::view::{Regime, View};
+use crate::config::{Ejection, UpstreamSpec};
+use crate::error::Reason;
+
+/// A group of endpoints as one generation of the configuration describes it.
+#[derive(Debug)]
+pub struct Upstream {
+    spec: Arc<UpstreamSpec>,
+    /// Whether this generation limits anything; when not, a pick takes no lock.
+    limited: bool,
+    lineage: Lineage,
+    set: ArcSwap<EndpointSet>,
+    view: ArcSwap<View>,
+    /// What discovery has said so far. Its lock also orders changes of `set`.
+    addresses: Mutex<Addresses>,
+}
+
+/// What all generations of one upstream share.
+#[derive(Clone, Debug, Default)]
+struct Lineage {
+    limit: Arc<Limit>,
+    /// Goes up whenever an endpoint goes in or out; views built from another count are stale.
+    changes: Arc<AtomicU64>,
+    /// The next endpoint id.
+    ids: Arc<AtomicU64>,
+    /// Held while a view is built, and while an endpoint is ejected or taken in again.
+    deciding: Arc<Mutex<()>>,
+}
+
+/// What a request wants of a pick.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick<'a> {
+    /// For `balance: hash`; `None` (no such header) is spread by weight.
+    pub hash: Option<u64>,
+    /// Tried already: others are preferred, but these are used again when nothing else is left.
+    pub avoid: &'a [EndpointId],
+    /// Looked at only when the pick has to wait.
+    pub deadline: Instant,
+}
+
+/// Why there is no lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickError {
+    /// Every endpoint is out or unresolved.
+    NoHealthyEndpoint,
+    /// Everything was in use for `queue_timeout`, or too many wait already.
+    QueueTimeout,
+    /// Everything was in use until the request's own deadline.
+    Deadline,
+}
+
+impl PickError {
+    /// The word for logs and metrics.
+    pub const fn reason(self) -> Reason {
+        match self {
+            PickError::NoHealthyEndpoint => Reason::NoHealthyEndpoint,
+            PickError::QueueTimeout => Reason::QueueTimeout,
+            PickError::Deadline => Reason::Timeout,
+        }
+    }
+}
+
+/// What one try came to.
+enum Try {
+    Leased(Lease),
+    NoneHealthy,
+    /// All in use; an ejection may end at the given time.
+    AllFull(Option<Instant>),
+}
+
+impl Upstream {
+    /// `previous`: the upstream of this name in the snapshot before. Its endpoints are taken over
+    /// where label and address are equal, with health and in-flight counts, and so is its queue.
+    /// Resolves nothing: a name that `previous` does not know has no endpoint until
+    /// [`discovery`] has an answer.
+    pub fn new(spec: Arc<UpstreamSpec>, previous: Option<&Upstream>) -> Arc<Upstream> {
+        let lineage = previous.map_or_else(Lineage::default, |p| p.lineage.clone());
+        let known = previous.map(Upstream::endpoints);
+        let addresses = known_addresses(&spec, known.as_deref());
+        let set = EndpointSet::new(&spec, &addresses, known.as_deref(), &lineage.ids);
+        let changes = lineage.changes.load(Ordering::SeqCst);
+        let mut view = View::new(&set, &spec.balance, changes, Instant::now(), 0);
+        if let Some(previous) = previous {
+            // Entering fail-open is said by the pick that sees it first, not by a reload.
+            view.regime = previous.view.load().regime;
+            view.changes = changes.wrapping_sub(1);
+        }
+        let limited = spec.max_connections.is_some()
+            || spec.endpoints.iter().any(|e| e.max_connections.is_some());
+        Arc::new(Upstream {
+            limited,
+            lineage,
+            set: ArcSwap::from_pointee(set),
+            view: ArcSwap::from_pointee(view),
+            addresses: Mutex::new(addresses),
+            spec,
+        })
+    }
+
+    /// Its name in `upstreams`, or the key of its route: the `upstream` label.
+    pub fn label(&self) -> &str {
+        &self.spec.name
+    }
+
+    pub fn spec(&self) -> &Arc<UpstreamSpec> {
+        &self.spec
+    }
+
+    pub fn endpoints(&self) -> Arc<EndpointSet> {
+        self.set.load_full()
+    }
+
+    /// Each configured endpoint, by label, and whether any of its addresses is healthy. A name
+    /// without an address is not.
+    pub fn health(&self) -> Vec<(String, bool)> {
+        let set = self.endpoints();
+        let healthy = |label: &str| set.iter().any(|e| e.label() == label && e.is_healthy());
+        self.spec
+            .endpoints
+            .iter()
+            .map(|e| (e.url.label.clone(), healthy(&e.url.label)))
+            .collect()
+    }
+
+    /// Leases held now, those of earlier generations of the configuration included.
+    pub fn in_flight(&self) -> usize {
+        self.lineage.limit.in_flight()
+    }
+
+    /// How many wait for a lease now.
+    pub fn queued(&self) -> usize {
+        self.lineage.limit.waiting()
+    }
+
+    /// Picks an endpoint. Waits, in the order of arrival, only while everything usable is in use:
+    /// at most `queue_timeout`, and not past `want.deadline`. Dropping the future while it waits
+    /// frees its place in the queue.
+    pub async fn pick(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
+        if self.limited {
+            return self.pick_limited(want).await;
+        }
+        match self.attempt(&want) {
+            Try::Leased(lease) => Ok(lease),
+            // Nothing is limited, so nothing can be full.
+            Try::NoneHealthy | Try::AllFull(_) => Err(PickError::NoHealthyEndpoint),
+        }
+    }
+
+    async fn pick_limited(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
+        let limit = &self.lineage.limit;
+        let waiter = {
+            let mut queue = limit.queue();
+            if queue.is_empty() {
+                match self.attempt(&want) {
+                    Try::Leased(lease) => return Ok(lease),
+                    Try::NoneHealthy => return Err(PickError::NoHealthyEndpoint),
+                    Try::AllFull(_) => {}
+                }
+            }
+            limit.join(&mut queue).ok_or(PickError::QueueTimeout)?
+        };
+        let joined = Instant::now();
+        let patience = joined + self.spec.queue_timeout;
+        let (end, late) = if want.deadline <= patience {
+            (want.deadline, PickError::Deadline)
+        } else {
+            (patience, PickError::QueueTimeout)
+        };
+        loop {
+            // The first round repeats the try above: a lease given back in between did not see
+            // this waiter.
+            let mut wake_at = end;
+            {
+                let queue = limit.queue();
+                if waiter.is_first(&queue) {
+                    match self.attempt(&want) {
+                        Try::Leased(lease) => {
+                            drop(queue);
+                            return Ok(lease.after(joined.elapsed()));
+                        }
+                        Try::NoneHealthy => {
+                            drop(queue);
+                            return Err(PickError::NoHealthyEndpoint);
+                        }
+                        Try::AllFull(change) => wake_at = change.map_or(end, |at| at.min(end)),
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = waiter.turn() => {}
+                () = tokio::time::sleep_until(wake_at) => {
+                    if wake_at == end {
+                        return Err(late);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One try, now. Limited upstreams call it under the lock of their queue.
+    fn attempt(self: &Arc<Self>, want: &Pick<'_>) -> Try {
+        let view = self.view();
+        if view.balancer.is_empty() {
+            return Try::NoneHealthy;
+        }
+        let limit = &self.lineage.limit;
+        if let Some(max) = self.spec.max_connections
+            && limit.in_flight() >= max
+        {
+            return Try::AllFull(None);
+        }
+        match view.balancer.choose(want.hash, want.avoid) {
+            Some(endpoint) => {
+                limit.enter();
+                Try::Leased(Lease::new(Arc::clone(self), Arc::clone(endpoint)))
+            }
+            None => Try::AllFull(view.until),
+        }
+    }
+
+    /// The view as of now. Costs one atomic load more than reading it, and the clock only while
+    /// something is ejected.
+    fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        let view = self.view.load();
+        let stale = view.changes != self.lineage.changes.load(Ordering::SeqCst)
+            || view.until.is_some_and(|until| until <= Instant::now());
+        if !stale {
+            return view;
+        }
+        drop(view);
+        let _deciding = lock(&self.lineage.deciding);
+        self.rebuild_view();
+        self.view.load()
+    }
+
+    /// Builds the view anew. The caller holds `deciding`.
+    fn rebuild_view(&self) {
+        let old = self.view.load_full();
+        let now = Instant::now();
+        // Read before the endpoints are: a change in between makes the new view stale, not wrong.
+        let changes = self.lineage.changes.load(Ordering::SeqCst);
+        if old.changes == changes && old.until.is_none_or(|until| until > now) {
+            return;
+        }
+        let set = self.endpoints();
+        for endpoint in set.iter() {
+            if endpoint.ejected_until().is_some_and(|until| until <= now)
+                && endpoint.ejector().reinstate(now)
+            {
+                log::info!(
+                    "ejection is over: upstream={} endpoint={} addr={}",
+                    self.label(),
+                    endpoint.label(),
+                    endpoint.addr()
+                );
+            }
+        }
+        let position = old.balancer.position();
+        let view = View::new(&set, &self.spec.balance, changes, now, position);
+        match (old.regime, view.regime) {
+            (Regime::Normal, Regime::FailOpen) => log::warn!(
+                "fewer than half of the endpoints would be left, ejected ones serve again: \
+                 upstream={}",
+                self.label()
+            ),
+            (Regime::FailOpen, Regime::Normal) => log::info!(
+                "enough endpoints again, ejection is back in force: upstream={}",
+                self.label()
+            ),
+            _ => {}
+        }
+        self.view.store(Arc::new(view));
+    }
+
+    /// Makes every generation look again at who is usable.
+    fn changed(&self) {
+        self.lineage.changes.fetch_add(1, Ordering::SeqCst);
+        self.lineage.limit.wake_first();
+    }
+
+    fn limit(&self) -> &Limit {
+        &self.lineage.limit
+    }
+
+    /// A lease ended with a failure of its endpoint.
+    fn note_failure(&self, endpoint: &Arc<Endpoint>) {
+        endpoint.count_failure();
+        if let Some(policy) = &self.spec.ejection
+            && endpoint.ejector().note_failure(policy)
+        {
+            self.eject(endpoint, policy);
+        }
+    }
+
+    fn eject(&self, endpoint: &Endpoint, policy: &Ejection) {
+        let out = {
+            let _deciding = lock(&self.lineage.deciding);
+            let set = self.endpoints();
+            let all = set.len() + set.unresolved();
+            let most = (all * policy.max_percent as usize / 100).max(1);
+            if endpoint.is_ejected() || set.iter().filter(|e| e.is_ejected()).count() >= most {
+                return;
+            }
+            endpoint.ejector().eject(policy, Instant::now())
+        };
+        log::warn!(
+            "ejected for {} ms after {} failures in a row: upstream={} endpoint={} addr={}",
+            out.as_millis(),
+            policy.consecutive_failures,
+            self.label(),
+            endpoint.label(),
+            endpoint.addr()
+        );
+        self.changed();
+    }
+}
+
+/// Locks; what these locks guard is whole between two statements, so a panic elsewhere while one
+/// was held does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

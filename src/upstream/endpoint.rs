@@ -1,0 +1,226 @@
+//! One address of an upstream, and everything that is known about how it fares.
+//!
+//! Its own file because balancing, limits, health and discovery all read it and none owns it.
+//! Invariant: what the configuration says is fixed for the life of an [`Endpoint`]; what changes
+//! (health, in-flight, ejection) lives in its vitals, which pass from one generation of the
+//! configuration to the next. Everything here is read without a lock.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use tokio::time::Instant;
+
+use super::eject::Ejector;
+use crate::config::{EndpointSpec, UpstreamSpec, Weight};
+
+/// Which endpoint of an upstream this is. Stays the same over reloads, for as long as the upstream
+/// keeps its name and the endpoint its address; never given to another endpoint of that upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointId(u64);
+
+/// One address of an upstream. A name that resolves to several addresses gives one of these for
+/// each, with equal labels.
+#[derive(Debug)]
+pub struct Endpoint {
+    spec: EndpointSpec,
+    addr: SocketAddr,
+    watch: Watch,
+    vitals: Arc<Vitals>,
+}
+
+/// Which verdicts count. An endpoint carried into a configuration without checks must not stay
+/// out because of the last one, since nothing would ever let it in again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watch {
+    checked: bool,
+    ejectable: bool,
+}
+
+/// What changes while the endpoint lives; outlives a reload.
+#[derive(Debug)]
+struct Vitals {
+    id: EndpointId,
+    in_flight: AtomicUsize,
+    /// The verdict of the active checks. True until they say otherwise.
+    passing: AtomicBool,
+    /// Checks in a row that contradicted the verdict.
+    against: AtomicU32,
+    ejector: Ejector,
+    picks: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Endpoint {
+    /// An endpoint nothing is known about.
+    pub(super) fn new(
+        upstream: &UpstreamSpec,
+        spec: &EndpointSpec,
+        addr: SocketAddr,
+        ids: &AtomicU64,
+    ) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            spec: spec.clone(),
+            addr,
+            watch: Watch::new(upstream),
+            vitals: Arc::new(Vitals {
+                id: EndpointId(ids.fetch_add(1, Ordering::Relaxed)),
+                in_flight: AtomicUsize::new(0),
+                passing: AtomicBool::new(true),
+                against: AtomicU32::new(0),
+                ejector: Ejector::new(),
+                picks: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// The same endpoint as another generation of the configuration describes it: itself when
+    /// nothing is different, else a new description of the same vitals.
+    pub(super) fn carried(
+        self: &Arc<Endpoint>,
+        upstream: &UpstreamSpec,
+        spec: &EndpointSpec,
+    ) -> Arc<Endpoint> {
+        let watch = Watch::new(upstream);
+        if self.spec == *spec && self.watch == watch {
+            return Arc::clone(self);
+        }
+        Arc::new(Endpoint {
+            spec: spec.clone(),
+            addr: self.addr,
+            watch,
+            vitals: Arc::clone(&self.vitals),
+        })
+    }
+
+    pub fn id(&self) -> EndpointId {
+        self.vitals.id
+    }
+
+    /// `host:port` as the configuration has it: the `endpoint` label of metrics and logs.
+    pub fn label(&self) -> &str {
+        &self.spec.url.label
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Put before the path of each request; empty, or `/…` without a slash at the end.
+    pub fn path(&self) -> &str {
+        &self.spec.url.path
+    }
+
+    pub fn weight(&self) -> Weight {
+        self.spec.weight
+    }
+
+    pub fn is_backup(&self) -> bool {
+        self.spec.backup
+    }
+
+    pub fn max_connections(&self) -> Option<usize> {
+        self.spec.max_connections
+    }
+
+    /// Leases held now, those of earlier generations of the configuration included.
+    pub fn in_flight(&self) -> usize {
+        self.vitals.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Leases given since the endpoint is known.
+    pub fn picks(&self) -> u64 {
+        self.vitals.picks.load(Ordering::Relaxed)
+    }
+
+    /// Leases that ended with a failure of the endpoint.
+    pub fn failures(&self) -> u64 {
+        self.vitals.failures.load(Ordering::Relaxed)
+    }
+
+    /// Passes its checks and is not ejected. What is picked may differ: ejection is undone while
+    /// too few would be left.
+    pub fn is_healthy(&self) -> bool {
+        self.passes_checks() && !self.is_ejected()
+    }
+
+    /// The verdict of the active checks; true before the first one and when there are none.
+    pub fn passes_checks(&self) -> bool {
+        !self.watch.checked || self.vitals.passing.load(Ordering::Relaxed)
+    }
+
+    /// Whether too many failures in a row have put it out for now.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected_until()
+            .is_some_and(|until| until > Instant::now())
+    }
+
+    /// When the ejection ends. May have passed already. Reads no clock when there is none.
+    pub(super) fn ejected_until(&self) -> Option<Instant> {
+        if !self.watch.ejectable {
+            return None;
+        }
+        self.vitals.ejector.until()
+    }
+
+    pub(super) fn ejector(&self) -> &Ejector {
+        &self.vitals.ejector
+    }
+
+    pub(super) fn count_failure(&self) {
+        self.vitals.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes one place; `false` when all of `max_connections` are taken.
+    pub(super) fn enter(&self) -> bool {
+        let in_flight = &self.vitals.in_flight;
+        let entered = match self.spec.max_connections {
+            None => {
+                in_flight.fetch_add(1, Ordering::SeqCst);
+                true
+            }
+            Some(max) => in_flight
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
+                    (n < max).then_some(n + 1)
+                })
+                .is_ok(),
+        };
+        if entered {
+            self.vitals.picks.fetch_add(1, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    /// Gives back what a successful [`Endpoint::enter`] took.
+    pub(super) fn leave(&self) {
+        self.vitals.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Takes note of a finished check. Returns the new verdict when this check changed it: after
+    /// `needed` in a row that contradict the old one.
+    pub(super) fn note_check(&self, passed: bool, needed: usize) -> Option<bool> {
+        let vitals = &self.vitals;
+        if vitals.passing.load(Ordering::Relaxed) == passed {
+            vitals.against.store(0, Ordering::Relaxed);
+            return None;
+        }
+        // Only the prober writes here, one check of an endpoint at a time.
+        let against = vitals.against.fetch_add(1, Ordering::Relaxed) + 1;
+        if (against as usize) < needed {
+            return None;
+        }
+        vitals.against.store(0, Ordering::Relaxed);
+        vitals.passing.store(passed, Ordering::SeqCst);
+        Some(passed)
+    }
+}
+
+impl Watch {
+    fn new(upstream: &UpstreamSpec) -> Watch {
+        Watch {
+            checked: upstream.health_check.is_some(),
+            ejectable: upstream.ejection.is_some(),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A picked endpoint together with its place.
+//!
+//! Its own file because it is what the floors above hold. Invariant: whatever happens to its
+//! holder, the place goes back when the lease is dropped, and the first in the queue hears of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Upstream;
+use super::endpoint::Endpoint;
+
+/// The right to use one endpoint. Dropped without an outcome it says nothing about health.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped gives its place back"]
+pub struct Lease {
+    upstream: Arc<Upstream>,
+    endpoint: Arc<Endpoint>,
+    queued_for: Duration,
+}
+
+/// How the use of an endpoint went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, and not with a 5xx.
+    Ok,
+    /// No connection came about.
+    ConnectFailed,
+    /// A 5xx, a reset, a time-out.
+    Failed,
+    /// Says nothing about the endpoint: the client left, or a filter refused.
+    Neutral,
+}
+
+impl Lease {
+    /// `endpoint` and the upstream's limit have been entered.
+    pub(super) fn new(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>) -> Lease {
+        Lease {
+            upstream,
+            endpoint,
+            queued_for: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn after(mut self, queued_for: Duration) -> Lease {
+        self.queued_for = queued_for;
+        self
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// How long it took to get this lease; zero when it was there at once.
+    pub fn queued_for(&self) -> Duration {
+        self.queued_for
+    }
+
+    /// Tells how the endpoint does and keeps the place: for a session that stays after its
+    /// connection succeeded.
+    pub fn record(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Ok => self.endpoint.ejector().note_success(),
+            Outcome::ConnectFailed | Outcome::Failed => self.upstream.note_failure(&self.endpoint),
+            Outcome::Neutral => {}
+        }
+    }
+
+    /// Tells how it went and gives the place back.
+    pub fn finish(self, outcome: Outcome) {
+        self.record(outcome);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The endpoint first: leaving the limit wakes who waits for either.
+        self.endpoint.leave();
+        self.upstream.limit().leave();
+    }
+}

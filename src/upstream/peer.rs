@@ -1,0 +1,160 @@
+//! Pingora's `HttpPeer`, made from an endpoint.
+//!
+//! Its own file because an `HttpPeer` has traps (Pingora 0.9.1): made from a name it resolves on
+//! the spot and panics when that fails, its timeouts are all off by default, `connection_timeout`
+//! holds for TCP and TLS separately, and its pool tells connections apart by neither CA nor ALPN.
+//! Invariant: the only place that builds one, from a resolved address, with every timeout set.
+//! Called by the HTTP proxy for each try.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use pingora_core::protocols::ALPN;
+use pingora_core::protocols::TcpKeepalive;
+use pingora_core::upstreams::peer::HttpPeer;
+
+use super::endpoint::Endpoint;
+
+/// How long an unused connection is kept: below the 60 s after which common servers close theirs,
+/// so that a request rarely meets a connection that is being closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// How long one try may take, step by step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerTimeouts {
+    /// The TCP connect.
+    pub connect: Duration,
+    /// TCP and TLS together.
+    pub total_connect: Duration,
+    /// Silence while reading: starts anew with each read.
+    pub read: Duration,
+    /// Silence while writing: starts anew with each write.
+    pub write: Duration,
+    /// How long the connection may stay in the pool afterwards.
+    pub idle: Duration,
+}
+
+/// Whether a connection may come from the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    Pooled,
+    /// A new connection, which is closed afterwards.
+    Fresh,
+}
+
+/// The peer for one try against `endpoint`. `group_key`: see [`group_key`].
+pub fn http_peer(
+    endpoint: &Endpoint,
+    timeouts: &PeerTimeouts,
+    group_key: u64,
+    reuse: Reuse,
+) -> Box<HttpPeer> {
+    // A `SocketAddr` is taken as it is: nothing is resolved, nothing can fail.
+    let mut peer = HttpPeer::new(endpoint.addr(), false, String::new());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(timeouts.connect);
+    options.total_connection_timeout = Some(timeouts.total_connect);
+    options.read_timeout = Some(timeouts.read);
+    options.write_timeout = Some(timeouts.write);
+    options.alpn = ALPN::H1;
+    options.tcp_keepalive = Some(KEEPALIVE);
+    match reuse {
+        Reuse::Pooled => {
+            peer.group_key = group_key;
+            options.idle_timeout = Some(timeouts.idle);
+        }
+        Reuse::Fresh => {
+            // Pingora has no switch for this. The pool is asked with a key nothing was stored
+            // under, and what is stored under it afterwards is closed at once.
+            peer.group_key = rand::random();
+            options.idle_timeout = Some(Duration::ZERO);
+        }
+    }
+    Box::new(peer)
+}
+
+/// Keeps apart in Pingora's pool what must not share connections: two upstreams that name the same
+/// address, or one address spoken to with different TLS settings (`tls`: empty for clear text).
+pub fn group_key(upstream: &str, tls: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (upstream, tls).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Finds dead peers behind NAT and firewalls in about a minute and a half.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(10),
+    count: 3,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pingora_core::upstreams::peer::Peer;
+
+    use super::*;
+    use crate::upstream::fixture::{endpoint, spec, upstream};
+
+    const TIMEOUTS: PeerTimeouts = PeerTimeouts {
+        connect: Duration::from_millis(1),
+        total_connect: Duration::from_millis(2),
+        read: Duration::from_millis(3),
+        write: Duration::from_millis(4),
+        idle: IDLE_TIMEOUT,
+    };
+
+    fn made() -> Arc<Endpoint> {
+        let upstream = upstream(spec(vec![endpoint("10.0.0.1:8080")]));
+        let set = upstream.endpoints();
+        let first = set.iter().next();
+        Arc::clone(first.expect("an address is an endpoint at once"))
+    }
+
+    #[test]
+    fn every_timeout_is_set_and_the_address_is_taken_as_it_is() {
+        let peer = http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled);
+        assert_eq!(peer.address().to_string(), "10.0.0.1:8080");
+        assert_eq!(peer.connection_timeout(), Some(TIMEOUTS.connect));
+        assert_eq!(
+            peer.total_connection_timeout(),
+            Some(TIMEOUTS.total_connect)
+        );
+        assert_eq!(peer.options.read_timeout, Some(TIMEOUTS.read));
+        assert_eq!(peer.options.write_timeout, Some(TIMEOUTS.write));
+        assert_eq!(peer.idle_timeout(), Some(IDLE_TIMEOUT));
+        assert_eq!(peer.get_alpn(), Some(&ALPN::H1));
+        assert!(peer.options.tcp_keepalive.is_some());
+        assert!(!peer.is_tls() && peer.sni().is_empty());
+    }
+
+    #[test]
+    fn a_name_has_no_endpoint_to_build_a_peer_from() {
+        let upstream = upstream(spec(vec![endpoint("db.example:80")]));
+        assert!(upstream.endpoints().is_empty());
+        assert_eq!(upstream.endpoints().unresolved(), 1);
+    }
+
+    #[test]
+    fn the_pool_shares_connections_within_a_group_only() {
+        let key = |group, reuse| http_peer(&made(), &TIMEOUTS, group, reuse).reuse_hash();
+        assert_eq!(key(7, Reuse::Pooled), key(7, Reuse::Pooled));
+        assert_ne!(key(7, Reuse::Pooled), key(8, Reuse::Pooled));
+        assert_ne!(group_key("a", ""), group_key("b", ""));
+        assert_ne!(group_key("a", ""), group_key("a", "ca.pem"));
+    }
+
+    #[test]
+    fn a_fresh_peer_matches_nothing_in_the_pool_and_leaves_nothing_there() {
+        let pooled = http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled);
+        let one = http_peer(&made(), &TIMEOUTS, 7, Reuse::Fresh);
+        let other = http_peer(&made(), &TIMEOUTS, 7, Reuse::Fresh);
+        assert_ne!(one.reuse_hash(), pooled.reuse_hash());
+        assert_ne!(one.reuse_hash(), other.reuse_hash());
+        assert_eq!(one.idle_timeout(), Some(Duration::ZERO));
+    }
+}
