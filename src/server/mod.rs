@@ -1,1 +1,5 @@
 //! server
+
+pub mod connection;
+pub mod io;
+pub mod refusal;
