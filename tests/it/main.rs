@@ -1,1 +1,4 @@
-fn main() {}
+//! Every integration test, in one binary: real sockets, the gateway in this process.
+
+mod layering;
+mod support;

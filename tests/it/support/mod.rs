@@ -1,0 +1,18 @@
+//! Builders for the three parties of a test: the client, the gateway and the origin.
+//!
+//! Its own module because every topic uses them. Invariant: real sockets on 127.0.0.1, no fixed
+//! port, every thread and process ends with the value that started it.
+
+pub mod client;
+pub mod http1;
+pub mod load;
+pub mod nginx;
+pub mod origin;
+pub mod wait;
+
+pub use client::{Client, Failure};
+pub use http1::{Request, Response};
+pub use load::{Load, Outcome};
+pub use nginx::Nginx;
+pub use origin::{Conn, Next, Origin};
+pub use wait::{eventually, loaded, timed};
