@@ -161,7 +161,11 @@ mod tests {
             (None, Http, "x", Some(DbType::Couchdb), Side::Tcp),
             (None, Http, "x", None, Side::Unclear),
         ] {
-            assert_eq!(side(is_tcp, scheme, key, kind), expected, "{key} {scheme:?}");
+            assert_eq!(
+                side(is_tcp, scheme, key, kind),
+                expected,
+                "{key} {scheme:?}"
+            );
         }
     }
 }

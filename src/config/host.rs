@@ -86,8 +86,21 @@ mod tests {
             assert_eq!(parse_host(text), Ok(host), "{text}");
         }
         for text in [
-            "", ".", "256.1.1.1", "10.0.0", "1", "::1", "[1.2.3.4]", "a..b", "-a", "a-", "a b",
-            "bücher.de", "a/b", "[::1", "a_.-b",
+            "",
+            ".",
+            "256.1.1.1",
+            "10.0.0",
+            "1",
+            "::1",
+            "[1.2.3.4]",
+            "a..b",
+            "-a",
+            "a-",
+            "a b",
+            "bücher.de",
+            "a/b",
+            "[::1",
+            "a_.-b",
         ] {
             assert!(parse_host(text).is_err(), "{text}");
         }

@@ -883,9 +883,14 @@ mod tests {
     fn the_table_names_every_key_with_its_default() {
         let table = markdown_table();
         assert!(table.contains("| `server.drain_timeout_secs` | 0 to 86400 seconds | `30` |"));
-        assert!(table.contains("| `routes.KEY.strip_prefix` | `true` or `false` | `false` | HTTP: "));
+        assert!(
+            table.contains("| `routes.KEY.strip_prefix` | `true` or `false` | `false` | HTTP: ")
+        );
         for line in table.lines() {
-            assert_eq!(line.matches(" | ").count(), if line.starts_with("|--") { 0 } else { 3 });
+            assert_eq!(
+                line.matches(" | ").count(),
+                if line.starts_with("|--") { 0 } else { 3 }
+            );
         }
     }
 }

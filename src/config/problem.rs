@@ -132,10 +132,7 @@ pub(super) fn did_you_mean<'a>(
 }
 
 /// The known word nearest to `word`, when it is near enough to be a slip.
-pub(super) fn nearest<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
     known
         .into_iter()

@@ -184,11 +184,7 @@ mod tests {
                 HostPattern::Wildcard("example.org".into()),
                 "/",
             ),
-            (
-                "[0:0::1]:80/",
-                HostPattern::Exact("[::1]".into()),
-                "/",
-            ),
+            ("[0:0::1]:80/", HostPattern::Exact("[::1]".into()), "/"),
             ("10.0.0.1/", HostPattern::Exact("10.0.0.1".into()), "/"),
         ] {
             let key = RouteKey::parse(text).unwrap();

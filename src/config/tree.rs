@@ -160,7 +160,7 @@ pub fn read(text: &str, file: &Path) -> (Option<Node>, Vec<Problem>) {
 
 /// Control characters other than tab and line ends (YAML 1.2, section 5.1).
 fn find_unprintable(text: &str) -> Option<Mark> {
-    let wrong = |c: char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}'));
+    let wrong = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
     let index = text.find(wrong)?;
     let before = &text[..index];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -622,7 +622,10 @@ mod tests {
             ("-", Value::Text("-".into())),
             ("0x", Value::Text("0x".into())),
             (".", Value::Text(".".into())),
-            ("99999999999999999999999999999999999999999999", Value::Int(i128::MAX)),
+            (
+                "99999999999999999999999999999999999999999999",
+                Value::Int(i128::MAX),
+            ),
         ] {
             if text == "-" {
                 assert_eq!(resolve(text), value);

@@ -316,6 +316,11 @@ mod tests {
             assert!(wrong.message.contains(part), "{text}: {wrong}");
             assert!(!wrong.to_string().contains("secret"));
         }
-        assert!(UpstreamUrl::parse("htp://h").unwrap_err().to_string().contains("`http://`?"));
+        assert!(
+            UpstreamUrl::parse("htp://h")
+                .unwrap_err()
+                .to_string()
+                .contains("`http://`?")
+        );
     }
 }

@@ -241,7 +241,17 @@ mod tests {
         let set = StatusSet::parse("301-302, 200,204").unwrap();
         assert_eq!(set.ranges(), [(200, 200), (204, 204), (301, 302)]);
         assert!(set.contains(204) && set.contains(302) && !set.contains(303));
-        for text in ["", "2xx", "99", "600", "399-200", "200-", "200,,204", "+20", "200-300-400"] {
+        for text in [
+            "",
+            "2xx",
+            "99",
+            "600",
+            "399-200",
+            "200-",
+            "200,,204",
+            "+20",
+            "200-300-400",
+        ] {
             assert!(StatusSet::parse(text).is_err(), "{text}");
         }
     }
