@@ -652,3 +652,6 @@ const SLICES: usize = 16;
 
 /// For sending what is left and FIN.
 const SHUTDOWN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@
 
 mod authority;
 mod body;
+#[cfg(test)]
+pub(crate) mod cases;
 mod head;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::wire::http1::cases::{CASES, Verdict};
 
 /// Answers every request with `METHOD target requests_before body`. Before it answers `/wait`, it
 /// watches the client as a proxy does and waits for a permit.
@@ -274,4 +275,398 @@ async fn answers_pipelined_requests_in_order_with_their_own_bodies() {
     fixture.send("GET /after HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(fixture.body().await, "GET /after 3 ");
     assert!(fixture.refused().is_empty());
+}
+
+#[tokio::test]
+async fn takes_a_head_in_any_pieces() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    let request =
+        "\r\nPOST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    for byte in request.bytes() {
+        fixture.send([byte]).await;
+    }
+    assert_eq!(fixture.body().await, "POST /a 0 hi");
+    assert_eq!(fixture.ended().await, Reason::Ok);
+}
+
+#[tokio::test]
+async fn refuses_what_the_table_refuses_and_reports_each_once() {
+    for (name, _, bytes, verdict) in CASES {
+        let Verdict::Status(status) = verdict else {
+            continue;
+        };
+        let mut fixture = Fixture::new(LIMITS).await;
+        fixture.send(bytes).await;
+        fixture
+            .send("GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await;
+        let (answer, orderly) = fixture.rest().await;
+        assert!(orderly, "{name}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{name}: {answer}"
+        );
+        assert!(
+            answer.ends_with("Connection: close\r\n\r\n"),
+            "{name}: {answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{name}: {answer}");
+        let refused = fixture.refused();
+        assert_eq!(refused.len(), 1, "{name}: {refused:?}");
+        assert!(
+            refused[0].starts_with(&format!("{status} bad_request")),
+            "{name}: {refused:?}"
+        );
+        assert!(
+            fixture.seen.try_recv().is_err(),
+            "{name}: a request got through"
+        );
+        assert_eq!(fixture.ended().await, Reason::BadRequest, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn refuses_a_bad_request_that_follows_a_good_one() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture
+        .send("GET /good HTTP/1.1\r\nHost: a\r\n\r\nTRACE /bad HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    assert_eq!(fixture.body().await, "GET /good 0 ");
+    let (answer, orderly) = fixture.rest().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("Allow: GET, "), "{answer}");
+    assert!(orderly);
+    assert_eq!(fixture.refused(), ["405 bad_request TRACE /bad 32"]);
+}
+
+#[tokio::test]
+async fn answers_431_though_the_client_still_sends() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture.send("GET / HTTP/1.1\r\nX: ").await;
+    // Far more than sockets hold.
+    fixture.send(vec![b'x'; 16 * 1024 * 1024]).await;
+    let (answer, orderly) = fixture.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    assert!(orderly, "the answer was followed by a reset");
+    let refused = fixture.refused();
+    assert!(
+        refused[0].starts_with("431 header_too_large GET / "),
+        "{refused:?}"
+    );
+    assert_eq!(fixture.ended().await, Reason::HeaderTooLarge);
+}
+
+#[tokio::test]
+async fn closes_a_dripping_head_at_its_deadline_on_each_request() {
+    let limits = EdgeLimits {
+        header_timeout: Duration::from_millis(300),
+        ..LIMITS
+    };
+    for before in [0, 1] {
+        let mut fixture = Fixture::new(limits).await;
+        for _ in 0..before {
+            fixture.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            fixture.response().await;
+        }
+        let began = Instant::now();
+        fixture.send("GET /drip HTTP/1.1\r\nHost: a\r\nX: ").await;
+        let mut answer = [0; 512];
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        let read = loop {
+            tokio::select! {
+                read = fixture.client.read(&mut answer) => break read.expect("an answer"),
+                _ = tick.tick() => {}
+            }
+            fixture.send("x").await;
+        };
+        let took = began.elapsed();
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(
+            answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+            "{answer}"
+        );
+        assert!(took >= Duration::from_millis(299), "{took:?}");
+        assert!(took < Duration::from_millis(900), "{took:?}");
+        let refused = fixture.refused();
+        assert!(
+            refused[0].starts_with("408 header_timeout GET /drip "),
+            "{refused:?}"
+        );
+        assert_eq!(fixture.ended().await, Reason::HeaderTimeout);
+    }
+}
+
+#[tokio::test]
+async fn closes_silent_connections_without_an_answer() {
+    let fast = Duration::from_millis(100);
+    for said in ["", "\r", "\r\n"] {
+        let limits = EdgeLimits {
+            header_timeout: fast,
+            ..LIMITS
+        };
+        let mut fixture = Fixture::new(limits).await;
+        let began = Instant::now();
+        fixture.send(said).await;
+        assert_eq!(fixture.rest().await, (String::new(), true));
+        assert!(began.elapsed() >= fast);
+        assert!(fixture.refused().is_empty());
+        assert_eq!(fixture.ended().await, Reason::IdleTimeout);
+    }
+    let limits = EdgeLimits {
+        keepalive_timeout: fast,
+        ..LIMITS
+    };
+    let mut fixture = Fixture::new(limits).await;
+    fixture.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    fixture.response().await;
+    let began = Instant::now();
+    assert_eq!(fixture.rest().await, (String::new(), true));
+    assert!(began.elapsed() >= fast / 2);
+    assert_eq!(fixture.ended().await, Reason::IdleTimeout);
+}
+
+#[tokio::test]
+async fn tells_a_client_that_leaves_from_one_that_is_done() {
+    let fixture = Fixture::new(LIMITS).await;
+    assert_eq!(fixture.ended().await, Reason::ClientClosed);
+
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture.send("GET /half HTTP/1.1\r\n").await;
+    assert_eq!(fixture.ended().await, Reason::ClientClosed);
+}
+
+#[tokio::test]
+async fn speaks_http_1_0() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture
+        .send("GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        .await;
+    let (head, body) = fixture.response().await;
+    assert!(head.contains("Connection: keep-alive\r\n"), "{head}");
+    assert_eq!(body, "GET /a 0 ");
+    fixture.send("GET /b HTTP/1.0\r\n\r\n").await;
+    let (rest, orderly) = fixture.rest().await;
+    assert!(rest.contains("Connection: close\r\n"), "{rest}");
+    assert!(rest.ends_with("GET /b 1 "), "{rest}");
+    assert!(orderly);
+}
+
+#[tokio::test]
+async fn closes_after_the_request_that_asks_for_it() {
+    // The second form is one that Pingora overlooks.
+    for fields in ["Connection: close", "Connection: x\r\nConnection: close"] {
+        let mut fixture = Fixture::new(LIMITS).await;
+        fixture
+            .send(format!("GET /a HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"))
+            .await;
+        assert_eq!(fixture.body().await, "GET /a 0 ");
+        assert_eq!(fixture.rest().await, (String::new(), true), "{fields}");
+        assert_eq!(fixture.ended().await, Reason::Ok);
+    }
+}
+
+#[tokio::test]
+async fn drains_idle_connections_and_lets_a_head_under_way_finish() {
+    let mut idle = Fixture::new(LIMITS).await;
+    idle.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    idle.response().await;
+    let mut fresh = Fixture::new(LIMITS).await;
+    let mut busy = Fixture::new(LIMITS).await;
+    // Whole by its second request, so that the half head after it was surely received.
+    busy.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /late HTTP/1.1\r\n")
+        .await;
+    busy.response().await;
+
+    for fixture in [&idle, &fresh, &busy] {
+        fixture.announce.send_replace(true);
+        fixture.close_idle.send_replace(true);
+    }
+    assert_eq!(idle.rest().await, (String::new(), true));
+    assert_eq!(idle.ended().await, Reason::Drained);
+    assert_eq!(fresh.rest().await, (String::new(), true));
+    assert_eq!(fresh.ended().await, Reason::Drained);
+
+    busy.send("Host: a\r\n\r\n").await;
+    let (rest, orderly) = busy.rest().await;
+    assert!(rest.contains("Connection: close\r\n"), "{rest}");
+    assert!(rest.ends_with("GET /late 1 "), "{rest}");
+    assert!(orderly);
+}
+
+#[tokio::test]
+async fn announces_the_end_without_closing_what_is_idle() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    fixture.response().await;
+    fixture.announce.send_replace(true);
+    fixture.send("GET /b HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (head, body) = fixture.response().await;
+    assert!(head.contains("Connection: close\r\n"), "{head}");
+    assert_eq!(body, "GET /b 1 ");
+    assert_eq!(fixture.rest().await, (String::new(), true));
+}
+
+#[tokio::test]
+async fn notices_a_client_that_leaves_while_its_request_is_served() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(fixture.saw().await, "/wait");
+    fixture.client.shutdown().await.expect("open");
+    assert_eq!(fixture.saw().await, "left: true");
+}
+
+#[tokio::test]
+async fn keeps_a_request_that_arrives_early_from_the_one_being_served() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(fixture.saw().await, "/wait");
+    fixture.send("GET /early-bird HTTP/1.1\r\nHo").await;
+    fixture.app.permits.add_permits(1);
+    assert_eq!(fixture.body().await, "GET /wait 0 ");
+    fixture.send("st: a\r\n\r\n").await;
+    assert_eq!(fixture.body().await, "GET /early-bird 1 ");
+}
+
+#[tokio::test]
+async fn lets_the_response_arrive_though_the_client_still_uploads() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    let length = 16 * 1024 * 1024;
+    fixture
+        .send(format!(
+            "PUT /early HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
+        ))
+        .await;
+    fixture.send(vec![b'x'; length]).await;
+    let (answer, orderly) = fixture.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(orderly, "the answer was followed by a reset");
+    assert_eq!(fixture.ended().await, Reason::Ok);
+}
+
+#[tokio::test]
+async fn fails_the_request_whose_chunks_are_malformed_and_serves_nothing_after_it() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture
+        .send(concat!(
+            "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "1\r\naX\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+        ))
+        .await;
+    assert_eq!(fixture.saw().await, "/a");
+    let failed = fixture.saw().await;
+    assert!(failed.contains("chunk longer than its size"), "{failed}");
+    assert_eq!(fixture.rest().await, (String::new(), true));
+    assert!(fixture.seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn passes_every_byte_after_an_upgrade() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    // What comes with the head must pass too, once the response was a 101.
+    fixture
+        .send("GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n\0early\n")
+        .await;
+    let (head, _) = fixture.response().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut echoed = [0; 7];
+    fixture
+        .client
+        .read_exact(&mut echoed)
+        .await
+        .expect("echoed");
+    assert_eq!(&echoed, b"\0early\n");
+    fixture.send(b"GET \xff\r\n\r\n").await;
+    let mut echoed = [0; 9];
+    fixture
+        .client
+        .read_exact(&mut echoed)
+        .await
+        .expect("echoed");
+    assert_eq!(&echoed, b"GET \xff\r\n\r\n");
+    assert_eq!(fixture.ended().await, Reason::Ok);
+}
+
+#[tokio::test]
+async fn goes_on_with_http_when_an_upgrade_is_not_granted() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture
+        .send(concat!(
+            "POST /plain HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody",
+            "GET /next HTTP/1.1\r\nHost: a\r\n\r\n",
+        ))
+        .await;
+    assert_eq!(fixture.body().await, "POST /plain 0 body");
+    assert_eq!(fixture.body().await, "GET /next 1 ");
+}
+
+#[tokio::test]
+async fn carries_bodies_larger_than_any_buffer() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    let body = "0123456789abcdef".repeat(200_000);
+    let head = format!(
+        "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut chunked =
+        "POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+    for chunk in body.as_bytes().chunks(70_001) {
+        chunked.push_str(&format!("{:x}\r\n", chunk.len()));
+        chunked.push_str(std::str::from_utf8(chunk).expect("ASCII"));
+        chunked.push_str("\r\n");
+    }
+    chunked.push_str("0\r\n\r\n");
+    fixture.send(head).await;
+    fixture.send(&body).await;
+    assert_eq!(fixture.body().await, format!("POST /a 0 {body}"));
+    fixture.send(chunked).await;
+    assert_eq!(fixture.body().await, format!("POST /b 1 {body}"));
+}
+
+#[tokio::test]
+async fn refuses_a_connection_with_a_status_and_when_to_come_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut client = TcpStream::connect(address).await.expect("listening");
+    let (socket, _) = listener.accept().await.expect("connected");
+    let refused = tokio::spawn(refusal::refuse(socket, 503, Some(1)));
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .expect("open");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("no reset");
+    assert_eq!(
+        answer,
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+    );
+    drop(client);
+    timeout(PATIENCE, refused)
+        .await
+        .expect("lingers no longer than the client")
+        .expect("no panic");
+}
+
+#[tokio::test]
+async fn lingers_no_longer_than_a_second_for_a_client_that_stays() {
+    let mut fixture = Fixture::new(LIMITS).await;
+    fixture.send("TRACE / HTTP/1.1\r\n").await;
+    let began = Instant::now();
+    let reason = timeout(PATIENCE, &mut fixture.served)
+        .await
+        .expect("it ends")
+        .expect("no panic");
+    assert_eq!(reason, Reason::BadRequest);
+    assert!(
+        began.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -270,7 +270,11 @@ impl RequestLine {
         if target.len() > MAX_TARGET_BYTES {
             return Err(too_large("target too long"));
         }
-        if !target.iter().all(|byte| is_target_byte(*byte)) {
+        let query = target.iter().position(|byte| *byte == b'?');
+        let (path, query) = target.split_at(query.unwrap_or(target.len()));
+        if !path.iter().all(|byte| is_path_byte(*byte))
+            || !query.iter().all(|byte| is_query_byte(*byte))
+        {
             return Err(bad("invalid byte in the target"));
         }
         match target {
@@ -486,9 +490,16 @@ fn transfer_encoding(text: &[u8]) -> Result<(), Refusal> {
     Err(bad("invalid Transfer-Encoding"))
 }
 
-/// Visible ASCII but `#` (a fragment is never sent, RFC 9112 3.2) and what Pingora could not hold.
-fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
+/// Visible ASCII without `#` (a fragment is never sent, RFC 9112 3.2) and what every client escapes
+/// and Pingora cannot hold. RFC 3986 allows less, but clients send the rest as it is.
+fn is_query_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>')
+}
+
+/// In a path also no backslash: some servers take it for a slash, and would see another path than
+/// the one that was routed.
+fn is_path_byte(byte: u8) -> bool {
+    is_query_byte(byte) && !matches!(byte, b'\\' | b'`')
 }
 
 const fn bad(why: &'static str) -> Refusal {

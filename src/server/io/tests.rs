@@ -1,0 +1,160 @@
+//! Whatever the gate lets pass, Pingora must read the same way: method, target, and where the body
+//! ends.
+
+use std::io::Cursor;
+
+use pingora_core::protocols::http::ServerSession;
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::http1::MAX_TARGET_BYTES;
+use crate::wire::http1::cases::{CASES, heads};
+
+/// What Pingora makes of `bytes`: method, target, body, and the bytes it leaves to the next request.
+type Reading = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>);
+
+async fn pingora_reads(bytes: &[u8]) -> Result<Reading, String> {
+    let mut session = ServerSession::new_http1(Box::new(Cursor::new(bytes.to_vec())));
+    session.set_pipelining_enabled(true);
+    match session.read_request().await {
+        Ok(true) => {}
+        other => return Err(format!("{other:?}")),
+    }
+    let request = session.req_header();
+    let method = request.method.as_str().as_bytes().to_vec();
+    let target = request.raw_path().to_vec();
+    let mut body = Vec::new();
+    loop {
+        match session.read_request_body().await {
+            Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+            Ok(None) => break,
+            Err(error) => return Err(format!("body: {error}")),
+        }
+    }
+    session.set_keepalive(Some(0));
+    let reusable = match session.finish().await {
+        Ok(Some(reusable)) => reusable,
+        other => return Err(format!("finish: {:?}", other.is_ok())),
+    };
+    let (stream, prefix) = reusable.into_parts();
+    let mut rest = prefix.unwrap_or_default().to_vec();
+    let stream = stream
+        .into_any()
+        .downcast::<Cursor<Vec<u8>>>()
+        .expect("it went in");
+    rest.extend_from_slice(&stream.get_ref()[stream.position() as usize..]);
+    Ok((method, target, body, rest))
+}
+
+fn summary(bytes: &[u8]) -> Option<HeadSummary> {
+    match HeadScanner::new(1_048_575).scan(bytes) {
+        Scan::Complete(summary) => Some(summary),
+        Scan::NeedMore | Scan::Refused(_) => None,
+    }
+}
+
+/// Puts a body and a second request behind the head that `bytes` start with, and compares.
+fn compare(bytes: &[u8]) {
+    let Some(summary) = summary(bytes) else {
+        return;
+    };
+    let mut bytes = bytes[..summary.head.end].to_vec();
+    let body = match summary.body {
+        BodyFraming::None => Vec::new(),
+        BodyFraming::Length(length) => vec![b'b'; length.min(100_000) as usize],
+        BodyFraming::Chunked => b"3;x\r\nabc\r\n1 ;y=z\r\nd\r\n0\r\nT: u\r\n\r\n".to_vec(),
+    };
+    if let BodyFraming::Length(length) = summary.body
+        && length > 100_000
+    {
+        return;
+    }
+    let next = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+    let message = bytes.len() + body.len();
+    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(next);
+
+    let mut tracker = BodyTracker::new(summary.body, 1000);
+    let ours = tracker.advance(&bytes[summary.head.end..]);
+    assert_eq!(ours, Ok(body.len()));
+    assert!(tracker.is_done());
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (method, target, read, rest) = runtime
+        .block_on(pingora_reads(&bytes))
+        .unwrap_or_else(|error| panic!("{error}: {text:?}"));
+    assert_eq!(method, bytes[summary.method], "{text:?}");
+    assert_eq!(target, bytes[summary.target], "{text:?}");
+    let expected = match summary.body {
+        BodyFraming::Chunked => b"abcd".to_vec(),
+        BodyFraming::None | BodyFraming::Length(_) => body,
+    };
+    assert_eq!(read, expected, "{text:?}");
+    assert_eq!(rest, &bytes[message..], "{text:?}");
+}
+
+#[test]
+fn pingora_reads_every_passing_head_of_the_table_the_same() {
+    let passing = CASES.iter().filter(|case| summary(case.2).is_some());
+    assert!(passing.clone().count() > 30);
+    for (_, _, bytes, _) in passing {
+        compare(bytes);
+    }
+}
+
+#[test]
+fn pingora_takes_every_byte_that_passes_in_a_target() {
+    for byte in 0..=255u8 {
+        for before in ["/a", "/?a", "http://a/", "http://a?"] {
+            let mut head = format!("GET {before}").into_bytes();
+            head.push(byte);
+            head.extend_from_slice(b"b HTTP/1.1\r\nHost: a\r\n\r\n");
+            compare(&head);
+        }
+    }
+}
+
+#[test]
+fn pingora_takes_every_byte_that_passes_in_host_name_and_value() {
+    for byte in 0..=255u8 {
+        for (before, after) in [
+            ("GET / HTTP/1.1\r\nHost: a", "b\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX", "Y: z\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: y", "z\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: ", "\r\n\r\n"),
+            ("G", "T / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ] {
+            let mut head = before.as_bytes().to_vec();
+            head.push(byte);
+            head.extend_from_slice(after.as_bytes());
+            compare(&head);
+        }
+        let byte = char::from(byte);
+        if byte.is_ascii_graphic() {
+            compare(format!("GET http://a{byte}b/ HTTP/1.1\r\nHost: a{byte}b\r\n\r\n").as_bytes());
+        }
+    }
+}
+
+#[test]
+fn pingora_takes_the_longest_head_that_passes() {
+    for start in ["/", "/?", "http://a/", "http://a?"] {
+        let target = format!("{start}{}", "t".repeat(MAX_TARGET_BYTES - start.len()));
+        compare(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+    }
+    let value = "v".repeat(1_000_000);
+    compare(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {value}\r\n\r\n").as_bytes());
+    let fields = format!("{}: x\r\n", "n".repeat(256)).repeat(99);
+    compare(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+}
+
+proptest! {
+    #[test]
+    fn pingora_reads_whatever_passes_the_same(bytes in heads()) {
+        compare(&bytes);
+    }
+}
