@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::deadline::Cutoff;
+
 /// Where a request came from and since when.
 #[derive(Clone, Debug)]
 pub struct Arrival {
@@ -22,4 +24,6 @@ pub struct Arrival {
     pub head_started: Instant,
     /// How many requests this connection carried before.
     pub requests_before: u64,
+    /// The deadline of the try in flight; the connection loop carries it out.
+    pub cutoff: Arc<Cutoff>,
 }

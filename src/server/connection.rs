@@ -20,6 +20,7 @@ use super::io::{Gate, GateStream, HeadBounds};
 use super::refusal;
 use crate::error::Reason;
 use crate::http::arrival::Arrival;
+use crate::http::deadline::{self, Clock, Cutoff};
 
 /// What the connection loop asks of whoever owns the configuration and the logs.
 pub trait Edge: Send + Sync {
@@ -92,6 +93,8 @@ where
     let (client, local) = (stream.client(), stream.local());
     let mut stream = Box::new(stream);
     let mut requests = 0;
+    let cutoff = Arc::new(Cutoff::default());
+    let mut clock = Clock::default();
     loop {
         let limits = edge.limits();
         let bounds = HeadBounds {
@@ -141,8 +144,10 @@ where
             listener: listener.clone(),
             head_started: started.into_std(),
             requests_before: requests,
+            cutoff: cutoff.clone(),
         })));
-        let reused = app.process_new_http(session, &stop.announce).await;
+        let request = app.process_new_http(session, &stop.announce);
+        let reused = deadline::watch(&cutoff, &mut clock, request).await;
         requests += 1;
         // Pingora itself looks at the first `Connection` field only.
         stream = match reused.and_then(gate_of) {
