@@ -4,7 +4,6 @@
 //! so that it cannot tell something else. Resolves and binds nothing.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use crate::config::{Balance, Config, EndpointSpec, HashOn, HostPattern, HttpRoute};
 use crate::error::Error;
@@ -105,8 +104,8 @@ fn describe_tries(text: &mut String, config: &Config, route: &HttpRoute, method:
             tries.timeout
         ),
     );
-    let derived = (tries.timeout / (tries.retry_count + 1)).min(Duration::from_secs(1));
-    let from = match tries.connect_timeout == derived {
+    let whole = tries.timeout.as_millis() / u128::from(tries.retry_count + 1);
+    let from = match tries.connect_timeout.as_millis() == whole.clamp(1, 1000) {
         true => "min(1000, timeout_ms / (retry_count + 1))",
         false => "connect_timeout_ms of the route",
     };

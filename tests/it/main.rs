@@ -1,4 +1,5 @@
 //! Every integration test, in one binary: real sockets, the gateway in this process.
 
+mod docs;
 mod layering;
 mod support;
