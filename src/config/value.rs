@@ -107,6 +107,11 @@ pub struct RouteKey {
 pub struct StatusSet(pub(super) Vec<(u16, u16)>);
 
 impl StatusSet {
+    /// The statuses from `low` to `high`, both included; `None` when there are none.
+    pub fn range(low: u16, high: u16) -> Option<StatusSet> {
+        (low <= high).then(|| StatusSet(vec![(low, high)]))
+    }
+
     pub fn contains(&self, status: u16) -> bool {
         self.0
             .iter()
