@@ -111,3 +111,144 @@ impl Ejector {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::UpstreamSpec;
+    use crate::upstream::fixture::{ejecting, next, number, pick, upstream, weighted};
+    use crate::upstream::{Endpoint, Outcome, Upstream};
+
+    fn first(upstream: &Upstream) -> Arc<Endpoint> {
+        Arc::clone(upstream.endpoints().iter().next().unwrap())
+    }
+
+    /// Ends `times` leases of the first endpoint with `outcome`.
+    async fn end(upstream: &Arc<Upstream>, times: usize, outcome: Outcome) {
+        let mut left = times;
+        while left > 0 {
+            let lease = pick(upstream).await.unwrap();
+            if number(&lease) == 1 {
+                lease.finish(outcome);
+                left -= 1;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_in_a_row_put_an_endpoint_out_for_the_base_time() {
+        let upstream = upstream(ejecting(3, weighted(&[1, 1])));
+        end(&upstream, 2, Outcome::Failed).await;
+        assert!(first(&upstream).is_healthy());
+        end(&upstream, 1, Outcome::ConnectFailed).await;
+        assert!(!first(&upstream).is_healthy());
+        for _ in 0..10 {
+            assert_eq!(next(&upstream).await, 2);
+        }
+        tokio::time::advance(Duration::from_millis(999)).await;
+        assert_eq!(next(&upstream).await, 2);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(first(&upstream).is_healthy());
+        let picked = [next(&upstream).await, next(&upstream).await];
+        assert!(picked.contains(&1), "{picked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_success_in_between_starts_the_count_anew() {
+        let upstream = upstream(ejecting(3, weighted(&[1, 1])));
+        for _ in 0..5 {
+            end(&upstream, 2, Outcome::Failed).await;
+            end(&upstream, 1, Outcome::Ok).await;
+        }
+        assert!(first(&upstream).is_healthy());
+        assert_eq!(first(&upstream).failures(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_leave_and_leases_without_outcome_count_as_nothing() {
+        let upstream = upstream(ejecting(3, weighted(&[1, 1])));
+        end(&upstream, 2, Outcome::Failed).await;
+        end(&upstream, 5, Outcome::Neutral).await;
+        drop(pick(&upstream).await.unwrap());
+        assert!(first(&upstream).is_healthy());
+        // Neither did they start the count anew.
+        end(&upstream, 1, Outcome::Failed).await;
+        assert!(!first(&upstream).is_healthy());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_ejection_nothing_is_put_out() {
+        let upstream = upstream(UpstreamSpec {
+            ejection: None,
+            ..ejecting(3, weighted(&[1, 1]))
+        });
+        end(&upstream, 50, Outcome::Failed).await;
+        assert!(first(&upstream).is_healthy());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_ejection_is_longer_up_to_five_minutes_and_time_in_is_forgiven() {
+        let policy = Ejection {
+            consecutive_failures: 1,
+            base: Duration::from_secs(60),
+            max_percent: 100,
+        };
+        let ejector = Ejector::new();
+        let mut lengths = Vec::new();
+        for _ in 0..7 {
+            assert!(ejector.note_failure(&policy));
+            lengths.push(ejector.eject(&policy, Instant::now()).as_secs());
+            assert!(!ejector.note_failure(&policy), "it is out already");
+            tokio::time::advance(Duration::from_secs(lengths[lengths.len() - 1])).await;
+        }
+        assert_eq!(lengths, [60, 120, 180, 240, 300, 300, 300]);
+        // Seven times; four minutes in forgive four.
+        tokio::time::advance(Duration::from_secs(240)).await;
+        assert_eq!(ejector.eject(&policy, Instant::now()).as_secs(), 240);
+        assert!(ejector.reinstate(Instant::now()));
+        assert!(!ejector.reinstate(Instant::now()));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(ejector.eject(&policy, Instant::now()).as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_max_percent_are_out_but_one_may_always_be() {
+        for (max_percent, out) in [(0, 1), (10, 1), (40, 2), (100, 5)] {
+            let mut spec = ejecting(1, weighted(&[1; 5]));
+            spec.ejection = spec.ejection.map(|ejection| Ejection {
+                max_percent,
+                ..ejection
+            });
+            let upstream = upstream(spec);
+            let mut leases = Vec::new();
+            for _ in 0..5 {
+                leases.push(pick(&upstream).await.unwrap());
+            }
+            for lease in leases {
+                lease.finish(Outcome::Failed);
+            }
+            let set = upstream.endpoints();
+            assert_eq!(set.iter().filter(|e| e.is_ejected()).count(), out);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejection_survives_a_reload() {
+        let old = upstream(ejecting(1, weighted(&[1, 1])));
+        end(&old, 1, Outcome::Failed).await;
+        let new = Upstream::new(Arc::new(ejecting(2, weighted(&[5, 1, 1]))), Some(&old));
+        assert!(first(&new).is_ejected());
+        assert_eq!(first(&new).weight().as_u32(), 5);
+        for _ in 0..20 {
+            assert_ne!(next(&new).await, 1);
+        }
+        let off = UpstreamSpec {
+            ejection: None,
+            ..new.spec().as_ref().clone()
+        };
+        let off = Upstream::new(Arc::new(off), Some(&new));
+        assert_eq!(next(&off).await, 1);
+    }
+}

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use tokio::time::Instant;
 
 use super::eject::Ejector;
-use crate::config::{EndpointSpec, UpstreamSpec, Weight};
+use crate::config::{EndpointSpec, UpstreamSpec, UpstreamUrl, Weight};
 
 /// Which endpoint of an upstream this is. Stays the same over reloads, for as long as the upstream
 /// keeps its name and the endpoint its address; never given to another endpoint of that upstream.
@@ -110,6 +110,10 @@ impl Endpoint {
     /// Put before the path of each request; empty, or `/…` without a slash at the end.
     pub fn path(&self) -> &str {
         &self.spec.url.path
+    }
+
+    pub(super) fn url(&self) -> &UpstreamUrl {
+        &self.spec.url
     }
 
     pub fn weight(&self) -> Weight {

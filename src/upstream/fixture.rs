@@ -100,3 +100,12 @@ pub(super) fn number(lease: &Lease) -> u8 {
         IpAddr::V6(ip) => ip.octets()[15],
     }
 }
+
+/// Waits for something that happens on its own.
+pub(super) async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !happened() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

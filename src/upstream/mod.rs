@@ -9,26 +9,32 @@
 //!
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `balance` (who is next), `limit` (how many at once, and the
-//! queue), `eject` (out after failures), `lease`,
-//! [`budget`] (retries), `ring` (Ketama), [`peer`] (Pingora's peer).
+//! queue), `eject` (out after failures), `lease`, [`budget`] (retries), `ring` (Ketama), `probe`
+//! (Pingora's checks), [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
+pub mod discovery;
 mod eject;
 pub mod endpoint;
 #[cfg(test)]
 mod fixture;
+pub mod health;
 mod lease;
 mod limit;
 pub mod peer;
+mod probe;
 mod ring;
 mod set;
 mod view;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use self::endpoint::{Endpoint, EndpointId};
@@ -40,8 +46,15 @@ use self::budget::RetryBudget;
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
 use self::view::{Regime, View};
-use crate::config::{Ejection, UpstreamSpec};
+use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec};
 use crate::error::Reason;
+
+/// Gives the upstreams of the current configuration. Asked several times a second by the work in
+/// the background, which so sees a reload without being told.
+pub type UpstreamSource = Arc<dyn Fn() -> Vec<Arc<Upstream>> + Send + Sync>;
+
+/// How often the work in the background asks its [`UpstreamSource`].
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A group of endpoints as one generation of the configuration describes it.
 #[derive(Debug)]
@@ -320,6 +333,57 @@ impl Upstream {
         self.view.store(Arc::new(view));
     }
 
+    /// Takes the resolver's answer for a name. Endpoints whose address stays are kept.
+    fn note_addresses(&self, host: &str, port: u16, answer: &[SocketAddr]) {
+        let mut addresses = lock(&self.addresses);
+        let mut news = false;
+        for (endpoint, known) in self.spec.endpoints.iter().zip(addresses.iter_mut()) {
+            let url = &endpoint.url;
+            let asked = matches!(&url.host, Host::Name(name) if name == host) && url.port == port;
+            if asked && known.as_deref() != Some(answer) {
+                *known = Some(answer.to_vec());
+                news = true;
+            }
+        }
+        if news {
+            let old = self.endpoints();
+            let set = EndpointSet::new(&self.spec, &addresses, Some(&old), &self.lineage.ids);
+            self.set.store(Arc::new(set));
+            drop(addresses);
+            self.changed();
+        }
+    }
+
+    /// Takes the result of an active check. Returns the new verdict when it has changed.
+    fn note_check(
+        &self,
+        endpoint: &Endpoint,
+        policy: &HealthCheck,
+        result: &Result<(), String>,
+    ) -> Option<bool> {
+        let needed = match result {
+            Ok(()) => policy.healthy_after,
+            Err(_) => policy.unhealthy_after,
+        };
+        let verdict = endpoint.note_check(result.is_ok(), needed);
+        let reinstated = result.is_ok() && endpoint.ejected_until().is_some() && {
+            let _deciding = lock(&self.lineage.deciding);
+            endpoint.ejector().reinstate(Instant::now())
+        };
+        if reinstated {
+            log::info!(
+                "ejection ends, a check passed: upstream={} endpoint={} addr={}",
+                self.label(),
+                endpoint.label(),
+                endpoint.addr()
+            );
+        }
+        if reinstated || verdict.is_some() {
+            self.changed();
+        }
+        verdict
+    }
+
     /// Makes every generation look again at who is usable.
     fn changed(&self) {
         self.lineage.changes.fetch_add(1, Ordering::SeqCst);
@@ -367,4 +431,10 @@ impl Upstream {
 /// was held does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns when the watch says so, or when nobody is left who could say it.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone.
+    let _gone = shutdown.wait_for(|stop| *stop).await;
 }

@@ -1,0 +1,91 @@
+//! What a pick costs: by policy, and by the number of endpoints.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use harbr_router::config::{
+    Balance, Ejection, EndpointSpec, HashOn, Host, Scheme, UpstreamSpec, UpstreamUrl, Weight,
+};
+use harbr_router::upstream::{Outcome, Pick, Upstream};
+use tokio::time::Instant;
+
+/// Endpoints with weights 1, 2, 3, 1, 2, 3 …
+fn upstream(balance: Balance, endpoints: u16, max_connections: Option<usize>) -> Arc<Upstream> {
+    let endpoints = (0..endpoints)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            let ip = Ipv4Addr::new(10, 0, high, low);
+            EndpointSpec {
+                url: UpstreamUrl {
+                    scheme: Scheme::Http,
+                    host: Host::Ip(IpAddr::V4(ip)),
+                    port: 80,
+                    path: String::new(),
+                    label: format!("{ip}:80"),
+                },
+                weight: Weight::new(1 + n % 3).expect("between 1 and 3"),
+                backup: false,
+                max_connections: None,
+            }
+        })
+        .collect();
+    let spec = UpstreamSpec {
+        name: "bench".to_owned(),
+        endpoints,
+        balance,
+        max_connections,
+        queue_timeout: Duration::from_secs(5),
+        health_check: None,
+        ejection: Some(Ejection {
+            consecutive_failures: 5,
+            base: Duration::from_secs(30),
+            max_percent: 10,
+        }),
+    };
+    Upstream::new(Arc::new(spec), None)
+}
+
+/// Pick, finish with success, give back.
+fn pick(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime can be built");
+    let cases = [
+        ("round_robin", Balance::RoundRobin, None),
+        ("round_robin_limited", Balance::RoundRobin, Some(1000)),
+        ("least_requests", Balance::LeastRequests, None),
+        ("random", Balance::Random, None),
+        ("hash", Balance::Hash(HashOn::ClientIp), None),
+    ];
+    let deadline = Instant::now() + Duration::from_secs(3600);
+    let mut group = c.benchmark_group("pick");
+    group
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(1));
+    for (name, balance, limit) in cases {
+        for endpoints in [2, 10, 1000] {
+            let upstream = upstream(balance.clone(), endpoints, limit);
+            let mut key = 0_u64;
+            group.bench_function(BenchmarkId::new(name, endpoints), |b| {
+                b.iter(|| {
+                    key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let want = Pick {
+                        hash: Some(key),
+                        avoid: &[],
+                        deadline,
+                    };
+                    let lease = runtime.block_on(upstream.pick(black_box(want)));
+                    lease.expect("all are healthy").finish(Outcome::Ok);
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, pick);
+criterion_main!(benches);

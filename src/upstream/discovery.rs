@@ -1,0 +1,483 @@
+//! Names to addresses, in the background.
+//!
+//! Its own file because it is the only place of this floor that resolves. Invariants: never on the
+//! request path; the last good answer is kept whatever happens, an empty answer is no answer; one
+//! log line for each change between answering and not answering. The system resolver tells no time
+//! to live, so every name is asked again after [`REFRESH`]. Started by the server.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{LOOK, Upstream, UpstreamSource, lock, stopped};
+use crate::config::Host;
+
+/// How long an answer is good for.
+pub const REFRESH: Duration = Duration::from_secs(30);
+
+/// Gives the addresses of a name.
+#[async_trait]
+pub trait Resolver: Send + Sync {
+    /// An empty list counts as an error.
+    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// The resolver of the operating system (`getaddrinfo` on a blocking thread).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+#[async_trait]
+impl Resolver for SystemResolver {
+    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
+}
+
+/// Keeps the endpoints of the current upstreams up to date with the resolver.
+pub struct Discovery {
+    upstreams: UpstreamSource,
+    resolver: Arc<dyn Resolver>,
+    names: Mutex<HashMap<Name, Record>>,
+}
+
+/// Host and port.
+type Name = (String, u16);
+
+/// What is known of one name.
+#[derive(Debug)]
+struct Record {
+    /// When to ask (again).
+    due: Instant,
+    /// Lookups in a row that gave nothing.
+    failures: u32,
+    answer: Option<Vec<SocketAddr>>,
+}
+
+impl Discovery {
+    pub fn new(upstreams: UpstreamSource, resolver: Arc<dyn Resolver>) -> Discovery {
+        Discovery {
+            upstreams,
+            resolver,
+            names: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Asks for every name once and returns when all have answered, or after `timeout`: for the
+    /// start, so that serving begins with addresses. What has not answered is left to
+    /// [`Discovery::run`].
+    pub async fn resolve_all_once(&self, timeout: Duration) {
+        let end = Instant::now() + timeout;
+        let mut lookups = JoinSet::new();
+        loop {
+            self.ask(&mut lookups);
+            if lookups.is_empty() {
+                return;
+            }
+            tokio::select! {
+                Some(lookup) = lookups.join_next() => self.note(lookup.ok()),
+                () = tokio::time::sleep_until(end) => break,
+            }
+        }
+        let mut names = lock(&self.names);
+        for (name, record) in names.iter_mut().filter(|(_, r)| r.answer.is_none()) {
+            record.due = Instant::now();
+            if record.failures == 0 {
+                // Said once: the next failure is no news, the first answer is.
+                record.failures = 1;
+                log::warn!(
+                    "no answer for {}:{} within {} ms, starting without",
+                    name.0,
+                    name.1,
+                    timeout.as_millis()
+                );
+            }
+        }
+    }
+
+    /// Resolves until `shutdown` says true.
+    pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
+        let mut lookups = JoinSet::new();
+        loop {
+            self.ask(&mut lookups);
+            tokio::select! {
+                () = stopped(&mut shutdown) => return,
+                Some(lookup) = lookups.join_next() => self.note(lookup.ok()),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Starts the lookups that are due, and tells upstreams that are new what is known already.
+    fn ask(&self, lookups: &mut JoinSet<(Name, io::Result<Vec<SocketAddr>>)>) {
+        let upstreams = (self.upstreams)();
+        let now = Instant::now();
+        let mut names = lock(&self.names);
+        let mut current = HashMap::with_capacity(names.len());
+        for name in upstreams.iter().flat_map(|upstream| names_of(upstream)) {
+            current.entry(name).or_insert_with_key(|name| {
+                names.remove(name).unwrap_or(Record {
+                    due: now,
+                    failures: 0,
+                    answer: None,
+                })
+            });
+        }
+        *names = current;
+        for (name, record) in names.iter_mut() {
+            if record.due <= now && lookups.len() < AT_ONCE {
+                // Also the time after which it is asked again should the lookup never end.
+                record.due = now + REFRESH;
+                let (name, resolver) = (name.clone(), Arc::clone(&self.resolver));
+                lookups.spawn(async move {
+                    let answer = tokio::time::timeout(PATIENCE, resolver.lookup(&name.0, name.1))
+                        .await
+                        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                    (name, answer)
+                });
+            }
+        }
+        tell(&upstreams, &names);
+    }
+
+    /// Takes a finished lookup; `None` when it died.
+    fn note(&self, lookup: Option<(Name, io::Result<Vec<SocketAddr>>)>) {
+        let Some((name, answer)) = lookup else { return };
+        let mut names = lock(&self.names);
+        // Absent: a reload has dropped the name meanwhile.
+        let Some(record) = names.get_mut(&name) else {
+            return;
+        };
+        let answer = answer.map(usable).and_then(|addresses| {
+            if addresses.is_empty() {
+                Err(io::Error::other("no address"))
+            } else {
+                Ok(addresses)
+            }
+        });
+        match answer {
+            Ok(addresses) => {
+                if record.failures > 0 {
+                    log::info!("name resolves again: {}:{}", name.0, name.1);
+                }
+                record.failures = 0;
+                record.due = Instant::now() + REFRESH;
+                record.answer = Some(addresses);
+            }
+            Err(error) => {
+                if record.failures == 0 {
+                    let kept = record.answer.as_ref().map_or(0, Vec::len);
+                    log::warn!(
+                        "cannot resolve {}:{}: {error}; going on with {kept} addresses from before",
+                        name.0,
+                        name.1
+                    );
+                }
+                let wait = FIRST_RETRY.saturating_mul(1 << record.failures.min(5));
+                record.due = Instant::now() + wait.min(REFRESH);
+                record.failures = record.failures.saturating_add(1);
+            }
+        }
+        tell(&(self.upstreams)(), &names);
+    }
+}
+
+fn names_of(upstream: &Upstream) -> Vec<Name> {
+    upstream
+        .spec()
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| match &endpoint.url.host {
+            Host::Name(name) => Some((name.clone(), endpoint.url.port)),
+            Host::Ip(_) => None,
+        })
+        .collect()
+}
+
+/// Passes every answer on. An upstream that has it already does nothing.
+fn tell(upstreams: &[Arc<Upstream>], names: &HashMap<Name, Record>) {
+    for upstream in upstreams {
+        for name in names_of(upstream) {
+            if let Some(answer) = names.get(&name).and_then(|record| record.answer.as_ref()) {
+                upstream.note_addresses(&name.0, name.1, answer);
+            }
+        }
+    }
+}
+
+/// What of an answer is used, in an order of its own since resolvers rotate theirs.
+///
+/// With both families, IPv4 only: the system resolver gives IPv6 addresses also where none can be
+/// reached, and half of all tries would fail (Envoy's `V4_PREFERRED`).
+fn usable(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    if addresses.iter().any(SocketAddr::is_ipv4) {
+        addresses.retain(SocketAddr::is_ipv4);
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(MOST_ADDRESSES);
+    addresses
+}
+
+/// Doubled with each failure, up to [`REFRESH`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// How long one lookup may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lookups running at once.
+const AT_ONCE: usize = 16;
+
+/// Addresses of one name that are used.
+const MOST_ADDRESSES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::UpstreamSpec;
+    use crate::upstream::fixture::{endpoint, pick, spec};
+    use crate::upstream::{EndpointId, PickError};
+
+    /// Answers from a table; what is not in it is an error.
+    #[derive(Default)]
+    struct Table {
+        answers: Mutex<HashMap<String, Vec<SocketAddr>>>,
+        asked: Mutex<Vec<(String, Instant)>>,
+    }
+
+    impl Table {
+        fn set(&self, host: &str, addresses: &[&str]) {
+            let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+            lock(&self.answers).insert(host.to_owned(), addresses);
+        }
+
+        fn forget(&self, host: &str) {
+            lock(&self.answers).remove(host);
+        }
+
+        fn times_asked(&self) -> usize {
+            lock(&self.asked).len()
+        }
+    }
+
+    #[async_trait]
+    impl Resolver for Table {
+        async fn lookup(&self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
+            lock(&self.asked).push((host.to_owned(), Instant::now()));
+            if host == "slow.example" {
+                std::future::pending::<()>().await;
+            }
+            let answers = lock(&self.answers);
+            answers
+                .get(host)
+                .cloned()
+                .ok_or_else(|| io::Error::other("unknown"))
+        }
+    }
+
+    struct Setup {
+        table: Arc<Table>,
+        upstreams: Arc<Mutex<Vec<Arc<Upstream>>>>,
+        discovery: Arc<Discovery>,
+    }
+
+    fn setup(specs: Vec<UpstreamSpec>) -> Setup {
+        let table = Arc::new(Table::default());
+        let upstreams: Vec<_> = specs
+            .into_iter()
+            .map(|spec| Upstream::new(Arc::new(spec), None))
+            .collect();
+        let upstreams = Arc::new(Mutex::new(upstreams));
+        let source = Arc::clone(&upstreams);
+        let discovery = Arc::new(Discovery::new(
+            Arc::new(move || lock(&source).clone()),
+            Arc::clone(&table) as Arc<dyn Resolver>,
+        ));
+        Setup {
+            table,
+            upstreams,
+            discovery,
+        }
+    }
+
+    impl Setup {
+        fn upstream(&self) -> Arc<Upstream> {
+            Arc::clone(&lock(&self.upstreams)[0])
+        }
+
+        fn run(&self) -> (watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+            let (stop, stopped) = watch::channel(false);
+            let discovery = Arc::clone(&self.discovery);
+            (
+                stop,
+                tokio::spawn(async move { discovery.run(stopped).await }),
+            )
+        }
+    }
+
+    fn addresses(upstream: &Upstream) -> Vec<String> {
+        let set = upstream.endpoints();
+        set.iter().map(|e| e.addr().to_string()).collect()
+    }
+
+    fn ids(upstream: &Upstream) -> HashMap<SocketAddr, EndpointId> {
+        let set = upstream.endpoints();
+        set.iter().map(|e| (e.addr(), e.id())).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_with_every_address_of_a_name() {
+        let setup = setup(vec![spec(vec![endpoint("db.example:5432")])]);
+        setup.table.set(
+            "db.example",
+            &["10.0.0.2:5432", "10.0.0.1:5432", "10.0.0.2:5432"],
+        );
+        let upstream = setup.upstream();
+        assert_eq!(
+            pick(&upstream).await.unwrap_err(),
+            PickError::NoHealthyEndpoint
+        );
+        setup
+            .discovery
+            .resolve_all_once(Duration::from_secs(2))
+            .await;
+        assert_eq!(addresses(&upstream), ["10.0.0.1:5432", "10.0.0.2:5432"]);
+        let lease = pick(&upstream).await.unwrap();
+        assert_eq!(lease.endpoint().label(), "db.example:5432");
+        assert_eq!(upstream.health(), [("db.example:5432".to_owned(), true)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn prefers_ipv4_and_takes_ipv6_when_there_is_nothing_else() {
+        let setup = setup(vec![spec(vec![
+            endpoint("both.example:80"),
+            endpoint("six.example:80"),
+        ])]);
+        setup
+            .table
+            .set("both.example", &["[::1]:80", "127.0.0.1:80"]);
+        setup.table.set("six.example", &["[::2]:80"]);
+        setup
+            .discovery
+            .resolve_all_once(Duration::from_secs(2))
+            .await;
+        assert_eq!(addresses(&setup.upstream()), ["127.0.0.1:80", "[::2]:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn start_waits_no_longer_than_told_and_serves_what_it_has() {
+        let setup = setup(vec![spec(vec![
+            endpoint("slow.example:80"),
+            endpoint("gone.example:80"),
+            endpoint("10.0.0.9:80"),
+        ])]);
+        let start = Instant::now();
+        setup
+            .discovery
+            .resolve_all_once(Duration::from_secs(2))
+            .await;
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        let upstream = setup.upstream();
+        assert_eq!(addresses(&upstream), ["10.0.0.9:80"]);
+        assert_eq!(upstream.endpoints().unresolved(), 2);
+        assert!(pick(&upstream).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn asks_again_and_keeps_endpoints_whose_address_stays() {
+        let setup = setup(vec![spec(vec![endpoint("a.example:80")])]);
+        setup
+            .table
+            .set("a.example", &["10.0.0.1:80", "10.0.0.2:80"]);
+        let (stop, task) = setup.run();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let upstream = setup.upstream();
+        let before = ids(&upstream);
+        assert_eq!(before.len(), 2);
+
+        setup
+            .table
+            .set("a.example", &["10.0.0.3:80", "10.0.0.2:80"]);
+        tokio::time::sleep(REFRESH).await;
+        assert_eq!(addresses(&upstream), ["10.0.0.2:80", "10.0.0.3:80"]);
+        let after = ids(&upstream);
+        let stayed: SocketAddr = "10.0.0.2:80".parse().unwrap();
+        assert_eq!(before[&stayed], after[&stayed]);
+        assert!(
+            !before
+                .values()
+                .any(|id| *id == after[&"10.0.0.3:80".parse().unwrap()])
+        );
+        assert_eq!(setup.table.times_asked(), 2);
+
+        stop.send(true).unwrap();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_and_empty_answers_keep_the_last_good_one() {
+        let setup = setup(vec![spec(vec![endpoint("a.example:80")])]);
+        setup.table.set("a.example", &["10.0.0.1:80"]);
+        let _running = setup.run();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        setup.table.forget("a.example");
+        tokio::time::sleep(REFRESH * 2).await;
+        assert_eq!(addresses(&setup.upstream()), ["10.0.0.1:80"]);
+        setup.table.set("a.example", &[]);
+        tokio::time::sleep(REFRESH * 2).await;
+        assert_eq!(addresses(&setup.upstream()), ["10.0.0.1:80"]);
+        assert!(setup.table.times_asked() > 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn backs_off_from_one_to_thirty_seconds() {
+        let setup = setup(vec![spec(vec![endpoint("gone.example:80")])]);
+        let _running = setup.run();
+        tokio::time::sleep(Duration::from_secs(125)).await;
+        let asked = lock(&setup.table.asked).clone();
+        let gaps: Vec<_> = asked
+            .windows(2)
+            .map(|pair| (pair[1].1 - pair[0].1).as_secs_f64().round() as u64)
+            .collect();
+        assert_eq!(gaps, [1, 2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_comes_back_is_served() {
+        let setup = setup(vec![spec(vec![endpoint("late.example:80")])]);
+        let _running = setup.run();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(pick(&setup.upstream()).await.is_err());
+        setup.table.set("late.example", &["10.0.0.1:80"]);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(pick(&setup.upstream()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_is_seen_and_asks_only_for_what_is_new() {
+        let setup = setup(vec![spec(vec![endpoint("a.example:80")])]);
+        setup.table.set("a.example", &["10.0.0.1:80"]);
+        setup.table.set("b.example", &["10.0.0.2:80"]);
+        let _running = setup.run();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let old = setup.upstream();
+        let wider = spec(vec![endpoint("a.example:80"), endpoint("b.example:80")]);
+        let new = Upstream::new(Arc::new(wider), Some(&old));
+        // What was known is there at once, before anything is asked.
+        assert_eq!(ids(&new), ids(&old));
+        *lock(&setup.upstreams) = vec![Arc::clone(&new)];
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(addresses(&new), ["10.0.0.1:80", "10.0.0.2:80"]);
+        let asked: Vec<_> = lock(&setup.table.asked)
+            .iter()
+            .map(|a| a.0.clone())
+            .collect();
+        assert_eq!(asked, ["a.example", "b.example"]);
+    }
+}
