@@ -1,4 +1,13 @@
 //! Every integration test, in one binary: real sockets, the gateway in this process.
 
+mod admin;
+mod balance;
+mod deadlines;
+mod forwarding;
+mod health;
 mod layering;
+mod lifecycle;
+mod limits;
+mod retries;
+mod strictness;
 mod support;
