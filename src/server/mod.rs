@@ -18,9 +18,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use log::{info, warn};
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server};
+use pingora_core::server::{RunArgs, Server, ShutdownWatch};
+use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_proxy::http_proxy;
 use tokio::sync::oneshot;
 
@@ -34,6 +36,9 @@ use crate::server::edge::HttpEdge;
 use crate::server::listener::{Bound, Listener, Listeners, bind};
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream::UpstreamSource;
+use crate::upstream::discovery::{Discovery, SystemResolver};
+use crate::upstream::health::Prober;
 
 /// A gateway that is not running yet.
 pub struct Gateway {
@@ -185,6 +190,17 @@ impl Assembled {
             &server.configuration,
             Proxy::new(self.snapshots.clone(), self.access_log.clone()),
         );
+        let source: UpstreamSource = {
+            let snapshots = self.snapshots.clone();
+            Arc::new(move || snapshots.upstreams())
+        };
+        let discovery = Arc::new(Discovery::new(source.clone(), Arc::new(SystemResolver)));
+        let resolve = {
+            let discovery = discovery.clone();
+            Box::new(move || {
+                Box::pin(async move { discovery.resolve_all_once(RESOLVE_TIMEOUT).await }) as _
+            })
+        };
         server.add_service(Listeners {
             threads,
             drain: drain.clone(),
@@ -204,9 +220,11 @@ impl Assembled {
                 )),
                 edge: edge(false),
             }),
-            before: None,
+            before: Some(resolve),
             serving: Some(Box::new(serving)),
         });
+        server.add_service(background_service("health", Prober::new(source)));
+        server.add_service(background_service("names", Names { discovery }));
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
                 stop: Mutex::new(Some(stop)),
@@ -217,6 +235,18 @@ impl Assembled {
             }),
         });
         self.access_log.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// The background resolution of endpoint names.
+struct Names {
+    discovery: Arc<Discovery>,
+}
+
+#[async_trait]
+impl BackgroundService for Names {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        self.discovery.run(shutdown).await;
     }
 }
 
@@ -281,5 +311,7 @@ fn signal() -> Stop {
     })
 }
 
+/// How long names may take at start before traffic is served without them.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

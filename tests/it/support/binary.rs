@@ -131,9 +131,7 @@ pub fn config(listen: &str, keys: &str) -> String {
         true => "",
         false => "admin: false\n",
     };
-    format!(
-        "listen_addr: {listen}\nglobal_timeout_ms: 30000\nmax_connections: 1000\n{admin}{keys}"
-    )
+    format!("listen_addr: {listen}\nglobal_timeout_ms: 30000\nmax_connections: 1000\n{admin}{keys}")
 }
 
 /// `text` in a file that lives as long as what is returned.

@@ -321,11 +321,11 @@ fn take(
 }
 
 fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let old = buffer.len();
-    buffer.resize(old + READ, 0);
-    let got = stream.read(&mut buffer[old..]);
-    buffer.truncate(old + *got.as_ref().unwrap_or(&0));
-    got
+    // On the stack: a debug build clears a Vec byte by byte.
+    let mut read = [0; READ];
+    let got = stream.read(&mut read)?;
+    buffer.extend_from_slice(&read[..got]);
+    Ok(got)
 }
 
 /// The error of a peer that does not speak HTTP.

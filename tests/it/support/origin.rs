@@ -448,6 +448,19 @@ impl Read for Tap<'_> {
     }
 }
 
+/// The values of header `name` in an answer of [`Origin::echo`].
+pub fn echoed(echo: &serde_json::Value, name: &str) -> Vec<String> {
+    let pairs = echo["headers"]
+        .as_array()
+        .expect("an echo lists its headers");
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    let pairs = pairs.iter().map(|p| (text(&p[0]), text(&p[1])));
+    pairs
+        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, v)| v)
+        .collect()
+}
+
 fn unbound() -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a spare descriptor");
     socket.set_reuse_address(true).expect("SO_REUSEADDR");
