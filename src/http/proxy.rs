@@ -23,6 +23,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::sync::watch;
 
 use crate::config::{Balance, HashOn};
 use crate::error::{Fault, Reason};
@@ -35,19 +36,26 @@ use crate::route::{Route, normalise, strip_prefix};
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{AccessLog, Record};
 use crate::upstream::peer::{IDLE_TIMEOUT, PeerTimeouts, Reuse, http_peer};
-use crate::upstream::{Outcome, Pick};
+use crate::upstream::{Lease, Outcome, Pick};
 
 /// The HTTP side of a gateway.
 pub struct Proxy {
     snapshots: SnapshotHandle,
     access_log: Arc<AccessLog>,
+    /// True while draining: responses say `Connection: close`.
+    closing: watch::Receiver<bool>,
 }
 
 impl Proxy {
-    pub fn new(snapshots: SnapshotHandle, access_log: Arc<AccessLog>) -> Proxy {
+    pub fn new(
+        snapshots: SnapshotHandle,
+        access_log: Arc<AccessLog>,
+        closing: watch::Receiver<bool>,
+    ) -> Proxy {
         Proxy {
             snapshots,
             access_log,
+            closing,
         }
     }
 
@@ -123,27 +131,22 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
         let Some(route) = ctx.route.clone() else {
             return Err(ended(ctx, Reason::NoRoute));
         };
-        if ctx.next == Next::Retry {
-            let pause = retry::backoff(ctx.tries).min(ctx.remaining());
-            tokio::time::sleep(pause).await;
-        }
-        if ctx.remaining().is_zero() {
-            return Err(ended(ctx, Reason::Timeout));
-        }
-        let pick = Pick {
-            hash: ctx.hash,
-            avoid: &ctx.tried,
-            deadline: tokio::time::Instant::from_std(ctx.deadline),
+        let lease = tokio::select! {
+            biased;
+            lease = lease(&route, ctx) => lease,
+            error = departure(session, ctx.uploading) => {
+                return Err(error);
+            }
         };
-        let lease = match route.upstream.pick(pick).await {
+        let lease = match lease {
             Ok(lease) => lease,
-            Err(error) => return Err(ended(ctx, error.reason())),
+            Err(reason) => return Err(ended(ctx, reason)),
         };
         let queued = lease.queued_for();
         if !queued.is_zero() {
@@ -333,6 +336,10 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         forward::response(response);
+        if *self.closing.borrow() {
+            // The drain began after this request; Pingora looks only when one begins.
+            session.set_keepalive(None);
+        }
         if session.req_header().version == http::Version::HTTP_10
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
@@ -453,6 +460,41 @@ impl ProxyHttp for Proxy {
         _context: ProxyWarnLogContext,
     ) -> bool {
         true
+    }
+}
+
+/// Pauses before a retry, then waits for its turn at an endpoint.
+async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
+    if ctx.next == Next::Retry {
+        let pause = retry::backoff(ctx.tries).min(ctx.remaining());
+        tokio::time::sleep(pause).await;
+    }
+    if ctx.remaining().is_zero() {
+        return Err(Reason::Timeout);
+    }
+    let pick = Pick {
+        hash: ctx.hash,
+        avoid: &ctx.tried,
+        deadline: tokio::time::Instant::from_std(ctx.deadline),
+    };
+    let lease = route.upstream.pick(pick).await;
+    lease.map_err(|error| error.reason())
+}
+
+/// Done when the client leaves, so that it does not keep a place in a queue. While a body is still
+/// to be read this cannot be told without reading it, and is not.
+async fn departure(session: &mut Session, uploading: bool) -> Box<Error> {
+    if uploading {
+        return std::future::pending().await;
+    }
+    match session.as_downstream_mut().read_body_or_idle(true).await {
+        Err(mut error) => {
+            error.as_down();
+            error.set_retry(false);
+            error
+        }
+        // A request without a body cannot have more of it.
+        Ok(_) => std::future::pending().await,
     }
 }
 

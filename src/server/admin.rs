@@ -1,8 +1,8 @@
-//! The admin listener: metrics, health, status, configuration.
+//! The admin listener: metrics, health, status, configuration, reload.
 //!
-//! Its own file because it is an application of its own behind the same edge. Invariant: nothing
-//! here changes traffic, and what could tell a stranger something (`/config`) answers a loopback
-//! peer or the token only.
+//! Its own file because it is an application of its own behind the same edge. Invariant: what could
+//! tell a stranger something or change traffic (`/config`, `/reload`) answers a loopback peer or
+//! the token only.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use pingora_core::protocols::http::ServerSession;
 use serde_json::{Value, json};
 
 use crate::server::drain::Drain;
+use crate::server::reload::Reload;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{EndpointHealthy, Metrics};
 use crate::upstream::Upstream;
@@ -23,16 +24,23 @@ pub struct Admin {
     snapshots: SnapshotHandle,
     metrics: Metrics,
     drain: Arc<Drain>,
+    reload: Arc<Reload>,
     /// Keeps the health gauges of the last scrape alive: those of endpoints that are gone vanish.
     gauges: Mutex<Vec<EndpointHealthy>>,
 }
 
 impl Admin {
-    pub fn new(snapshots: SnapshotHandle, metrics: Metrics, drain: Arc<Drain>) -> Admin {
+    pub fn new(
+        snapshots: SnapshotHandle,
+        metrics: Metrics,
+        drain: Arc<Drain>,
+        reload: Arc<Reload>,
+    ) -> Admin {
         Admin {
             snapshots,
             metrics,
             drain,
+            reload,
             gauges: Mutex::default(),
         }
     }
@@ -51,20 +59,31 @@ impl Admin {
         self.metrics.render()
     }
 
-    fn answer(&self, method: &Method, path: &str, caller: &Caller) -> Answer {
+    async fn answer(&self, method: &Method, path: &str, caller: &Caller) -> Answer {
         let known = matches!(
             path,
-            "/metrics" | "/livez" | "/readyz" | "/status" | "/config"
+            "/metrics" | "/livez" | "/readyz" | "/status" | "/config" | "/reload"
         );
         if !known {
-            return Answer::text(
-                StatusCode::NOT_FOUND,
-                "not found: /metrics /livez /readyz /status /config\n",
-            );
+            return Answer::text(StatusCode::NOT_FOUND, PATHS);
         }
-        if method != Method::GET && method != Method::HEAD {
-            return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
-                .with_allow("GET, HEAD");
+        let reads = method == Method::GET || method == Method::HEAD;
+        match (path == "/reload", reads) {
+            (false, false) => {
+                return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
+                    .with_allow("GET, HEAD");
+            }
+            (true, _) if method != Method::POST => {
+                return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n")
+                    .with_allow("POST");
+            }
+            _ => {}
+        }
+        if matches!(path, "/config" | "/reload") && !self.trusts(caller) {
+            return Answer::text(
+                StatusCode::FORBIDDEN,
+                "only for loopback peers, or with `Authorization: Bearer <admin.token>`\n",
+            );
         }
         match path {
             "/metrics" => Answer {
@@ -77,11 +96,29 @@ impl Admin {
             "/readyz" if self.drain.is_ready() => Answer::text(StatusCode::OK, "ready\n"),
             "/readyz" => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             "/status" => Answer::json(&self.status()),
-            _ => self.config(caller),
+            "/reload" => self.reload().await,
+            _ => Answer {
+                status: StatusCode::OK,
+                content_type: "application/yaml",
+                allow: None,
+                body: String::new(),
+            },
         }
     }
 
-    fn config(&self, caller: &Caller) -> Answer {
+    async fn reload(&self) -> Answer {
+        let reload = self.reload.clone();
+        match tokio::task::spawn_blocking(move || reload.run()).await {
+            Ok(Ok(report)) => Answer::json(&report),
+            Ok(Err(problem)) => {
+                Answer::text(StatusCode::UNPROCESSABLE_ENTITY, &format!("{problem}\n"))
+            }
+            Err(died) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{died}\n")),
+        }
+    }
+
+    /// Whether `caller` may read the configuration and reload it.
+    fn trusts(&self, caller: &Caller) -> bool {
         let snapshot = self.snapshots.load();
         let token = snapshot
             .config
@@ -94,18 +131,7 @@ impl Admin {
             }
             _ => false,
         };
-        if !caller.is_loopback() && !has_token {
-            return Answer::text(
-                StatusCode::FORBIDDEN,
-                "only for loopback peers, or with `Authorization: Bearer <admin.token>`\n",
-            );
-        }
-        Answer {
-            status: StatusCode::OK,
-            content_type: "application/yaml",
-            allow: None,
-            body: String::new(),
-        }
+        caller.is_loopback() || has_token
     }
 
     fn status(&self) -> Value {
@@ -226,7 +252,9 @@ impl ServeHttp for Admin {
                 .map(str::to_string),
         };
         let request = session.req_header();
-        let answer = self.answer(&request.method, request.uri.path(), &caller);
+        let answer = self
+            .answer(&request.method, request.uri.path(), &caller)
+            .await;
         let mut response = Response::builder()
             .status(answer.status)
             .header(header::CONTENT_TYPE, answer.content_type)
@@ -242,6 +270,9 @@ impl ServeHttp for Admin {
         response.body(body).unwrap_or_default()
     }
 }
+
+const PATHS: &str =
+    "not found; there are /metrics /livez /readyz /status /config and POST /reload\n";
 
 /// Compares without telling by its time how much was right.
 fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {

@@ -12,6 +12,7 @@ pub mod edge;
 pub mod io;
 pub mod listener;
 pub mod refusal;
+pub mod reload;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, mpsc};
@@ -34,6 +35,7 @@ use crate::server::admin::Admin;
 use crate::server::drain::{Drain, Stop, StopWatch};
 use crate::server::edge::HttpEdge;
 use crate::server::listener::{Bound, Listener, Listeners, bind};
+use crate::server::reload::{OnHangup, Reload};
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::UpstreamSource;
@@ -62,20 +64,20 @@ impl Gateway {
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
-        self.assemble()?.run(stop, again, || {});
+        self.assemble(Signals::Ignore)?.run(stop, again, || {});
         Ok(())
     }
 
-    /// Runs until TERM or INT, then drains; a second one ends the drain at once.
+    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads.
     pub fn run(self) -> Result<(), Error> {
-        let assembled = self.assemble()?;
+        let assembled = self.assemble(Signals::Heed)?;
         assembled.run(signal(), signal(), || info!("serving"));
         Ok(())
     }
 
     /// Runs in threads of its own; returns once it serves.
     pub fn spawn(self) -> Result<Running, Error> {
-        let assembled = self.assemble()?;
+        let assembled = self.assemble(Signals::Ignore)?;
         let http = assembled.http.addr;
         let admin = assembled.admin.as_ref().map(|admin| admin.addr);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -102,7 +104,7 @@ impl Gateway {
         })
     }
 
-    fn assemble(self) -> Result<Assembled, Error> {
+    fn assemble(self, signals: Signals) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
         let access_log = open_access_log(&self.config, &metrics)?;
@@ -115,6 +117,8 @@ impl Gateway {
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
+            registry: self.registry,
+            signals,
             snapshots: SnapshotHandle::new(snapshot),
             metrics,
             access_log: Arc::new(access_log),
@@ -158,9 +162,18 @@ impl Drop for Running {
     }
 }
 
+/// Whether the process's signals are this gateway's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signals {
+    Heed,
+    Ignore,
+}
+
 /// Everything that can fail has not; only threads are missing.
 struct Assembled {
     config: Arc<Config>,
+    registry: Registry,
+    signals: Signals,
     snapshots: SnapshotHandle,
     metrics: Metrics,
     access_log: Arc<AccessLog>,
@@ -188,7 +201,11 @@ impl Assembled {
         };
         let proxy = http_proxy(
             &server.configuration,
-            Proxy::new(self.snapshots.clone(), self.access_log.clone()),
+            Proxy::new(
+                self.snapshots.clone(),
+                self.access_log.clone(),
+                drain.announce(),
+            ),
         );
         let source: UpstreamSource = {
             let snapshots = self.snapshots.clone();
@@ -201,6 +218,12 @@ impl Assembled {
                 Box::pin(async move { discovery.resolve_all_once(RESOLVE_TIMEOUT).await }) as _
             })
         };
+        let reload = Arc::new(Reload {
+            snapshots: self.snapshots.clone(),
+            registry: self.registry,
+            metrics: self.metrics.clone(),
+            running: Mutex::new(()),
+        });
         server.add_service(Listeners {
             threads,
             drain: drain.clone(),
@@ -217,6 +240,7 @@ impl Assembled {
                     self.snapshots.clone(),
                     self.metrics.clone(),
                     drain.clone(),
+                    reload.clone(),
                 )),
                 edge: edge(false),
             }),
@@ -225,6 +249,9 @@ impl Assembled {
         });
         server.add_service(background_service("health", Prober::new(source)));
         server.add_service(background_service("names", Names { discovery }));
+        if self.signals == Signals::Heed {
+            server.add_service(background_service("reload", OnHangup { reload }));
+        }
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
                 stop: Mutex::new(Some(stop)),

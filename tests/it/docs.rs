@@ -61,5 +61,8 @@ fn the_readme_has_the_table_of_keys_that_the_parser_uses() {
         std::fs::write(path, updated).expect("README.md can be written");
         return;
     }
-    assert_eq!(table, expected, "run: UPDATE_README=1 cargo test --test it docs");
+    assert_eq!(
+        table, expected,
+        "run: UPDATE_README=1 cargo test --test it docs"
+    );
 }
