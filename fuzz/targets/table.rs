@@ -1,9 +1,9 @@
 //! Any keys and any request: one key to a line, then an empty line, a host and a path. The table
-//! finds a route exactly when one of its keys alone would.
+//! finds a route exactly when one of its keys alone would, and a key's prefix is what paths become.
 #![no_main]
 
 use harbr_router::config::RouteKey;
-use harbr_router::route::{Table, normalise};
+use harbr_router::route::{BadPath, Table, normalise};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {
@@ -15,6 +15,12 @@ fuzz_target!(|input: &str| {
         .lines()
         .filter_map(|key| RouteKey::parse(key).ok())
         .collect();
+    for key in &keys {
+        match normalise(&key.prefix) {
+            Ok(prefix) => assert!(!prefix.is_changed()),
+            Err(why) => assert_eq!(why, BadPath::HiddenDots),
+        }
+    }
     let routes = keys
         .iter()
         .cloned()
