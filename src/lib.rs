@@ -70,3 +70,8 @@ pub mod wire;
 pub use error::{Error, Fault, Reason};
 /// The Pingora this crate is built on, for services of your own beside ours.
 pub use pingora;
+
+/// The README's Rust is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

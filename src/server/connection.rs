@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::io::{Gate, GateStream, HeadBounds};
+use super::io::{Gate, GateStream, HeadBounds, RefusedHead};
 use super::refusal;
 use crate::error::Reason;
 use crate::http::arrival::Arrival;
@@ -78,10 +78,26 @@ pub struct Stop {
 /// it ended after a request, as keep-alive connections do.
 ///
 /// Spawns nothing; dropping the future closes the connection.
-pub async fn serve<A, E>(
+pub fn serve<A, E>(
     app: &Arc<A>,
     edge: &E,
     stream: GateStream,
+    listener: Arc<str>,
+    stop: Stop,
+) -> impl Future<Output = Reason> + Send
+where
+    A: HttpServerApp + Send + Sync + 'static,
+    E: Edge + ?Sized,
+{
+    // Boxed out here: an async fn keeps room for its arguments for as long as it lives.
+    let stream = Box::new(stream);
+    run(app, edge, stream, listener, stop)
+}
+
+async fn run<A, E>(
+    app: &Arc<A>,
+    edge: &E,
+    mut stream: Box<GateStream>,
     listener: Arc<str>,
     mut stop: Stop,
 ) -> Reason
@@ -90,72 +106,38 @@ where
     E: Edge + ?Sized,
 {
     let remains = stream.remains();
-    let (client, local) = (stream.client(), stream.local());
-    let mut stream = Box::new(stream);
     let mut requests = 0;
     let cutoff = Arc::new(Cutoff::default());
     let mut clock = Clock::default();
     loop {
-        let limits = edge.limits();
-        let bounds = HeadBounds {
-            max_bytes: limits.max_header_bytes.min(MAX_HEADER_BYTES),
-            idle: match requests {
-                0 => limits.header_timeout,
-                _ => limits.keepalive_timeout,
-            },
-            whole: limits.header_timeout,
-        };
-        let (summary, started) = match stream.await_head(&bounds, &mut stop.close_idle).await {
-            Gate::Head { summary, started } => (summary, started),
-            Gate::Closed(Reason::ClientClosed) if requests > 0 => return Reason::Ok,
+        let bounds = bounds(edge, requests);
+        let head = match stream.await_head(&bounds, &mut stop.close_idle).await {
+            Gate::Head(head) => head,
+            Gate::Left if requests > 0 => return Reason::Ok,
+            Gate::Left => return Reason::ClientClosed,
             Gate::Closed(reason) => return reason,
-            Gate::Refused {
-                refusal,
-                started,
-                bytes,
-                method,
-                target,
-            } => {
-                edge.refused(&RefusedRequest {
-                    client,
-                    local,
-                    listener: &listener,
-                    status: refusal.status,
-                    reason: refusal.reason,
-                    why: refusal.why,
-                    head_started: started.into_std(),
-                    bytes,
-                    method: method.as_deref(),
-                    target: target.as_deref(),
-                });
+            Gate::Refused(refused) => {
+                report(edge, &refused, &stream, &listener);
+                let refusal = refused.refusal;
                 if let Some(socket) = stream.into_socket() {
                     refusal::refuse(socket, refusal.status, None).await;
                 }
                 return refusal.reason;
             }
         };
-        let mut session = ServerSession::new_http1(stream);
-        // 0 means reusable and without a timeout: the head is here already. Once it is read,
-        // Pingora replaces this by what the client's version and `Connection` field ask for.
-        session.set_keepalive(Some(0));
-        session.set_connection_user_context(Some(Box::new(Arrival {
-            client,
-            local,
-            listener: listener.clone(),
-            head_started: started.into_std(),
-            requests_before: requests,
-            cutoff: cutoff.clone(),
-        })));
-        let request = app.process_new_http(session, &stop.announce);
+        let arrival = arrival(&stream, &listener, head.started, requests, &cutoff);
+        let request = app.process_new_http(session(stream, arrival), &stop.announce);
         let reused = deadline::watch(&cutoff, &mut clock, request).await;
         requests += 1;
         // Pingora itself looks at the first `Connection` field only.
         stream = match reused.and_then(gate_of) {
-            Some(stream) if !summary.connection_close => stream,
+            Some(stream) if !head.connection_close => stream,
             _ => break,
         };
-        // Nearly always flushed already. A client that does not read has a head's time for it.
-        let _ = timeout(limits.header_timeout, stream.flush()).await;
+        // Pingora flushes what it has finished, so this is for applications of another kind.
+        if !stream.is_flushed() {
+            let _ = timeout(bounds.whole, stream.flush()).await;
+        }
         if !stream.is_reusable() {
             drop(stream);
             break;
@@ -165,6 +147,67 @@ where
         refusal::linger(socket).await;
     }
     Reason::Ok
+}
+
+/// The bounds of the next head.
+fn bounds(edge: &(impl Edge + ?Sized), requests: u64) -> HeadBounds {
+    let limits = edge.limits();
+    HeadBounds {
+        max_bytes: limits.max_header_bytes.min(MAX_HEADER_BYTES),
+        idle: match requests {
+            0 => limits.header_timeout,
+            _ => limits.keepalive_timeout,
+        },
+        whole: limits.header_timeout,
+    }
+}
+
+fn report(
+    edge: &(impl Edge + ?Sized),
+    refused: &RefusedHead,
+    stream: &GateStream,
+    listener: &Arc<str>,
+) {
+    edge.refused(&RefusedRequest {
+        client: stream.client(),
+        local: stream.local(),
+        listener,
+        status: refused.refusal.status,
+        reason: refused.refusal.reason,
+        why: refused.refusal.why,
+        head_started: refused.started.into_std(),
+        bytes: refused.bytes,
+        method: refused.method.as_deref(),
+        target: refused.target.as_deref(),
+    });
+}
+
+fn arrival(
+    stream: &GateStream,
+    listener: &Arc<str>,
+    started: tokio::time::Instant,
+    requests_before: u64,
+    cutoff: &Arc<Cutoff>,
+) -> Arrival {
+    Arrival {
+        client: stream.client(),
+        local: stream.local(),
+        listener: listener.clone(),
+        head_started: started.into_std(),
+        requests_before,
+        cutoff: cutoff.clone(),
+    }
+}
+
+/// A session for the head that `stream` holds. Apart from the loop, whose future would keep room
+/// for it for as long as the connection is open.
+fn session(stream: Box<GateStream>, arrival: Arrival) -> ServerSession {
+    let mut session = ServerSession::new_http1(stream);
+    // 0 means reusable and without a timeout: the head is here already. Once it is read, Pingora
+    // replaces this by what the client's version and `Connection` field ask for.
+    session.set_keepalive(Some(0));
+    session.set_connection_user_context(Some(Box::new(arrival)));
+    session
 }
 
 /// The stream that a session was made of. What else Pingora carries over is of no use here: the
@@ -177,5 +220,7 @@ fn gate_of(reused: ReusedHttpStream) -> Option<Box<GateStream>> {
 /// Pingora 0.9.1 stops reading a head after 1 MiB.
 pub const MAX_HEADER_BYTES: usize = 1_048_575;
 
+#[cfg(test)]
+mod proxied;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! is to read. A [`GateStream`] gives nothing until a whole head was scanned, then that head, then
 //! the bytes of that request's body, then nothing until the next head was scanned. Invariants: the
 //! bytes of a following request never reach the session of the one before; an idle connection holds
-//! no buffer of more than [`KEPT_BYTES`]. Called by `server::connection`, which runs the loop.
+//! no buffer. Called by `server::connection`, which runs the loop.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -14,21 +14,15 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use async_trait::async_trait;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use pingora_core::protocols::SocketDigest;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::error::Reason;
-use crate::wire::http1::{BodyFraming, BodyTracker, HeadScanner, HeadSummary, Refusal, Scan};
+use self::buffers::{Inbox, Outbox};
+pub(super) use self::gate::{Gate, HeadBounds, RefusedHead};
+use crate::wire::http1::{BodyFraming, BodyTracker};
 
 /// A client's connection with the gate in front of it.
 pub struct GateStream {
@@ -51,36 +45,6 @@ pub struct GateStream {
     /// Who polled for bytes that were held back; there is no readiness event for them.
     held_reader: Option<Waker>,
     remains: Remains,
-}
-
-/// How long and how large a head may be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HeadBounds {
-    pub max_bytes: usize,
-    /// Until the first byte.
-    pub idle: Duration,
-    /// From the first byte to the last.
-    pub whole: Duration,
-}
-
-/// What came of waiting for a head.
-#[derive(Debug)]
-pub(super) enum Gate {
-    /// A whole head that may pass; the stream now gives it to whoever reads.
-    Head {
-        summary: HeadSummary,
-        started: Instant,
-    },
-    Refused {
-        refusal: Refusal,
-        started: Instant,
-        /// Bytes of the head that arrived.
-        bytes: usize,
-        method: Option<String>,
-        target: Option<String>,
-    },
-    /// There will be no head.
-    Closed(Reason),
 }
 
 /// Where a dropped [`GateStream`] leaves its socket when the client is still sending: Pingora drops
@@ -139,101 +103,17 @@ impl GateStream {
             && self.body.is_done()
             && self.upgrade != Upgrade::Done
             && !self.broken
-            && self.outbox.is_empty()
+            && self.is_flushed()
     }
 
-    /// Waits for the next head: until its first byte for `bounds.idle` or until `close_idle`, then
-    /// until it is whole for `bounds.whole`.
-    pub(super) async fn await_head(
-        &mut self,
-        bounds: &HeadBounds,
-        close_idle: &mut watch::Receiver<bool>,
-    ) -> Gate {
-        let began = Instant::now();
-        let mut started = (!self.inbox.is_empty()).then_some(began);
-        let mut scanner = HeadScanner::new(bounds.max_bytes);
-        loop {
-            if started.is_some() {
-                match scanner.scan(self.inbox.unread()) {
-                    Scan::NeedMore => {}
-                    Scan::Complete(summary) => {
-                        self.open(&summary, bounds.max_bytes);
-                        let started = started.unwrap_or(began);
-                        return Gate::Head { summary, started };
-                    }
-                    Scan::Refused(refusal) => {
-                        return self.refused(refusal, &scanner, started.unwrap_or(began));
-                    }
-                }
-            }
-            let deadline = match started {
-                None => began + bounds.idle,
-                Some(started) => started + bounds.whole,
-            };
-            let read = std::future::poll_fn(|cx| {
-                let read = self.poll_fill(cx);
-                if read.is_pending() && started.is_none() {
-                    self.inbox.release();
-                    self.outbox.release();
-                }
-                read
-            });
-            tokio::select! {
-                biased;
-                read = read => match read {
-                    Ok(0) | Err(_) => return Gate::Closed(Reason::ClientClosed),
-                    Ok(_) => {
-                        started.get_or_insert_with(Instant::now);
-                    }
-                },
-                () = sleep_until(deadline) => {
-                    return match started {
-                        Some(started) if scanner.has_begun() => {
-                            self.refused(Refusal::TIMEOUT, &scanner, started)
-                        }
-                        _ => Gate::Closed(Reason::IdleTimeout),
-                    };
-                }
-                () = flipped(close_idle), if started.is_none() => {
-                    return Gate::Closed(Reason::Drained);
-                }
-            }
-        }
+    /// Whether everything written was given to the socket.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
     }
 
     /// The socket, when nobody needs the gate any more: to refuse what it held back.
     pub(super) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
         self.socket.take()
-    }
-
-    /// Lets the scanned head and its body pass.
-    fn open(&mut self, summary: &HeadSummary, max_trailer_bytes: usize) {
-        self.inbox.consume(summary.head.start);
-        self.head_left = summary.head.len();
-        self.body = BodyTracker::new(summary.body, max_trailer_bytes);
-        self.upgrade = if summary.upgrade {
-            Upgrade::Asked
-        } else {
-            Upgrade::No
-        };
-    }
-
-    fn refused(&self, refusal: Refusal, scanner: &HeadScanner, started: Instant) -> Gate {
-        let bytes = self.inbox.unread();
-        let text = |range: std::ops::Range<usize>| {
-            Some(String::from_utf8_lossy(&bytes[range]).into_owned())
-        };
-        let (method, target) = match scanner.request_line() {
-            Some((method, target)) => (text(method), text(target)),
-            None => (None, None),
-        };
-        Gate::Refused {
-            refusal,
-            started,
-            bytes: bytes.len(),
-            method,
-            target,
-        }
     }
 
     /// Reads once into the inbox; `Ok(0)` when the client will send nothing more.
@@ -281,6 +161,8 @@ impl GateStream {
             self.inbox.consume(ours);
             return Poll::Ready(Ok(()));
         }
+        // A body that broke before stays broken, and is not waited for.
+        self.body.advance(&[]).map_err(malformed)?;
         if self.eof {
             return Poll::Ready(Ok(()));
         }
@@ -429,45 +311,6 @@ impl AsyncWrite for GateStream {
     }
 }
 
-#[async_trait]
-impl Shutdown for GateStream {
-    async fn shutdown(&mut self) {
-        // Pingora awaits this without a limit of its own.
-        let _ = timeout(SHUTDOWN, AsyncWriteExt::shutdown(self)).await;
-    }
-}
-
-impl UniqueID for GateStream {
-    fn id(&self) -> UniqueIDType {
-        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
-    }
-}
-
-impl Ssl for GateStream {}
-
-impl Peek for GateStream {}
-
-impl GetTimingDigest for GateStream {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        vec![Some(TimingDigest {
-            established_ts: self.established,
-            ..TimingDigest::default()
-        })]
-    }
-}
-
-impl GetProxyDigest for GateStream {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for GateStream {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.digest.clone())
-    }
-}
-
 /// Without what the client sent: it may be secret.
 impl fmt::Debug for GateStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -492,148 +335,6 @@ enum Upgrade {
     Done,
 }
 
-/// Bytes that arrived and were not given on.
-#[derive(Default)]
-struct Inbox {
-    bytes: Vec<u8>,
-    given: usize,
-}
-
-impl Inbox {
-    fn unread(&self) -> &[u8] {
-        &self.bytes[self.given..]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.given == self.bytes.len()
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Gives on at most `limit` bytes and as many as fit; answers how many.
-    fn give(&mut self, limit: usize, buf: &mut ReadBuf<'_>) -> usize {
-        let given = self.unread().len().min(limit).min(buf.remaining());
-        buf.put_slice(&self.unread()[..given]);
-        self.consume(given);
-        given
-    }
-
-    /// Forgets the first `count` unread bytes.
-    fn consume(&mut self, count: usize) {
-        self.given += count;
-        if self.is_empty() {
-            self.bytes.clear();
-            self.given = 0;
-            if self.bytes.capacity() > KEPT_BYTES {
-                self.release();
-            }
-        }
-    }
-
-    /// Gives the memory back, if it is not in use.
-    fn release(&mut self) {
-        if self.bytes.is_empty() {
-            self.bytes = Vec::new();
-        }
-    }
-}
-
-/// Bytes to be sent with the next ones: Pingora writes a response's head and its body in two calls.
-#[derive(Default)]
-struct Outbox {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Outbox {
-    fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
-    }
-
-    /// Keeps `bufs` if they fit, else sends what is kept and them in one system call.
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        socket: &mut TcpStream,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-        loop {
-            if self.bytes.len() + length <= OUTBOX_BYTES {
-                if self.bytes.capacity() == 0 {
-                    self.bytes.reserve_exact(OUTBOX_BYTES);
-                }
-                for buf in bufs {
-                    self.bytes.extend_from_slice(buf);
-                }
-                return Poll::Ready(Ok(length));
-            }
-            let kept = &self.bytes[self.sent..];
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut count = 0;
-            for slice in std::iter::once(kept).chain(bufs.iter().map(|buf| &**buf)) {
-                if !slice.is_empty() && count < SLICES {
-                    slices[count] = IoSlice::new(slice);
-                    count += 1;
-                }
-            }
-            let kept = kept.len();
-            let sent = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count]))?;
-            self.forget(sent.min(kept));
-            if sent > kept {
-                return Poll::Ready(Ok(sent - kept));
-            }
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>, socket: &mut TcpStream) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
-            let sent = ready!(Pin::new(&mut *socket).poll_write(cx, &self.bytes[self.sent..]))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.forget(sent);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends what the socket takes at once. Drop cannot wait.
-    fn try_flush(&mut self, socket: &mut TcpStream) {
-        if !self.is_empty()
-            && let Ok(sent) = socket.try_write(&self.bytes[self.sent..])
-        {
-            self.forget(sent);
-        }
-    }
-
-    fn forget(&mut self, count: usize) {
-        self.sent += count;
-        if self.is_empty() {
-            self.bytes.clear();
-            self.sent = 0;
-        }
-    }
-
-    /// Gives the memory back, if it is not in use.
-    fn release(&mut self) {
-        if self.is_empty() {
-            *self = Outbox::default();
-        }
-    }
-}
-
-/// Waits until the watched value is true; for ever if nobody can set it any more.
-async fn flipped(watched: &mut watch::Receiver<bool>) {
-    if watched.wait_for(|value| *value).await.is_err() {
-        std::future::pending().await
-    }
-}
-
 fn malformed(cause: crate::wire::http1::Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
@@ -641,17 +342,8 @@ fn malformed(cause: crate::wire::http1::Malformed) -> io::Error {
 /// One read into the inbox.
 const READ_BYTES: usize = 8 * 1024;
 
-/// An emptied inbox of at most this capacity is kept for the next head.
-const KEPT_BYTES: usize = 512;
-
-/// A response's head and a small body go out in one send. More in one write is not copied.
-const OUTBOX_BYTES: usize = 4 * 1024;
-
-/// Slices in one vectored write.
-const SLICES: usize = 16;
-
-/// For sending what is left and FIN.
-const SHUTDOWN: Duration = Duration::from_secs(1);
-
+mod buffers;
+mod digest;
+mod gate;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

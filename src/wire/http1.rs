@@ -12,7 +12,9 @@ mod authority;
 mod body;
 #[cfg(test)]
 pub(crate) mod cases;
+mod fields;
 mod head;
+mod request_line;
 #[cfg(test)]
 mod tests;
 

@@ -9,11 +9,12 @@ use pingora_core::apps::HttpPersistentSettings;
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::server::io::tests::connected;
 use crate::wire::http1::cases::{CASES, Verdict};
 
 /// Answers every request with `METHOD target requests_before body`. Before it answers `/wait`, it
@@ -142,10 +143,7 @@ const LIMITS: EdgeLimits = EdgeLimits {
 
 impl Fixture {
     async fn new(limits: EdgeLimits) -> Fixture {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let client = TcpStream::connect(address).await.expect("listening");
-        let (socket, peer) = listener.accept().await.expect("connected");
+        let (client, stream) = connected().await;
         let (sender, seen) = mpsc::unbounded_channel();
         let app = Arc::new(Echo {
             permits: Semaphore::new(0),
@@ -157,7 +155,6 @@ impl Fixture {
         });
         let (announce, announced) = watch::channel(false);
         let (close_idle, closing) = watch::channel(false);
-        let stream = GateStream::new(socket, peer).expect("connected");
         let served = tokio::spawn({
             let (app, edge) = (app.clone(), edge.clone());
             let stop = Stop {
@@ -434,7 +431,10 @@ async fn tells_a_client_that_leaves_from_one_that_is_done() {
     assert_eq!(fixture.ended().await, Reason::ClientClosed);
 
     let mut fixture = Fixture::new(LIMITS).await;
-    fixture.send("GET /half HTTP/1.1\r\n").await;
+    fixture
+        .send("GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /half HTTP/1.1\r\n")
+        .await;
+    fixture.response().await;
     assert_eq!(fixture.ended().await, Reason::ClientClosed);
 }
 
@@ -520,14 +520,19 @@ async fn notices_a_client_that_leaves_while_its_request_is_served() {
 
 #[tokio::test]
 async fn keeps_a_request_that_arrives_early_from_the_one_being_served() {
-    let mut fixture = Fixture::new(LIMITS).await;
-    fixture.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert_eq!(fixture.saw().await, "/wait");
-    fixture.send("GET /early-bird HTTP/1.1\r\nHo").await;
-    fixture.app.permits.add_permits(1);
-    assert_eq!(fixture.body().await, "GET /wait 0 ");
-    fixture.send("st: a\r\n\r\n").await;
-    assert_eq!(fixture.body().await, "GET /early-bird 1 ");
+    let wait = "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n";
+    let half = "GET /early-bird HTTP/1.1\r\nHo";
+    // With the request that is served, and while that is waited for.
+    for (first, then) in [(format!("{wait}{half}"), ""), (wait.to_owned(), half)] {
+        let mut fixture = Fixture::new(LIMITS).await;
+        fixture.send(first).await;
+        assert_eq!(fixture.saw().await, "/wait");
+        fixture.send(then).await;
+        fixture.app.permits.add_permits(1);
+        assert_eq!(fixture.body().await, "GET /wait 0 ");
+        fixture.send("st: a\r\n\r\n").await;
+        assert_eq!(fixture.body().await, "GET /early-bird 1 ");
+    }
 }
 
 #[tokio::test]
@@ -627,10 +632,8 @@ async fn carries_bodies_larger_than_any_buffer() {
 
 #[tokio::test]
 async fn refuses_a_connection_with_a_status_and_when_to_come_back() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    let mut client = TcpStream::connect(address).await.expect("listening");
-    let (socket, _) = listener.accept().await.expect("connected");
+    let (mut client, stream) = connected().await;
+    let socket = Box::new(stream).into_socket().expect("it has one");
     let refused = tokio::spawn(refusal::refuse(socket, 503, Some(1)));
     client
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -647,6 +650,19 @@ async fn refuses_a_connection_with_a_status_and_when_to_come_back() {
         .await
         .expect("lingers no longer than the client")
         .expect("no panic");
+}
+
+#[tokio::test]
+async fn costs_less_than_a_kilobyte_while_idle() {
+    let fixture = Fixture::new(LIMITS).await;
+    let (_client, stream) = connected().await;
+    let stop = Stop {
+        announce: fixture.announce.subscribe(),
+        close_idle: fixture.close_idle.subscribe(),
+    };
+    let future = serve(&fixture.app, &*fixture.edge, stream, "a".into(), stop);
+    // The buffers are not there while idle (a test of `io`).
+    assert!(size_of_val(&future) + size_of::<GateStream>() < 1024);
 }
 
 #[tokio::test]

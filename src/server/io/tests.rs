@@ -1,14 +1,111 @@
-//! Whatever the gate lets pass, Pingora must read the same way: method, target, and where the body
-//! ends.
+//! The stream by itself; and whatever the gate lets pass, Pingora must read the same way: method,
+//! target, and where the body ends.
 
+use std::future::poll_fn;
 use std::io::Cursor;
+use std::time::Duration;
 
+use pingora_core::protocols::Shutdown;
 use pingora_core::protocols::http::ServerSession;
 use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use super::buffers::OUTBOX_BYTES;
 use super::*;
-use crate::wire::http1::MAX_TARGET_BYTES;
 use crate::wire::http1::cases::{CASES, heads};
+use crate::wire::http1::{HeadScanner, HeadSummary, MAX_TARGET_BYTES, Scan};
+
+/// A client and the gate it talks to.
+pub(in crate::server) async fn connected() -> (TcpStream, GateStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let client = TcpStream::connect(address).await.expect("listening");
+    let (socket, peer) = listener.accept().await.expect("connected");
+    let stream = GateStream::new(socket, peer).expect("connected");
+    (client, stream)
+}
+
+const BOUNDS: HeadBounds = HeadBounds {
+    max_bytes: 4096,
+    idle: Duration::from_secs(20),
+    whole: Duration::from_secs(20),
+};
+
+#[tokio::test]
+async fn gives_its_buffers_back_while_idle() {
+    let (mut client, mut stream) = connected().await;
+    let (_close, mut close_idle) = watch::channel(false);
+    let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.write_all(head).await.expect("open");
+    let gate = stream.await_head(&BOUNDS, &mut close_idle).await;
+    assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
+    let mut read = [0; 100];
+    assert_eq!(stream.read(&mut read).await.expect("held"), head.len());
+    assert_eq!(&read[..head.len()], head);
+
+    stream.write_all(b"answer").await.expect("open");
+    assert!(!stream.is_flushed(), "sent before it was flushed");
+    assert!(!stream.is_reusable());
+    stream.flush().await.expect("open");
+    assert!(stream.is_reusable());
+    assert_ne!(stream.outbox.capacity(), 0);
+
+    let mut waiting = Box::pin(stream.await_head(&BOUNDS, &mut close_idle));
+    let polled = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
+    assert!(polled, "there is no second head");
+    drop(waiting);
+    assert_eq!(stream.inbox.capacity(), 0);
+    assert_eq!(stream.outbox.capacity(), 0);
+}
+
+#[tokio::test]
+async fn sends_what_it_kept_together_with_what_does_not_fit() {
+    let (mut client, mut stream) = connected().await;
+    let mut expected = Vec::new();
+    for (round, length) in [0, 1, 4095, 4096, 4097, 9000].into_iter().enumerate() {
+        let head = [b'h'; 100];
+        let body = vec![b'0' + round as u8; length];
+        stream.write_all(&head).await.expect("open");
+        let slices = [
+            IoSlice::new(&body[..length / 2]),
+            IoSlice::new(&body[length / 2..]),
+        ];
+        let mut left = length - stream.write_vectored(&slices).await.expect("open");
+        while left > 0 {
+            left -= stream.write(&body[length - left..]).await.expect("open");
+        }
+        assert!(stream.outbox.capacity() <= OUTBOX_BYTES);
+        assert_eq!(stream.is_flushed(), 100 + length > OUTBOX_BYTES, "{length}");
+        stream.flush().await.expect("open");
+        expected.extend_from_slice(&head);
+        expected.extend_from_slice(&body);
+    }
+    Shutdown::shutdown(&mut stream).await;
+    let mut sent = Vec::new();
+    client.read_to_end(&mut sent).await.expect("orderly");
+    assert_eq!(sent, expected);
+}
+
+#[tokio::test]
+async fn tells_pingora_who_is_at_both_ends() {
+    let (client, stream) = connected().await;
+    let session = ServerSession::new_http1(Box::new(stream));
+    let address = |address: Option<&pingora_core::protocols::l4::socket::SocketAddr>| {
+        *address
+            .and_then(|address| address.as_inet())
+            .expect("known")
+    };
+    assert_eq!(
+        address(session.client_addr()),
+        client.local_addr().expect("open")
+    );
+    assert_eq!(
+        address(session.server_addr()),
+        client.peer_addr().expect("open")
+    );
+}
 
 /// What Pingora makes of `bytes`: method, target, body, and the bytes it leaves to the next request.
 type Reading = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>);

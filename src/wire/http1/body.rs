@@ -77,8 +77,11 @@ impl BodyTracker {
     /// the body is done and the rest is another request's.
     ///
     /// # Errors
-    /// The body breaks the grammar. It stays broken.
+    /// The body breaks the grammar. It stays broken, for no bytes too.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+        if let State::Broken(malformed) = self.state {
+            return Err(malformed);
+        }
         let mut at = 0;
         while at < bytes.len() && self.state != State::Done {
             match self.state {
@@ -116,7 +119,6 @@ impl BodyTracker {
     /// One byte of the framing around the data.
     fn step(&mut self, byte: u8) -> Result<State, Malformed> {
         Ok(match (self.state, byte) {
-            (State::Broken(malformed), _) => return Err(malformed),
             (State::Size { digits: 1.., size }, b'\r') => State::SizeLf(size),
             (State::Size { digits: 1.., size }, b';') => self.extension(size)?,
             (State::Size { digits: 1.., size }, b' ' | b'\t') => {
@@ -176,7 +178,7 @@ impl BodyTracker {
             (State::SizeLf(_) | State::TrailerLf | State::EndLf, _) => {
                 return Err(Malformed("bare CR"));
             }
-            (State::Done | State::Length(_) | State::Data(_), _) => self.state,
+            (State::Done | State::Broken(_) | State::Length(_) | State::Data(_), _) => self.state,
         })
     }
 
@@ -195,6 +197,15 @@ impl BodyTracker {
             return Err(Malformed("trailer section too long"));
         }
         Ok(next)
+    }
+}
+
+impl Malformed {
+    /// What a failed read was about, if it was about this: streams report a malformed body as an
+    /// I/O error of kind `InvalidData`. It deserves a 400, unlike a connection that broke.
+    pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Malformed> {
+        let error = error.downcast_ref::<std::io::Error>()?;
+        error.get_ref()?.downcast_ref().copied()
     }
 }
 

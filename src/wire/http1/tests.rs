@@ -317,6 +317,7 @@ fn keeps_a_broken_body_broken() {
     let first = tracker.advance(b"x");
     assert!(first.is_err());
     assert_eq!(tracker.advance(b"0\r\n\r\n"), first);
+    assert_eq!(tracker.advance(b""), first);
     assert!(!tracker.is_done());
 }
 
