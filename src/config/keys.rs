@@ -92,6 +92,13 @@ pub struct Pattern {
     pub secret: bool,
 }
 
+impl Pattern {
+    /// Whether a number would do, were it in quotes.
+    pub fn takes_digits(&self) -> bool {
+        !self.regex.starts_with("^[A-Za-z_]") && !self.regex.starts_with("^/")
+    }
+}
+
 /// A group of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Section {
@@ -261,12 +268,18 @@ const SECS_OR_NONE: Kind = Int {
     max: DAY_SECS,
 };
 
-static FILE: Pattern = Pattern {
-    what: "a path, from the folder of this file",
-    regex: "^[^\\u0000-\\u001f]+$",
-    example: "/var/log/harbr-router.log",
-    secret: false,
-};
+const fn file(example: &'static str) -> Pattern {
+    Pattern {
+        what: "a path, from the folder of this file",
+        regex: "^[^\\u0000-\\u001f]+$",
+        example,
+        secret: false,
+    }
+}
+
+static PID_FILE: Pattern = file("/run/harbr-router.pid");
+static UPGRADE_SOCK: Pattern = file("/run/harbr-router.sock");
+static LOG_FILE: Pattern = file("/var/log/harbr-router.log");
 static ACCOUNT: Pattern = Pattern {
     what: "the name of an account",
     regex: "^[A-Za-z_][A-Za-z0-9_.-]{0,31}$",
@@ -466,13 +479,13 @@ static SERVER: &[Key] = &[
     ),
     key(
         "pid_file",
-        Text(&FILE),
+        Text(&PID_FILE),
         Default::Told("none; with `-d` `harbr-router-<config stem>.pid` in the runtime folder"),
         "holds the process id while the gateway runs",
     ),
     key(
         "upgrade_sock",
-        Text(&FILE),
+        Text(&UPGRADE_SOCK),
         Default::Told("`harbr-router-<config stem>.sock` in the runtime folder"),
         "where `-u` takes the sockets over",
     ),
@@ -490,7 +503,7 @@ static SERVER: &[Key] = &[
     ),
     key(
         "log_file",
-        Text(&FILE),
+        Text(&LOG_FILE),
         Default::Told("stderr; with `-d` `harbr-router-<config stem>.log`"),
         "the process log",
     ),

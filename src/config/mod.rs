@@ -10,7 +10,9 @@ pub mod keys;
 pub mod model;
 mod parse;
 pub mod problem;
+mod redact;
 mod route_key;
+mod schema;
 pub mod tree;
 mod url;
 pub mod value;
@@ -77,4 +79,9 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// Every problem in the text.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Problems> {
     parse::parse_with(text, file, &|name| std::env::var(name).ok())
+}
+
+/// The JSON Schema (draft 2020-12) of the configuration, for editors and `harbr-router schema`.
+pub fn schema() -> serde_json::Value {
+    schema::schema()
 }

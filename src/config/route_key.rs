@@ -34,6 +34,27 @@ impl RouteKey {
     }
 }
 
+impl RouteKey {
+    /// What two keys are compared by: the prefix with everything decoded but `%2F` and `%25`,
+    /// because `/@me` and `/%40me` take the same requests.
+    pub(super) fn compared(&self) -> (HostPattern, Vec<u8>) {
+        let mut out = Vec::with_capacity(self.prefix.len());
+        let mut rest = self.prefix.as_str();
+        while let Some(percent) = rest.find('%') {
+            out.extend_from_slice(&rest.as_bytes()[..percent]);
+            let escape = rest.get(percent..percent + 3).unwrap_or(&rest[percent..]);
+            let byte = u8::from_str_radix(escape.get(1..).unwrap_or(""), 16);
+            match byte {
+                Ok(byte) if byte != b'/' && byte != b'%' => out.push(byte),
+                _ => out.extend_from_slice(escape.as_bytes()),
+            }
+            rest = &rest[percent + escape.len()..];
+        }
+        out.extend_from_slice(rest.as_bytes());
+        (self.host.clone(), out)
+    }
+}
+
 fn parse_pattern(text: &str) -> Result<HostPattern, Wrong> {
     if text.is_empty() {
         return Ok(HostPattern::Any);
@@ -123,6 +144,12 @@ fn parse_prefix(path: &str) -> Result<String, Wrong> {
                     "a prefix takes everything below it, leave the `*` away",
                 ));
             }
+            segment if hides_dots(segment) => {
+                return Err(Wrong::new(
+                    "a segment hides a dot segment, requests with one are refused",
+                    "write the path as the endpoint sees it",
+                ));
+            }
             segment => segments.push(segment),
         }
     }
@@ -155,6 +182,16 @@ fn normalize_escapes(path: &str) -> Option<String> {
     }
     out.push_str(rest);
     Some(out)
+}
+
+/// Whether a server that splits a segment further would find a dot segment in it.
+fn hides_dots(segment: &str) -> bool {
+    segment
+        .split("%2F")
+        .flat_map(|part| part.split("%5C"))
+        .map(|part| part.split(';').next().unwrap_or(part))
+        .map(|part| part.split("%3B").next().unwrap_or(part))
+        .any(|part| part == "." || part == "..")
 }
 
 /// Whether a path is already in the form in which paths are compared.
@@ -196,6 +233,15 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_take_the_same_requests_compare_equal() {
+        let compared = |text| RouteKey::parse(text).unwrap().compared();
+        assert_eq!(compared("/@me/"), compared("/%40m%65"));
+        assert_eq!(compared("H/a"), compared("h.:80/a"));
+        assert_ne!(compared("/a%2Fb"), compared("/a/b"));
+        assert_ne!(compared("/%2540"), compared("/%40"));
+    }
+
+    #[test]
     fn keys_that_cannot_match_are_refused() {
         for (text, part) in [
             ("api", "holds a `/`"),
@@ -208,6 +254,8 @@ mod tests {
             ("/%e", "not followed by two"),
             ("/a%00", "NUL"),
             ("/../x", "climbs above"),
+            ("/a/..;x", "hides a dot segment"),
+            ("/a/%2e%2e%2fb", "hides a dot segment"),
             ("/api/*", "does not stand for anything"),
             ("*/x", "is not a host"),
             ("*x.org/", "whole labels"),

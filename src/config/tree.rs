@@ -55,7 +55,8 @@ impl Node {
     pub fn kind(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
-            Value::Bool(_) => "true or false",
+            Value::Bool(true) => "`true`",
+            Value::Bool(false) => "`false`",
             Value::Int(_) => "a number",
             Value::Float(_) => "a number with a fraction",
             Value::Text(_) => "a text",
@@ -172,6 +173,13 @@ fn find_unprintable(text: &str) -> Option<Mark> {
 
 fn syntax_hint(text: &str, at: Mark) -> &'static str {
     let line = text.lines().nth(at.line - 1).unwrap_or("");
+    let here = line.chars().nth(at.column - 1);
+    if matches!(here, Some('*' | '&' | '%' | '@' | '`' | '!')) {
+        return "a text that starts with this character needs quotes, as in `\"*.example.org/\"`";
+    }
+    if line.contains(": [::") {
+        return "an address in brackets needs quotes: `\"[::]:8080\"`";
+    }
     let indent: &str = &line[..line.len() - line.trim_start().len()];
     if indent.contains('\t') {
         "indent with spaces, YAML does not allow tabs there"
@@ -655,6 +663,7 @@ mod tests {
             ("x: &x {a: 1}\nb:\n  <<: *x\n", "t.yml:3:3: merge keys"),
             ("a: &a [*a]\n", "t.yml:1:8: the alias stands inside"),
             ("*b\n", "t.yml:1:"),
+            ("*.b.org/: 1\n", "t.yml:1:1: is not valid YAML"),
             ("a: \0\n", "t.yml:1:4: holds a character"),
             (": 1\n", "t.yml:1:"),
             ("~: 1\n", "t.yml:1:1: a key is missing"),
@@ -662,7 +671,9 @@ mod tests {
             let problem = refused(text);
             assert!(problem.starts_with(start), "{text:?}: {problem}");
         }
-        assert!(refused("a:\n\tb: 1\n").contains("tabs"));
+        assert!(refused("a:\n\tb: 1\n").contains("indent with spaces"));
+        assert!(refused("*.b.org/: 1\n").contains("needs quotes"));
+        assert!(refused("listen_addr: [::]:80\n").contains("needs quotes"));
     }
 
     #[test]

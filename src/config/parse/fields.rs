@@ -413,10 +413,13 @@ fn read_text<'a>(node: &'a Node, key: &Key) -> Result<&'a str, Wrong> {
                     describe(node)
                 }
             ),
-            if matches!(key.kind, Kind::Text(_)) {
-                "put it in quotes if it is meant so".to_owned()
-            } else {
-                hint
+            match (key.kind, &node.value) {
+                (Kind::Text(pattern), Value::Int(_) | Value::Float(_))
+                    if pattern.takes_digits() =>
+                {
+                    "put it in quotes if it is meant so".to_owned()
+                }
+                _ => hint,
             },
         )),
         _ => Err(Wrong::new(
@@ -442,8 +445,17 @@ pub(super) fn example(key: &Key) -> String {
     match (key.kind, key.default) {
         (_, Default::Int(value)) => value.max(1).to_string(),
         (_, Default::Text(text)) => text.to_owned(),
-        (Kind::Int { min, max }, _) if key.unit() == "ms" => 5000.clamp(min, max).to_string(),
-        (Kind::Int { min, max }, _) => 1000.clamp(min, max).to_string(),
+        (Kind::Int { min, max }, _) => {
+            let number = match (key.unit(), key.name) {
+                ("ms", _) => 5000,
+                ("seconds", _) => 3600,
+                ("bytes", _) => 10 << 20,
+                (_, "threads") => 4,
+                (_, "tcp_listen_port") => 5433,
+                _ => 1000,
+            };
+            number.clamp(min, max).to_string()
+        }
         (Kind::Address, _) => "0.0.0.0:8080".into(),
         (Kind::Text(pattern), _) => pattern.example.to_owned(),
         (Kind::Choice(words), _) => words[0].to_owned(),

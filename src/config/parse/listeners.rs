@@ -56,13 +56,12 @@ pub(super) fn refuse_equal_addresses(
                 (Some(_), _) => (one, *other),
                 _ => (*other, one),
             };
-            let default = if other.at.is_none() {
-                " (its default)"
-            } else {
-                ""
+            let default = match other.at {
+                Some(_) => "",
+                None => "the default of ",
             };
             let wrong = Wrong::new(
-                format!("{} is taken by `{}`{default}", place.addr, other.name),
+                format!("{} is taken by {default}`{}`", place.addr, other.name),
                 "give each listener an address of its own",
             );
             report.problem(place.at.unwrap_or(root.at), &place.name, wrong);

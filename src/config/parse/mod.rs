@@ -2,21 +2,24 @@
 //!
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
 //! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys,
-//! `server`, `upstream`, `health`, `filters` and `routes` know theirs, `listeners` has the rules
-//! that see all routes. Called by `config::parse` and `config::load`.
+//! `server`, `upstream`, `named`, `health`, `filters`, `routes` and `tcp` know theirs, `listeners` has
+//! the rules that see all routes. Called by `config::parse` and `config::load`.
 
 mod fields;
 mod filters;
 mod health;
 mod listeners;
+mod named;
 mod report;
 mod routes;
 mod server;
+mod tcp;
 mod upstream;
 
 use std::path::Path;
 
 use self::fields::Fields;
+pub(in crate::config) use self::filters::ON_ERROR;
 use self::report::{Report, Trail};
 use self::server::{millis, secs};
 use super::keys::Section;

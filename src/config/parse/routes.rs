@@ -4,20 +4,19 @@
 //! finished by the first route that uses it, all routes of one name share it. Called by `parse`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::Fields;
 use super::filters::read_filters;
+use super::named::{Named, Used};
 use super::report::{Report, Trail};
-use super::server::{millis, secs};
+use super::server::millis;
+use super::tcp::{Common, TcpOnly, check_name, decide_db_type};
 use super::upstream::{Carries, Draft, Told};
 use crate::config::detect::{Side, side};
 use crate::config::keys::{On, Section};
-use crate::config::model::{
-    DbType, HttpRoute, ProxyProtocol, Target, TcpMatch, TcpProxy, TcpRoute, Tries, UpstreamSpec,
-};
+use crate::config::model::{DbType, HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
 use crate::config::problem::{Mark, Wrong, did_you_mean, shown};
 use crate::config::tree::{Entry, Value};
 use crate::config::value::{HostPattern, RouteKey, Scheme};
@@ -73,96 +72,6 @@ pub(super) fn read_routes(
     routes
 }
 
-/// The entries of `upstreams`.
-struct Named<'a> {
-    list: Vec<NamedUpstream<'a>>,
-    by_name: HashMap<&'a str, usize>,
-}
-
-struct NamedUpstream<'a> {
-    name: &'a str,
-    /// `None`: the entry is no map, a problem already.
-    fields: Option<Fields<'a>>,
-    draft: Option<Draft>,
-    used: Option<Used>,
-}
-
-/// What the first route made of an upstream.
-struct Used {
-    carries: Carries,
-    route: String,
-    spec: Arc<UpstreamSpec>,
-}
-
-impl<'a> Named<'a> {
-    fn read(report: &mut Report, root: &'a Fields<'a>, trail: &'a Trail<'a>) -> Named<'a> {
-        let mut named = Named {
-            list: Vec::new(),
-            by_name: HashMap::new(),
-        };
-        let Some(field) = root.find("upstreams") else {
-            return named;
-        };
-        let Value::Map(entries) = &field.node.value else {
-            let wrong = Wrong::new(
-                format!(
-                    "must be a map from names to upstreams, not {}",
-                    field.node.kind()
-                ),
-                "for example `web: {upstream: \"http://127.0.0.1:3000\"}`",
-            );
-            root.wrong(report, "upstreams", wrong);
-            return named;
-        };
-        for entry in entries {
-            let here = trail.key(&entry.key);
-            if !is_upstream_name(&entry.key) {
-                let wrong = Wrong::new(
-                    "is not the name of an upstream",
-                    "letters, digits, `_`, `-` and `.`, at most 128",
-                );
-                report.problem(entry.key_at, here, wrong);
-            }
-            let fields = Fields::open(report, &entry.value, entry.key_at, here, Section::Upstream);
-            let draft = fields.as_ref().and_then(|fields| {
-                let upstream = fields.require(report, "upstream")?;
-                Draft::read(report, fields, upstream)
-            });
-            named.by_name.insert(&entry.key, named.list.len());
-            named.list.push(NamedUpstream {
-                name: &entry.key,
-                fields,
-                draft,
-                used: None,
-            });
-        }
-        named
-    }
-
-    fn find(&mut self, name: &str) -> Option<&mut NamedUpstream<'a>> {
-        let index = *self.by_name.get(name)?;
-        self.list.get_mut(index)
-    }
-
-    /// Usage is told by the drafts that no route finished; entries with problems are left out.
-    fn warn_unused(&self, report: &mut Report) {
-        for upstream in &self.list {
-            if let (Some(fields), Some(_), None) =
-                (&upstream.fields, &upstream.draft, &upstream.used)
-            {
-                report.warn(fields.at, fields.trail, "no route uses this upstream");
-            }
-        }
-    }
-}
-
-fn is_upstream_name(name: &str) -> bool {
-    (1..=128).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
-}
-
 /// Where a route goes.
 enum Goes<'a> {
     /// Its own endpoints.
@@ -178,7 +87,7 @@ struct Reader<'r, 'a> {
     global_timeout: Duration,
     tcp_proxy: &'r TcpProxy,
     /// HTTP keys as they are compared, to find the second of two equal ones.
-    http_keys: HashMap<(HostPattern, String), (String, Mark)>,
+    http_keys: HashMap<(HostPattern, Vec<u8>), (String, Mark)>,
     routes: Routes,
 }
 
@@ -292,6 +201,14 @@ impl Reader<'_, '_> {
                 fields.wrong(report, key.name, wrong);
             }
         }
+        if name.is_empty() {
+            let wrong = Wrong::new(
+                "must be a URL or a name, not empty",
+                "for example `http://127.0.0.1:3000`",
+            );
+            fields.wrong(report, "upstream", wrong);
+            return Goes::Unknown;
+        }
         if self.named.find(name).is_some() {
             return Goes::To(name);
         }
@@ -384,7 +301,7 @@ impl Reader<'_, '_> {
                 return None;
             }
         };
-        let compared = (key.host.clone(), key.prefix.clone());
+        let compared = key.compared();
         if let Some((first, at)) = self.http_keys.get(&compared) {
             let wrong = Wrong::new(
                 format!("is the same route as `{}` at {at}", shown(first)),
@@ -446,132 +363,6 @@ fn open_route<'a>(report: &mut Report, entry: &'a Entry, trail: Trail<'a>) -> Op
     Fields::open(report, &entry.value, entry.key_at, trail, Section::Route)
 }
 
-/// What both kinds of routes have.
-struct Common {
-    at: Mark,
-    tries: Tries,
-    filters: Vec<crate::config::model::FilterSpec>,
-}
-
-/// What only TCP routes have.
-struct TcpOnly {
-    listen: SocketAddr,
-    default: bool,
-    matches: TcpMatch,
-    target: Target,
-    idle_timeout: Option<Duration>,
-    proxy_protocol: Option<ProxyProtocol>,
-}
-
-impl TcpOnly {
-    fn read(report: &mut Report, fields: &Fields, tcp_proxy: &TcpProxy) -> TcpOnly {
-        let shared = tcp_proxy.listen_addr.addr;
-        let port = fields
-            .int(report, "tcp_listen_port")
-            .and_then(|port| u16::try_from(port).ok());
-        let matches = fields.section(report, "match", Section::Match);
-        TcpOnly {
-            listen: port.map_or(shared, |port| SocketAddr::new(shared.ip(), port)),
-            default: fields.bool_or_default(report, "default"),
-            matches: TcpMatch {
-                sni: matches.parsed(report, "sni", parse_sni),
-                database: matches.text(report, "database").map(str::to_owned),
-                user: matches.text(report, "user").map(str::to_owned),
-            },
-            target: match fields.choice(report, "target") {
-                Some("primary") => Target::Primary,
-                Some("replica") => Target::Replica,
-                Some("prefer_replica") => Target::PreferReplica,
-                _ => Target::Any,
-            },
-            idle_timeout: fields.int(report, "idle_timeout_secs").map(secs),
-            proxy_protocol: fields
-                .choice(report, "proxy_protocol")
-                .map(|word| match word {
-                    "v1" => ProxyProtocol::V1,
-                    _ => ProxyProtocol::V2,
-                }),
-        }
-    }
-
-    /// Rules between these keys and the protocol.
-    fn check(&self, report: &mut Report, fields: &Fields, db_type: DbType) {
-        let in_match = |name: &str| {
-            let field = fields.find("match")?;
-            match &field.node.value {
-                Value::Map(entries) => entries.iter().find(|e| e.key == name).map(|e| e.key_at),
-                _ => None,
-            }
-        };
-        let trail = fields.trail.key("match");
-        for name in ["database", "user"] {
-            if let (Some(at), false) = (in_match(name), db_type == DbType::Postgres) {
-                let wrong = Wrong::new(
-                    format!(
-                        "`{}` clients do not say it in their first bytes",
-                        db_type.as_str()
-                    ),
-                    "only Postgres does; use `sni` or a `tcp_listen_port`",
-                );
-                report.problem(at, trail.key(name), wrong);
-            }
-        }
-        if let (Some(at), true) = (in_match("sni"), db_type.is_server_first()) {
-            let wrong = Wrong::new(
-                "MySQL clients wait for the server before they start TLS",
-                "use a `tcp_listen_port`",
-            );
-            report.problem(at, trail.key("sni"), wrong);
-        }
-        if self.target != Target::Any && db_type == DbType::Tcp {
-            let wrong = Wrong::new(
-                "plain TCP servers have no role",
-                "say which database it is: `db_type`",
-            );
-            fields.wrong(report, "target", wrong);
-        }
-    }
-
-    fn route(
-        self,
-        name: &str,
-        upstream: Arc<UpstreamSpec>,
-        common: Common,
-        db_type: DbType,
-    ) -> TcpRoute {
-        TcpRoute {
-            name: name.to_owned(),
-            upstream,
-            tries: common.tries,
-            db_type,
-            listen: self.listen,
-            default: self.default,
-            matches: self.matches,
-            target: self.target,
-            idle_timeout: self.idle_timeout,
-            proxy_protocol: self.proxy_protocol,
-            filters: common.filters,
-            at: (common.at.line, common.at.column),
-        }
-    }
-}
-
-fn parse_sni(text: &str) -> Result<String, Wrong> {
-    crate::config::host::parse_name(text)
-}
-
-/// The name of a TCP route is a metric label and a log field.
-fn check_name(report: &mut Report, trail: Trail, entry: &Entry) {
-    let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-    if entry.key.len() > 255 || !entry.key.bytes().all(fits) {
-        let wrong = Wrong::new(
-            "is not the name of a TCP route",
-            "at most 255 ASCII characters without spaces, quotes and backslashes",
-        );
-        report.problem(entry.key_at, trail, wrong);
-    }
-}
-
 /// Keys that belong to routes of the other kind.
 fn refuse_other_side(report: &mut Report, fields: &Fields, side: Side) {
     let (other, wrong): (On, fn() -> Wrong) = match side {
@@ -604,38 +395,4 @@ fn not_http(scheme: Scheme) -> Wrong {
             _ => "remove `is_tcp: false`, the scheme of a database makes a TCP route",
         },
     )
-}
-
-fn decide_db_type(
-    report: &mut Report,
-    fields: &Fields,
-    written: Option<DbType>,
-    told: Told,
-) -> DbType {
-    match (written, told) {
-        (Some(written), Told::One(told)) if written != told => {
-            let text = format!(
-                "says {} while scheme or port of the upstream say {}; {0} is used",
-                written.as_str(),
-                told.as_str()
-            );
-            report.warn(fields.at("db_type"), fields.trail.key("db_type"), text);
-            written
-        }
-        (Some(written), _) => written,
-        (None, Told::One(told)) => told,
-        (None, Told::Nothing) => DbType::Tcp,
-        (None, Told::Several(a, b)) => {
-            let wrong = Wrong::new(
-                format!(
-                    "the ports of the endpoints are those of {} and {}",
-                    a.as_str(),
-                    b.as_str()
-                ),
-                "say which it is: `db_type`",
-            );
-            fields.wrong(report, "upstream", wrong);
-            a
-        }
-    }
 }
