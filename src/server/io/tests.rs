@@ -3,6 +3,8 @@
 
 use std::future::poll_fn;
 use std::io::Cursor;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 use std::time::Duration;
 
 use pingora_core::protocols::Shutdown;
@@ -86,6 +88,95 @@ async fn sends_what_it_kept_together_with_what_does_not_fit() {
     let mut sent = Vec::new();
     client.read_to_end(&mut sent).await.expect("orderly");
     assert_eq!(sent, expected);
+}
+
+/// Whether a read has nothing to give, now or at the end.
+async fn gives_nothing(stream: &mut GateStream) -> bool {
+    let mut byte = [0];
+    let mut buf = ReadBuf::new(&mut byte);
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut buf).is_pending())).await
+}
+
+#[tokio::test]
+async fn keeps_what_follows_a_body_in_the_same_read() {
+    let (mut client, mut stream) = connected().await;
+    let (_close, mut close_idle) = watch::channel(false);
+    let messages = [
+        ("Content-Length: 4", "body"),
+        (
+            "Transfer-Encoding: chunked",
+            "4;x\r\nbody\r\n0\r\nT: t\r\n\r\n",
+        ),
+        ("X: y", ""),
+    ];
+    let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+    let first = head(messages[0].0);
+    client.write_all(first.as_bytes()).await.expect("open");
+    for (at, (fields, body)) in messages.into_iter().enumerate() {
+        let gate = stream.await_head(&BOUNDS, &mut close_idle).await;
+        assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
+        let mut read = [0; 200];
+        let length = stream.read(&mut read).await.expect("held");
+        assert_eq!(&read[..length], head(fields).as_bytes());
+        // One segment, larger than the body and smaller than the buffer it is read into.
+        let next = messages.get(at + 1).map(|(fields, _)| head(fields));
+        let rest = format!("{body}{}", next.unwrap_or_default());
+        client.write_all(rest.as_bytes()).await.expect("open");
+        if !body.is_empty() {
+            let length = stream.read(&mut read).await.expect("open");
+            assert_eq!(String::from_utf8_lossy(&read[..length]), body);
+        }
+        assert!(gives_nothing(&mut stream).await);
+        assert!(stream.is_reusable());
+    }
+}
+
+#[tokio::test]
+async fn wakes_a_reader_whose_bytes_were_held_when_an_upgrade_is_granted() {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    let (mut client, mut stream) = connected().await;
+    let (_close, mut close_idle) = watch::channel(false);
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n";
+    client.write_all(head.as_bytes()).await.expect("open");
+    client.write_all(b"early").await.expect("open");
+    stream.await_head(&BOUNDS, &mut close_idle).await;
+    let mut read = [0; 200];
+    assert_eq!(stream.read(&mut read).await.expect("held"), head.len());
+    while stream.inbox.is_empty() {
+        let nothing = gives_nothing(&mut stream).await;
+        assert!(nothing, "passed before the upgrade");
+        tokio::task::yield_now().await;
+    }
+
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Waker::from(woken.clone());
+    let mut buf = ReadBuf::new(&mut read);
+    let mut cx = Context::from_waker(&waker);
+    assert!(
+        Pin::new(&mut stream)
+            .poll_read(&mut cx, &mut buf)
+            .is_pending()
+    );
+    for (answer, granted) in [
+        ("HTTP/1.1 100 Continue\r\n\r\n", false),
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", true),
+    ] {
+        stream.write_all(answer.as_bytes()).await.expect("open");
+        assert_eq!(woken.0.load(Ordering::SeqCst), granted, "{answer}");
+    }
+    assert!(
+        Pin::new(&mut stream)
+            .poll_read(&mut cx, &mut buf)
+            .is_ready()
+    );
+    assert_eq!(buf.filled(), b"early");
+    assert!(!stream.is_reusable());
 }
 
 #[tokio::test]
