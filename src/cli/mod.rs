@@ -52,6 +52,8 @@ enum Verb {
         /// A path like /api/x, or a URL like http://example.org/api/x
         url: String,
     },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
     /// Start two tiny origins and the gateway in front of them
     Demo,
     /// Ask the running gateway's /readyz: exit 0 when it is ready, 1 when not
@@ -86,6 +88,10 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode, Error> {
     match &args.verb {
+        Some(Verb::Schema) => {
+            println!("{:#}", config::schema());
+            Ok(ExitCode::SUCCESS)
+        }
         Some(Verb::Demo) => demo::run(),
         Some(Verb::Explain { method, url }) => {
             let config = load(&file(args))?;

@@ -101,7 +101,7 @@ impl Admin {
                 status: StatusCode::OK,
                 content_type: "application/yaml",
                 allow: None,
-                body: String::new(),
+                body: self.snapshots.load().config.redacted_text(),
             },
         }
     }
