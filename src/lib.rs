@@ -1,4 +1,57 @@
-//! A programmable gateway for HTTP and databases, built on Pingora.
+//! A programmable gateway for HTTP and databases, built on Pingora: one YAML file becomes running
+//! services.
+//!
+//! # Embedding it
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = harbr_router::config::load(Path::new("config.yml"))?;
+//!     let running = harbr_router::server::Gateway::new(config).spawn()?;
+//!     println!("serving on {}", running.http_addr());
+//!     running.stop();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`server::Gateway::run`] blocks until TERM or INT instead; [`cli::main`] is the whole command
+//! line. Nothing is global: several gateways run in one process.
+//!
+//! # Where things are
+//!
+//! Imports go down this list, never up:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the command line: run, test, explain, schema, demo, health |
+//! | [`server`] | assembly and lifecycle: sockets, connections, drain, admin |
+//! | [`http`] | one request: phases, retry, deadline, forwarding, responses |
+//! | [`tcp`] | one TCP session |
+//! | [`snapshot`] | the immutable table compiled from one configuration, and the pointer to it |
+//! | [`route`] | matching: path normalisation, host and prefix lookup |
+//! | [`upstream`] | endpoints: balancing, health, limits, names, Pingora's peers |
+//! | [`filter`] | the filter types a configuration may name |
+//! | [`wire`] | what is known of each protocol, as functions over bytes |
+//! | [`telemetry`] | metrics and the access log |
+//! | [`config`] | text to truth: YAML with positions, the table of keys, the model |
+//! | [`error`] | the error type, who is at fault, and the `reason` words |
+//!
+//! # Words
+//!
+//! *Listener*: a bound address. *Route*: what a request matched. *Upstream*: a group of endpoints
+//! behind a route. *Endpoint*: one address of it, with health and requests in flight. *Lease*: one
+//! picked endpoint with its permit, given back by Drop. *Snapshot*: the table compiled from one
+//! configuration. *Peer*: Pingora's `HttpPeer`, made last, in one file.
+//!
+//! # The life of a request
+//!
+//! A connection is accepted and counted by [`server::listener`]. [`server::connection`] waits for a
+//! head, which [`server::io`] holds back until [`wire::http1`] has found it whole and clean; only
+//! then does a Pingora session exist. [`http::Proxy`] loads the [`snapshot::Snapshot`] once, finds
+//! the [`route::Route`], gets a [`upstream::Lease`] and hands Pingora a peer. What fails is judged
+//! by [`http::retry`], answered by [`http::respond`], timed by [`http::deadline`]. However it ends,
+//! one [`Reason`] goes into the access log and the metrics.
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -15,4 +68,10 @@ pub mod upstream;
 pub mod wire;
 
 pub use error::{Error, Fault, Reason};
+/// The Pingora this crate is built on, for services of your own beside ours.
 pub use pingora;
+
+/// The README's Rust is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

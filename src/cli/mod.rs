@@ -1,1 +1,186 @@
-//! cli
+//! The command line: arguments and verbs.
+//!
+//! [`main`] is all that a binary needs, so an embedder's has the same command line. Invariant: a
+//! verb returns its exit code and never ends the process itself. Exit codes: 0 fine, 2 usage, 78
+//! bad or missing configuration (EX_CONFIG of sysexits.h), 1 anything else.
+
+mod demo;
+mod explain;
+mod health;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+use crate::error::Error;
+use crate::server::Gateway;
+
+/// A programmable gateway for HTTP and databases.
+#[derive(Debug, Parser)]
+#[command(
+    name = "harbr-router",
+    version,
+    args_conflicts_with_subcommands = false
+)]
+struct Args {
+    /// The configuration file [default: $CONFIG_FILE, else config.yml]
+    #[arg(short, long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Run in the background
+    #[arg(short, long)]
+    daemon: bool,
+    /// Check the configuration and exit: resolves no name, binds nothing
+    #[arg(short, long)]
+    test: bool,
+    /// Take over from the running gateway
+    #[arg(short, long)]
+    upgrade: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show which route a request would take, to which upstream, with which timeouts, and why
+    Explain {
+        /// The request's method
+        #[arg(long, value_name = "M", default_value = "GET")]
+        method: String,
+        /// A path like /api/x, or a URL like http://example.org/api/x
+        url: String,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Start two tiny origins and the gateway in front of them
+    Demo,
+    /// Ask the running gateway's /readyz: exit 0 when it is ready, 1 when not
+    Health,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    main_from(std::env::args_os())
+}
+
+/// Runs the command line `args`, the program's name first.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(usage) => {
+            let _ = usage.print();
+            return ExitCode::from(usage.exit_code() as u8);
+        }
+    };
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(match error.is_config() {
+                true => EX_CONFIG,
+                false => 1,
+            })
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode, Error> {
+    match &args.verb {
+        Some(Verb::Schema) => {
+            println!("{:#}", config::schema());
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Verb::Demo) => demo::run(),
+        Some(Verb::Explain { method, url }) => {
+            let config = load(&file(args))?;
+            print!("{}", explain::explain(&config, method, url)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Verb::Health) => Ok(health::ask(&load(&file(args))?)),
+        None if args.test => {
+            let config = load(&file(args))?;
+            let summary = summary(&config);
+            warn_of(&config);
+            Gateway::new(config).check()?;
+            println!("{summary}");
+            Ok(ExitCode::SUCCESS)
+        }
+        None => serve(args),
+    }
+}
+
+fn serve(args: &Args) -> Result<ExitCode, Error> {
+    for (asked, flag) in [(args.daemon, "--daemon"), (args.upgrade, "--upgrade")] {
+        if asked {
+            return Err(Error::io(format!(
+                "{flag} is not part of this version: run the gateway in the foreground, \
+                 under systemd or in a container"
+            )));
+        }
+    }
+    let config = load(&file(args))?;
+    start_log(&config)?;
+    warn_of(&config);
+    Gateway::new(config).run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file from `-c`, else `CONFIG_FILE`, else `config.yml`.
+fn file(args: &Args) -> PathBuf {
+    args.config
+        .clone()
+        .or_else(|| std::env::var_os("CONFIG_FILE").map(PathBuf::from))
+        .unwrap_or_else(|| PathBuf::from("config.yml"))
+}
+
+fn load(file: &Path) -> Result<Config, Error> {
+    config::load(file).map_err(|problems| Error::config(problems.to_string()))
+}
+
+fn warn_of(config: &Config) {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+/// What `--test` prints.
+fn summary(config: &Config) -> String {
+    let mut listeners = vec![config.listen_addr.addr];
+    listeners.extend(config.admin.as_ref().map(|admin| admin.listen_addr.addr));
+    let mut tcp: Vec<_> = config.tcp_routes.iter().map(|route| route.listen).collect();
+    tcp.sort();
+    tcp.dedup();
+    listeners.extend(tcp);
+    format!(
+        "configuration ok: {} http routes, {} tcp routes, {} listeners",
+        config.http_routes.len(),
+        config.tcp_routes.len(),
+        listeners.len()
+    )
+}
+
+/// The process log: to stderr, or to `server.log_file`. `RUST_LOG` overrides what is logged.
+fn start_log(config: &Config) -> Result<(), Error> {
+    let filter = env_logger::Env::default().default_filter_or(LOG_FILTER);
+    let mut log = env_logger::Builder::from_env(filter);
+    if let Some(path) = &config.server.log_file {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(|source| {
+                Error::io(format!("server.log_file: cannot open {}", path.display()))
+                    .because(source)
+            })?;
+        log.target(env_logger::Target::Pipe(Box::new(file)));
+    }
+    // A logger that is there already is an embedder's, and stays.
+    let _ = log.try_init();
+    Ok(())
+}
+
+/// Pingora tells about each of its services and requests; what matters of it we say ourselves.
+const LOG_FILTER: &str = "info,pingora_core=warn,pingora_proxy=error,pingora_load_balancing=error";
+const EX_CONFIG: u8 = 78;

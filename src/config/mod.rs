@@ -1,8 +1,87 @@
 //! Text to truth: a YAML file becomes a [`Config`] that is known to make sense, or every problem
 //! in it. No tokio, no Pingora; nothing here touches the network.
+//!
+//! [`load`] reads a file, [`parse`] a text. On the way: `tree` (YAML with positions), `parse`
+//! (rules, by the table in [`keys`]), [`model`] and [`value`] (what comes out).
 
+pub mod detect;
+mod host;
+pub mod keys;
 pub mod model;
+mod parse;
+pub mod problem;
+mod redact;
+mod route_key;
+mod schema;
+pub mod tree;
+mod url;
 pub mod value;
 
+use std::io::Read;
+use std::path::Path;
+
 pub use model::*;
+pub use problem::{Mark, Problem, Problems, Wrong};
 pub use value::*;
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Every problem in it; one without a line when the file cannot be read at all.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed is enough to refuse it, whatever the file is.
+    let read = std::fs::File::open(path).and_then(|file| {
+        file.take(tree::MAX_BYTES as u64 + 1)
+            .read_to_end(&mut bytes)
+    });
+    if let Err(error) = read {
+        let (message, hint) = match error.kind() {
+            std::io::ErrorKind::NotFound => (
+                "there is no such file".to_owned(),
+                "name one with `-c FILE` or CONFIG_FILE",
+            ),
+            std::io::ErrorKind::PermissionDenied => (
+                "may not be read by this user".to_owned(),
+                "check the permissions of the file and of its folders",
+            ),
+            _ => (
+                format!("cannot be read: {error}"),
+                "name a readable file with `-c FILE` or CONFIG_FILE",
+            ),
+        };
+        return Err(Problems::file(path, message, hint));
+    }
+    if bytes.len() > tree::MAX_BYTES {
+        return Err(Problems::file(
+            path,
+            format!("is larger than {} MiB", tree::MAX_BYTES >> 20),
+            "one file holds one gateway's configuration",
+        ));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&text, path),
+        Err(error) => Err(Problems::file(
+            path,
+            format!(
+                "is not UTF-8, byte {} cannot be read",
+                error.utf8_error().valid_up_to() + 1
+            ),
+            "save it as UTF-8",
+        )),
+    }
+}
+
+/// Reads a configuration from a text. `file` is what problems name, and its folder is what
+/// relative paths mean; it is not opened. Variables in secrets come from the environment.
+///
+/// # Errors
+/// Every problem in the text.
+pub fn parse(text: &str, file: &Path) -> Result<Config, Problems> {
+    parse::parse_with(text, file, &|name| std::env::var(name).ok())
+}
+
+/// The JSON Schema (draft 2020-12) of the configuration, for editors and `harbr-router schema`.
+pub fn schema() -> serde_json::Value {
+    schema::schema()
+}

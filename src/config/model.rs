@@ -5,6 +5,7 @@
 //! defaults are already filled in. Durations and sizes carry their unit in the type.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use ipnet::IpNet;
 
 use super::value::{ListenAddr, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
 
-/// Everything one YAML file says.
-#[derive(Clone, Debug)]
+/// Everything one YAML file says. Its `Debug` leaves out the text, which may hold secrets.
+#[derive(Clone)]
 pub struct Config {
     /// The file it was read from; relative paths in it mean this file's folder.
     pub file: PathBuf,
@@ -39,6 +40,28 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// The text, for `/config` and the hash of a generation.
     pub text: String,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("file", &self.file)
+            .field("listen_addr", &self.listen_addr)
+            .field("global_timeout", &self.global_timeout)
+            .field("max_connections", &self.max_connections)
+            .field("trusted_proxies", &self.trusted_proxies)
+            .field("max_header_bytes", &self.max_header_bytes)
+            .field("max_body_bytes", &self.max_body_bytes)
+            .field("header_timeout", &self.header_timeout)
+            .field("keepalive_timeout", &self.keepalive_timeout)
+            .field("tcp_proxy", &self.tcp_proxy)
+            .field("admin", &self.admin)
+            .field("server", &self.server)
+            .field("http_routes", &self.http_routes)
+            .field("tcp_routes", &self.tcp_routes)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The `tcp_proxy` section.

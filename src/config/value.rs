@@ -6,12 +6,50 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use super::problem::{Wrong, shown};
+
 /// An address to bind: an IP address and port, together with how it was written (the `listener`
 /// label of metrics and logs).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenAddr {
     pub addr: SocketAddr,
     pub text: String,
+}
+
+impl ListenAddr {
+    /// Reads `ip:port` or `[ip]:port`. Port 0 takes any free port.
+    ///
+    /// # Errors
+    /// What is wrong, with the address that was probably meant.
+    pub fn parse(text: &str) -> Result<ListenAddr, Wrong> {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return Ok(ListenAddr {
+                addr,
+                text: text.to_owned(),
+            });
+        }
+        let digits = |s: &str| s.parse::<u16>().ok().map(|port| port.to_string());
+        let meant = match text.rsplit_once(':') {
+            None => digits(text).map(|port| format!("0.0.0.0:{port}")),
+            Some(("" | "*", port)) => digits(port).map(|port| format!("0.0.0.0:{port}")),
+            Some(("localhost", port)) => digits(port).map(|port| format!("127.0.0.1:{port}")),
+            Some((host, port)) => match (host.parse::<IpAddr>(), digits(port)) {
+                (Ok(ip), Some(port)) => Some(format!("[{ip}]:{port}")),
+                _ => None,
+            },
+        };
+        let meant = meant.or_else(|| {
+            let ip = text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?;
+            Some(SocketAddr::new(ip, 8080).to_string())
+        });
+        Err(Wrong::new(
+            format!("`{}` is not an IP address and port", shown(text)),
+            match meant {
+                Some(meant) => format!("write `\"{meant}\"`"),
+                None => "for example `0.0.0.0:8080` or `\"[::]:8080\"`".to_owned(),
+            },
+        ))
+    }
 }
 
 /// The scheme of an upstream URL. `Tcp` says nothing about the protocol.
@@ -107,9 +145,33 @@ pub struct RouteKey {
 pub struct StatusSet(pub(super) Vec<(u16, u16)>);
 
 impl StatusSet {
-    /// The statuses from `low` to `high`, both included; `None` when there are none.
-    pub fn range(low: u16, high: u16) -> Option<StatusSet> {
-        (low <= high).then(|| StatusSet(vec![(low, high)]))
+    /// Reads `200-399` or `200,204,301-302`: statuses from 100 to 599.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<StatusSet, Wrong> {
+        let one = |text: &str| {
+            let text = text.trim();
+            let fits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
+            text.parse::<u16>()
+                .ok()
+                .filter(|status| fits && (100..=599).contains(status))
+        };
+        let mut ranges = Vec::new();
+        for part in text.split(',') {
+            let (low, high) = part.split_once('-').unwrap_or((part, part));
+            match (one(low), one(high)) {
+                (Some(low), Some(high)) if low <= high => ranges.push((low, high)),
+                _ => {
+                    return Err(Wrong::new(
+                        format!("`{}` is not a status or range of statuses", shown(part)),
+                        "100 to 599, for example `200-399` or `200,204`",
+                    ));
+                }
+            }
+        }
+        ranges.sort_unstable();
+        Ok(StatusSet(ranges))
     }
 
     pub fn contains(&self, status: u16) -> bool {
@@ -129,6 +191,11 @@ impl StatusSet {
 pub struct Secret(pub(super) String);
 
 impl Secret {
+    /// Keeps a text from being printed.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
     /// The text itself, for the one place that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -138,5 +205,60 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listen_address_is_an_ip_and_a_port() {
+        for text in ["0.0.0.0:8080", "[::]:80", "127.0.0.1:0"] {
+            assert_eq!(ListenAddr::parse(text).unwrap().text, text);
+        }
+        for (text, hint) in [
+            ("localhost:8080", "write `\"127.0.0.1:8080\"`"),
+            (":8080", "write `\"0.0.0.0:8080\"`"),
+            ("8080", "write `\"0.0.0.0:8080\"`"),
+            ("*:80", "write `\"0.0.0.0:80\"`"),
+            ("::1:80", "write `\"[::1]:80\"`"),
+            ("10.0.0.1", "write `\"10.0.0.1:8080\"`"),
+            ("::", "write `\"[::]:8080\"`"),
+            ("example.org:80", "for example"),
+            ("0.0.0.0:99999", "for example"),
+            ("0.0.0.0:", "for example"),
+            ("", "for example"),
+        ] {
+            let wrong = ListenAddr::parse(text).unwrap_err();
+            let got = wrong.hint.unwrap();
+            assert!(got.starts_with(hint), "{text}: {got}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_numbers_and_ranges() {
+        let set = StatusSet::parse("301-302, 200,204").unwrap();
+        assert_eq!(set.ranges(), [(200, 200), (204, 204), (301, 302)]);
+        assert!(set.contains(204) && set.contains(302) && !set.contains(303));
+        for text in [
+            "",
+            "2xx",
+            "99",
+            "600",
+            "399-200",
+            "200-",
+            "200,,204",
+            "+20",
+            "200-300-400",
+        ] {
+            assert!(StatusSet::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_prints_as_stars() {
+        assert_eq!(format!("{:?}", Secret::new("word")), "***");
+        assert_eq!(Secret::new("word").reveal(), "word");
     }
 }

@@ -1,1 +1,47 @@
-//! route
+//! Compiled matching: which route a request belongs to, and what that route has at hand.
+//!
+//! No I/O. A [`Route`] is what a request holds from the moment it matched to its last log line;
+//! everything in it was resolved when the snapshot was built, so that nothing is looked up later.
+
+mod path;
+mod table;
+
+use std::sync::Arc;
+
+use crate::config::{HttpRoute, RouteKey, Tries};
+use crate::telemetry::{HttpRouteMetrics, Metrics};
+use crate::upstream::Upstream;
+use crate::upstream::peer::group_key;
+
+pub use path::{BadPath, Normalised, normalise, strip_prefix};
+pub use table::{Table, Tried, Why};
+
+/// One HTTP route, ready to be used.
+pub struct Route {
+    /// The key as written: the `route` label.
+    pub label: Arc<str>,
+    pub key: RouteKey,
+    pub tries: Tries,
+    pub strip_prefix: bool,
+    pub preserve_host: bool,
+    pub upstream: Arc<Upstream>,
+    /// Separates Pingora's connection pool by upstream and TLS settings.
+    pub group_key: u64,
+    pub metrics: HttpRouteMetrics,
+}
+
+impl Route {
+    /// Compiles one route onto its upstream.
+    pub fn new(route: &HttpRoute, upstream: Arc<Upstream>, metrics: &Metrics) -> Route {
+        Route {
+            label: Arc::from(route.key.text.as_str()),
+            key: route.key.clone(),
+            tries: route.tries.clone(),
+            strip_prefix: route.strip_prefix,
+            preserve_host: route.preserve_host,
+            group_key: group_key(upstream.label(), ""),
+            metrics: metrics.http_route(&route.key.text),
+            upstream,
+        }
+    }
+}

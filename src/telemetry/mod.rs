@@ -1,1 +1,10 @@
 //! What the gateway says about itself: metrics and the access log.
+
+mod access_log;
+mod metrics;
+
+pub use access_log::{AccessLog, Record};
+pub use metrics::{
+    ActiveConnection, Direction, EndpointHealthy, HttpRouteMetrics, InFlight, ListenerMetrics,
+    Metrics, ReloadResult, TcpRouteMetrics, TcpSession, WarmSocket,
+};

@@ -279,7 +279,7 @@ mod tests {
     fn over_http() -> config::Probe {
         config::Probe::Http {
             path: "/healthz?full".to_owned(),
-            status: StatusSet::range(200, 399).unwrap(),
+            status: StatusSet::parse("200-399").unwrap(),
         }
     }
 

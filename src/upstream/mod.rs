@@ -9,10 +9,11 @@
 //!
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `balance` (who is next), `limit` (how many at once, and the
-//! queue), `eject` (out after failures), `lease`, `ring` (Ketama), `probe` (Pingora's checks),
-//! [`peer`] (Pingora's peer).
+//! queue), `eject` (out after failures), `lease`, [`budget`] (retries), `ring` (Ketama), `probe`
+//! (Pingora's checks), [`peer`] (Pingora's peer).
 
 mod balance;
+pub mod budget;
 pub mod discovery;
 mod eject;
 pub mod endpoint;
@@ -41,6 +42,7 @@ pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::set::EndpointSet;
 
+use self::budget::RetryBudget;
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
 use self::view::{Regime, View};
@@ -75,6 +77,7 @@ struct Lineage {
     changes: Arc<AtomicU64>,
     /// The next endpoint id.
     ids: Arc<AtomicU64>,
+    budget: Arc<RetryBudget>,
     /// Held while a view is built, and while an endpoint is ejected or taken in again.
     deciding: Arc<Mutex<()>>,
 }
@@ -156,6 +159,11 @@ impl Upstream {
 
     pub fn spec(&self) -> &Arc<UpstreamSpec> {
         &self.spec
+    }
+
+    /// What `http/retry.rs` may spend, shared by all routes onto this upstream.
+    pub fn retry_budget(&self) -> &RetryBudget {
+        &self.lineage.budget
     }
 
     pub fn endpoints(&self) -> Arc<EndpointSet> {

@@ -89,7 +89,7 @@ mod tests {
             health_check: Some(HealthCheck {
                 probe: Probe::Http {
                     path: "/".to_owned(),
-                    status: StatusSet::range(200, 399).unwrap(),
+                    status: StatusSet::parse("200-399").unwrap(),
                 },
                 interval: Duration::from_secs(5),
                 timeout: Duration::from_secs(1),

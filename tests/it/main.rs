@@ -1,1 +1,14 @@
-fn main() {}
+//! Every integration test, in one binary: real sockets, the gateway in this process.
+
+mod admin;
+mod balance;
+mod deadlines;
+mod docs;
+mod forwarding;
+mod health;
+mod layering;
+mod lifecycle;
+mod limits;
+mod retries;
+mod strictness;
+mod support;

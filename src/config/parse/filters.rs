@@ -1,0 +1,102 @@
+//! `filters` of a route: the registered name and settings that only the filter understands.
+//!
+//! Its own file because what is in the settings is decided two floors above. Invariant: each entry
+//! has a `type`, and an `on_error` that is one of the two words. Called by `routes`.
+
+use std::collections::BTreeMap;
+
+use super::fields::{Fields, describe};
+use super::report::{Report, Trail};
+use crate::config::model::FilterSpec;
+use crate::config::problem::{Wrong, did_you_mean};
+use crate::config::tree::{Node, Value};
+
+/// Reads the list; entries with problems are left out.
+pub(super) fn read_filters(report: &mut Report, fields: &Fields) -> Vec<FilterSpec> {
+    let Some(field) = fields.find("filters") else {
+        return Vec::new();
+    };
+    let Value::List(items) = &field.node.value else {
+        let wrong = Wrong::new(
+            format!("must be a list, not {}", describe(field.node)),
+            "for example `[{type: request_id}]`",
+        );
+        fields.wrong(report, "filters", wrong);
+        return Vec::new();
+    };
+    let trail = fields.trail.key("filters");
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(index, item)| read_filter(report, item, trail.item(index)))
+        .collect()
+}
+
+fn read_filter(report: &mut Report, item: &Node, trail: Trail) -> Option<FilterSpec> {
+    let Value::Map(entries) = &item.value else {
+        let wrong = Wrong::new(
+            format!("must be a map with a `type`, not {}", describe(item)),
+            match &item.value {
+                Value::Text(text) => {
+                    format!("write `{{type: {}}}`", crate::config::problem::shown(text))
+                }
+                _ => "for example `{type: request_id}`".to_owned(),
+            },
+        );
+        report.problem(item.at, trail, wrong);
+        return None;
+    };
+    let mut kind = None;
+    let mut settings = BTreeMap::new();
+    for entry in entries {
+        let here = trail.key(&entry.key);
+        match (entry.key.as_str(), &entry.value.value) {
+            ("type", Value::Text(text)) if !text.is_empty() => kind = Some(text.clone()),
+            ("type", _) => {
+                let wrong = Wrong::new(
+                    format!(
+                        "must be the name of a filter, not {}",
+                        describe(&entry.value)
+                    ),
+                    "for example `type: request_id`",
+                );
+                report.problem(entry.key_at, here, wrong);
+                kind = Some(String::new());
+            }
+            ("on_error", value) => {
+                let word = match value {
+                    Value::Text(text) => text.as_str(),
+                    _ => "",
+                };
+                if !ON_ERROR.contains(&word) {
+                    let hint = did_you_mean(word, ON_ERROR)
+                        .unwrap_or_else(|| "`refuse` or `continue`".to_owned());
+                    let wrong = Wrong::new(
+                        format!("{} is not a value of `on_error`", describe(&entry.value)),
+                        hint,
+                    );
+                    report.problem(entry.key_at, here, wrong);
+                }
+                settings.insert(entry.key.clone(), entry.value.to_yaml());
+            }
+            _ => {
+                settings.insert(entry.key.clone(), entry.value.to_yaml());
+            }
+        }
+    }
+    if kind.is_none() {
+        let wrong = Wrong::new(
+            "the key `type` is missing",
+            "for example `type: request_id`",
+        );
+        report.problem(item.at, trail.key("type"), wrong);
+    }
+    Some(FilterSpec {
+        kind: kind?,
+        settings,
+        at: (item.at.line, item.at.column),
+    })
+}
+
+/// What happens to a request whose filter failed.
+pub(in crate::config) const ON_ERROR: [&str; 2] = ["refuse", "continue"];

@@ -1,0 +1,299 @@
+//! Rules between listeners: no address twice, and TCP routes that share one can be told apart.
+//!
+//! Its own file because these rules see all routes at once. Invariant: what passes here can be
+//! decided from a client's first bytes, whatever the client sends. Called by `parse`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::fields::Fields;
+use super::report::{Report, Trail};
+use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute};
+use crate::config::problem::{Mark, Wrong};
+use crate::config::value::ListenAddr;
+
+/// Refuses an address that two listeners would bind.
+pub(super) fn refuse_equal_addresses(
+    report: &mut Report,
+    root: &Fields,
+    http: Option<&ListenAddr>,
+    admin: Option<&Admin>,
+    tcp: &[TcpRoute],
+    tcp_proxy: &TcpProxy,
+) {
+    let mut bound: Vec<Bound> = Vec::new();
+    if let Some(http) = http {
+        bound.push(Bound::new(
+            "listen_addr",
+            http.addr,
+            root.find("listen_addr").map(|f| f.at),
+        ));
+    }
+    if let Some(admin) = admin {
+        let at = within(root, "admin", "listen_addr");
+        bound.push(Bound::new("admin.listen_addr", admin.listen_addr.addr, at));
+    }
+    let mut seen = HashMap::new();
+    for route in tcp {
+        if seen.insert(route.listen, ()).is_some() {
+            continue;
+        }
+        if route.listen == tcp_proxy.listen_addr.addr {
+            let at = within(root, "tcp_proxy", "listen_addr");
+            bound.push(Bound::new("tcp_proxy.listen_addr", route.listen, at));
+        } else {
+            let name = format!("routes.{}.tcp_listen_port", route.name);
+            let (line, column) = route.at;
+            bound.push(Bound::new(&name, route.listen, Some(Mark { line, column })));
+        }
+    }
+    let mut by_port: HashMap<u16, Vec<&Bound>> = HashMap::new();
+    for one in &bound {
+        let others = by_port.entry(one.addr.port()).or_default();
+        if let Some(other) = others.iter().find(|other| overlap(other.addr, one.addr)) {
+            // The position is that of a key that is written, the first of the file if both are.
+            let (place, other) = match (one.at, other.at) {
+                (Some(_), _) => (one, *other),
+                _ => (*other, one),
+            };
+            let default = match other.at {
+                Some(_) => "",
+                None => "the default of ",
+            };
+            let wrong = Wrong::new(
+                format!("{} is taken by {default}`{}`", place.addr, other.name),
+                "give each listener an address of its own",
+            );
+            report.problem(place.at.unwrap_or(root.at), &place.name, wrong);
+        }
+        others.push(one);
+    }
+}
+
+/// An address and the key that asks for it.
+struct Bound {
+    name: String,
+    addr: SocketAddr,
+    /// `None`: it is the default of its key.
+    at: Option<Mark>,
+}
+
+impl Bound {
+    fn new(name: &str, addr: SocketAddr, at: Option<Mark>) -> Bound {
+        Bound {
+            name: name.to_owned(),
+            addr,
+            at,
+        }
+    }
+}
+
+/// Where a key of a section is written.
+fn within(root: &Fields, section: &str, name: &str) -> Option<Mark> {
+    use crate::config::tree::Value;
+    match &root.find(section)?.node.value {
+        Value::Map(entries) => entries.iter().find(|e| e.key == name).map(|e| e.key_at),
+        _ => None,
+    }
+}
+
+/// Whether binding both fails: equal, or one stands for all addresses of the family.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip()
+            || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified())))
+}
+
+/// TCP routes without `tcp_proxy.enabled: true`: a problem when it is left away, a warning when it
+/// is a written `false`.
+pub(super) fn check_enabled(
+    report: &mut Report,
+    root: &Fields,
+    tcp: &[TcpRoute],
+    tcp_proxy: &TcpProxy,
+    enabled_is_written: bool,
+) {
+    let Some(first) = tcp.first().filter(|_| !tcp_proxy.enabled) else {
+        return;
+    };
+    let names = names(tcp.iter());
+    let (line, column) = first.at;
+    let at = within(root, "tcp_proxy", "enabled")
+        .or(root.find("tcp_proxy").map(|field| field.at))
+        .unwrap_or(Mark { line, column });
+    if enabled_is_written {
+        let text = format!("is false, so TCP routes are not served: {names}");
+        report.warn(at, "tcp_proxy.enabled", text);
+    } else {
+        let wrong = Wrong::new(
+            format!("TCP routes need it: {names}"),
+            "write `tcp_proxy: {enabled: true}`, or false to leave them unserved",
+        );
+        report.problem(at, "tcp_proxy.enabled", wrong);
+    }
+}
+
+fn names<'r>(routes: impl Iterator<Item = &'r TcpRoute>) -> String {
+    let mut names: Vec<&str> = routes.map(|route| route.name.as_str()).collect();
+    let more = names.len().saturating_sub(10);
+    names.truncate(10);
+    let mut out = names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if more > 0 {
+        out.push_str(&format!(" and {more} more"));
+    }
+    out
+}
+
+/// Refuses routes on one listener of which it cannot be proven which one a client means.
+pub(super) fn refuse_undecidable(report: &mut Report, routes_trail: &Trail, tcp: &[TcpRoute]) {
+    let mut listeners: HashMap<SocketAddr, Vec<&TcpRoute>> = HashMap::new();
+    for route in tcp {
+        listeners.entry(route.listen).or_default().push(route);
+    }
+    for (addr, routes) in listeners {
+        match routes.as_slice() {
+            [only] => {
+                if only.matches != Default::default() {
+                    let (line, column) = only.at;
+                    let text = format!("is the only route of {addr} and takes everything");
+                    let trail = routes_trail.key(&only.name);
+                    report.warn(Mark { line, column }, trail.key("match"), text);
+                }
+            }
+            routes => check_listener(report, routes_trail, addr, routes),
+        }
+    }
+}
+
+fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: &[&TcpRoute]) {
+    let mut refuse = |route: &TcpRoute, why: String| {
+        let (line, column) = route.at;
+        let wrong = Wrong::new(
+            format!("{why} on the shared listener {addr}"),
+            "give it a `tcp_listen_port` of its own, a `match`, or make it `default: true`",
+        );
+        report.problem(Mark { line, column }, trail.key(&route.name), wrong);
+    };
+    let mut default: Option<&TcpRoute> = None;
+    let mut server_first: Option<&TcpRoute> = None;
+    let mut told_apart = ToldApart::default();
+    for route in routes {
+        if route.default {
+            match default {
+                Some(first) => {
+                    refuse(route, format!("`{}` is `default: true` too", first.name));
+                    continue;
+                }
+                None => default = Some(route),
+            }
+        }
+        if route.db_type.is_server_first() {
+            match server_first {
+                Some(first) => {
+                    refuse(
+                        route,
+                        format!(
+                            "clients of `{}` wait for the server to speak too",
+                            first.name
+                        ),
+                    );
+                }
+                None => server_first = Some(route),
+            }
+            continue;
+        }
+        let no_match = route.matches == Default::default();
+        if route.default && no_match {
+            continue;
+        }
+        if route.db_type == DbType::Tcp && route.matches.sni.is_none() {
+            refuse(route, "nothing tells its clients from others".to_owned());
+            continue;
+        }
+        if let Some(first) = told_apart.insert(route) {
+            refuse(
+                route,
+                format!("its clients cannot be told from those of `{}`", first.name),
+            );
+        }
+    }
+}
+
+/// Routes that are told apart so far. What a client says first is either a TLS ClientHello with a
+/// server name, or the first bytes of a protocol, in which Postgres names database and user.
+#[derive(Default)]
+struct ToldApart<'r> {
+    groups: HashMap<(Option<&'r str>, Option<Voice>), Group<'r>>,
+}
+
+/// Protocols by their first bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Voice {
+    Http,
+    Of(DbType),
+}
+
+/// Routes of one server name, or of one protocol without one. Each of them must differ from every
+/// other in a database or in a user that both name; one look per map instead of one per pair.
+#[derive(Default)]
+struct Group<'r> {
+    any: Option<&'r TcpRoute>,
+    /// By database and user; `None` is a route that does not name it.
+    exact: HashMap<(Option<&'r str>, Option<&'r str>), &'r TcpRoute>,
+    by_database: HashMap<Option<&'r str>, &'r TcpRoute>,
+    by_user: HashMap<Option<&'r str>, &'r TcpRoute>,
+}
+
+impl<'r> ToldApart<'r> {
+    /// Adds a route; answers one that it cannot be told from.
+    fn insert(&mut self, route: &'r TcpRoute) -> Option<&'r TcpRoute> {
+        let sni = route.matches.sni.as_deref();
+        let voice = match (sni, route.db_type) {
+            // What is inside TLS does not show the protocol.
+            (Some(_), _) => None,
+            (None, kind) if kind.speaks_http() => Some(Voice::Http),
+            (None, kind) => Some(Voice::Of(kind)),
+        };
+        let group = self.groups.entry((sni, voice)).or_default();
+        let clash = group.clash(route);
+        if clash.is_none() {
+            group.add(route);
+        }
+        clash
+    }
+}
+
+impl<'r> Group<'r> {
+    fn clash(&self, route: &TcpRoute) -> Option<&'r TcpRoute> {
+        let database = route.matches.database.as_deref();
+        let user = route.matches.user.as_deref();
+        let exact = |key| self.exact.get(&key);
+        match (database, user) {
+            (None, None) => self.any.as_ref(),
+            (Some(_), None) => self
+                .by_database
+                .get(&database)
+                .or_else(|| self.by_database.get(&None)),
+            (None, Some(_)) => self.by_user.get(&user).or_else(|| self.by_user.get(&None)),
+            (Some(_), Some(_)) => exact((database, user))
+                .or_else(|| exact((database, None)))
+                .or_else(|| exact((None, user)))
+                .or_else(|| exact((None, None))),
+        }
+        .copied()
+    }
+
+    fn add(&mut self, route: &'r TcpRoute) {
+        let database = route.matches.database.as_deref();
+        let user = route.matches.user.as_deref();
+        self.any.get_or_insert(route);
+        self.exact.insert((database, user), route);
+        self.by_database.entry(database).or_insert(route);
+        self.by_user.entry(user).or_insert(route);
+    }
+}

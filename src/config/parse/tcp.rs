@@ -1,0 +1,179 @@
+//! The keys of a TCP route: its listener, its protocol, what it takes and how a session goes.
+//!
+//! Its own file because these keys have rules with the protocol and none with HTTP. Called by
+//! `routes`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fields::Fields;
+use super::report::{Report, Trail};
+use super::server::secs;
+use super::upstream::Told;
+use crate::config::host::parse_name;
+use crate::config::keys::Section;
+use crate::config::model::{
+    DbType, FilterSpec, ProxyProtocol, Target, TcpMatch, TcpProxy, TcpRoute, Tries, UpstreamSpec,
+};
+use crate::config::problem::{Mark, Wrong};
+use crate::config::tree::{Entry, Value};
+
+/// What both kinds of routes have.
+pub(super) struct Common {
+    pub(super) at: Mark,
+    pub(super) tries: Tries,
+    pub(super) filters: Vec<FilterSpec>,
+}
+
+/// What only TCP routes have.
+pub(super) struct TcpOnly {
+    listen: SocketAddr,
+    default: bool,
+    matches: TcpMatch,
+    target: Target,
+    idle_timeout: Option<Duration>,
+    proxy_protocol: Option<ProxyProtocol>,
+}
+
+impl TcpOnly {
+    pub(super) fn read(report: &mut Report, fields: &Fields, tcp_proxy: &TcpProxy) -> TcpOnly {
+        let shared = tcp_proxy.listen_addr.addr;
+        let port = fields
+            .int(report, "tcp_listen_port")
+            .and_then(|port| u16::try_from(port).ok());
+        let matches = fields.section(report, "match", Section::Match);
+        TcpOnly {
+            listen: port.map_or(shared, |port| SocketAddr::new(shared.ip(), port)),
+            default: fields.bool_or_default(report, "default"),
+            matches: TcpMatch {
+                sni: matches.parsed(report, "sni", parse_name),
+                database: matches.text(report, "database").map(str::to_owned),
+                user: matches.text(report, "user").map(str::to_owned),
+            },
+            target: match fields.choice(report, "target") {
+                Some("primary") => Target::Primary,
+                Some("replica") => Target::Replica,
+                Some("prefer_replica") => Target::PreferReplica,
+                _ => Target::Any,
+            },
+            idle_timeout: fields.int(report, "idle_timeout_secs").map(secs),
+            proxy_protocol: fields
+                .choice(report, "proxy_protocol")
+                .map(|word| match word {
+                    "v1" => ProxyProtocol::V1,
+                    _ => ProxyProtocol::V2,
+                }),
+        }
+    }
+
+    /// Rules between these keys and the protocol.
+    pub(super) fn check(&self, report: &mut Report, fields: &Fields, db_type: DbType) {
+        let in_match = |name: &str| {
+            let field = fields.find("match")?;
+            match &field.node.value {
+                Value::Map(entries) => entries.iter().find(|e| e.key == name).map(|e| e.key_at),
+                _ => None,
+            }
+        };
+        let trail = fields.trail.key("match");
+        for name in ["database", "user"] {
+            if let (Some(at), false) = (in_match(name), db_type == DbType::Postgres) {
+                let wrong = Wrong::new(
+                    format!(
+                        "`{}` clients do not say it in their first bytes",
+                        db_type.as_str()
+                    ),
+                    match db_type.is_server_first() {
+                        true => "only Postgres does; use a `tcp_listen_port`",
+                        false => "only Postgres does; use `sni` or a `tcp_listen_port`",
+                    },
+                );
+                report.problem(at, trail.key(name), wrong);
+            }
+        }
+        if let (Some(at), true) = (in_match("sni"), db_type.is_server_first()) {
+            let wrong = Wrong::new(
+                "MySQL clients wait for the server before they start TLS",
+                "use a `tcp_listen_port`",
+            );
+            report.problem(at, trail.key("sni"), wrong);
+        }
+        if self.target != Target::Any && db_type == DbType::Tcp {
+            let wrong = Wrong::new(
+                "plain TCP servers have no role",
+                "say which database it is: `db_type`",
+            );
+            fields.wrong(report, "target", wrong);
+        }
+    }
+
+    pub(super) fn route(
+        self,
+        name: &str,
+        upstream: Arc<UpstreamSpec>,
+        common: Common,
+        db_type: DbType,
+    ) -> TcpRoute {
+        TcpRoute {
+            name: name.to_owned(),
+            upstream,
+            tries: common.tries,
+            db_type,
+            listen: self.listen,
+            default: self.default,
+            matches: self.matches,
+            target: self.target,
+            idle_timeout: self.idle_timeout,
+            proxy_protocol: self.proxy_protocol,
+            filters: common.filters,
+            at: (common.at.line, common.at.column),
+        }
+    }
+}
+
+/// The name of a TCP route is a metric label and a log field.
+pub(super) fn check_name(report: &mut Report, trail: Trail, entry: &Entry) {
+    let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    if entry.key.len() > 255 || !entry.key.bytes().all(fits) {
+        let wrong = Wrong::new(
+            "is not the name of a TCP route",
+            "at most 255 ASCII characters without spaces, quotes and backslashes",
+        );
+        report.problem(entry.key_at, trail, wrong);
+    }
+}
+
+pub(super) fn decide_db_type(
+    report: &mut Report,
+    fields: &Fields,
+    written: Option<DbType>,
+    told: Told,
+) -> DbType {
+    match (written, told) {
+        (Some(written), Told::One(told)) if written != told => {
+            let text = format!(
+                "says {} while scheme or port of the upstream say {}; {0} is used",
+                written.as_str(),
+                told.as_str()
+            );
+            report.warn(fields.at("db_type"), fields.trail.key("db_type"), text);
+            written
+        }
+        (Some(written), _) => written,
+        (None, Told::One(told)) => told,
+        (None, Told::Nothing) => DbType::Tcp,
+        (None, Told::Several(a, b)) => {
+            let wrong = Wrong::new(
+                format!(
+                    "the ports of the endpoints are those of {} and {}",
+                    a.as_str(),
+                    b.as_str()
+                ),
+                "say which it is: `db_type`",
+            );
+            fields.wrong(report, "upstream", wrong);
+            a
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The URL of an endpoint: scheme, host, port, path.
+//!
+//! Its own file because it is one grammar (RFC 3986, cut down to what an endpoint can be) with one
+//! rule for each thing that would be dropped in silence elsewhere: credentials, query, TLS.
+//! Invariant: a parsed URL can be connected to as it is, in clear. Called by `parse`.
+
+use super::host::parse_host;
+use super::problem::{Wrong, nearest, shown};
+use super::value::{Scheme, UpstreamUrl};
+
+/// Each scheme as written and what it means.
+pub(super) const SCHEMES: &[(&str, Scheme)] = &[
+    ("http", Scheme::Http),
+    ("tcp", Scheme::Tcp),
+    ("postgres", Scheme::Postgres),
+    ("postgresql", Scheme::Postgres),
+    ("mysql", Scheme::Mysql),
+    ("mariadb", Scheme::Mysql),
+    ("mongodb", Scheme::Mongodb),
+    ("redis", Scheme::Redis),
+    ("valkey", Scheme::Redis),
+    ("oracle", Scheme::Oracle),
+    ("sqlserver", Scheme::Sqlserver),
+    ("mssql", Scheme::Sqlserver),
+    ("cassandra", Scheme::Cassandra),
+    ("cql", Scheme::Cassandra),
+    ("couchdb", Scheme::Couchdb),
+    ("influxdb", Scheme::Influxdb),
+    ("elasticsearch", Scheme::Elasticsearch),
+];
+
+/// Schemes that promise TLS, and the one that promises nothing.
+pub(super) const TLS_SCHEMES: &[(&str, &str)] = &[
+    ("https", "http"),
+    ("wss", "http"),
+    ("rediss", "redis"),
+    ("valkeys", "valkey"),
+    ("mysqls", "mysql"),
+    ("tls", "tcp"),
+    ("ssl", "tcp"),
+    ("tcps", "tcp"),
+];
+
+impl Scheme {
+    /// The port of a URL that names none; `None` for `tcp`.
+    pub const fn port(self) -> Option<u16> {
+        match self {
+            Scheme::Http => Some(80),
+            Scheme::Tcp => None,
+            Scheme::Postgres => Some(5432),
+            Scheme::Mysql => Some(3306),
+            Scheme::Mongodb => Some(27017),
+            Scheme::Redis => Some(6379),
+            Scheme::Oracle => Some(1521),
+            Scheme::Sqlserver => Some(1433),
+            Scheme::Cassandra => Some(9042),
+            Scheme::Couchdb => Some(5984),
+            Scheme::Influxdb => Some(8086),
+            Scheme::Elasticsearch => Some(9200),
+        }
+    }
+
+    /// The word for it in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Tcp => "tcp",
+            Scheme::Postgres => "postgres",
+            Scheme::Mysql => "mysql",
+            Scheme::Mongodb => "mongodb",
+            Scheme::Redis => "redis",
+            Scheme::Oracle => "oracle",
+            Scheme::Sqlserver => "sqlserver",
+            Scheme::Cassandra => "cassandra",
+            Scheme::Couchdb => "couchdb",
+            Scheme::Influxdb => "influxdb",
+            Scheme::Elasticsearch => "elasticsearch",
+        }
+    }
+}
+
+impl UpstreamUrl {
+    /// Reads `scheme://host[:port][/path]`. Schemes are compared without case; a path only means
+    /// something for HTTP.
+    ///
+    /// # Errors
+    /// What is wrong with the text, never showing credentials in it.
+    pub fn parse(text: &str) -> Result<UpstreamUrl, Wrong> {
+        let Some((scheme_text, rest)) = text.split_once("://") else {
+            return Err(Wrong::new(
+                format!("`{}` is not a URL", shown(text)),
+                "for example `http://127.0.0.1:3000`",
+            ));
+        };
+        let (rest, fragment) = split_off(rest, '#');
+        let (rest, query) = split_off(rest, '?');
+        let scheme = parse_scheme(scheme_text, query)?;
+        if let Some(query) = query {
+            return Err(refuse_query(query));
+        }
+        if fragment.is_some() {
+            return Err(Wrong::new(
+                "the URL of an upstream has no fragment",
+                "leave away what follows `#`",
+            ));
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(slash) => (&rest[..slash], &rest[slash..]),
+            None => (rest, ""),
+        };
+        if authority.contains('@') {
+            return Err(Wrong::new(
+                "the URL of an upstream holds no user and password",
+                "clients log in themselves, write the host and port only",
+            ));
+        }
+        let (host_text, port_text) = split_port(authority);
+        let host = parse_host(host_text)?;
+        let port = match port_text {
+            Some(text) => Some(parse_port(text)?),
+            None => scheme.port(),
+        };
+        let Some(port) = port else {
+            return Err(Wrong::new(
+                "a tcp:// URL needs a port",
+                format!("for example `tcp://{}:5432`", shown(host_text)),
+            ));
+        };
+        Ok(UpstreamUrl {
+            scheme,
+            host,
+            port,
+            path: parse_path(scheme, path)?,
+            label: format!("{host_text}:{port}"),
+        })
+    }
+}
+
+fn split_off(text: &str, mark: char) -> (&str, Option<&str>) {
+    match text.split_once(mark) {
+        Some((before, after)) => (before, Some(after)),
+        None => (text, None),
+    }
+}
+
+fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
+    let lower = text.to_ascii_lowercase();
+    if let Some((_, scheme)) = SCHEMES.iter().find(|(name, _)| *name == lower) {
+        let asks_for_tls = query.is_some_and(|query| {
+            let query = query.to_ascii_lowercase();
+            query.split('&').any(|pair| {
+                matches!(
+                    pair,
+                    "sslmode=require" | "sslmode=verify-ca" | "sslmode=verify-full" | "tls=true"
+                )
+            })
+        });
+        if asks_for_tls {
+            return Err(refuse_tls(&lower, "leave the query away"));
+        }
+        return Ok(*scheme);
+    }
+    if let Some((_, plain)) = TLS_SCHEMES.iter().find(|(name, _)| *name == lower) {
+        return Err(refuse_tls(
+            &lower,
+            &format!("write `{plain}://` if that is meant"),
+        ));
+    }
+    let hint = match lower.as_str() {
+        "ws" => Some("http"),
+        "mongodb+srv" => {
+            return Err(Wrong::new(
+                "SRV lookups (`mongodb+srv://`) are not supported",
+                "write the servers as a list of `mongodb://host:27017`",
+            ));
+        }
+        _ => nearest(&lower, SCHEMES.iter().map(|(name, _)| *name)),
+    };
+    Err(Wrong::new(
+        format!("`{}` is not a scheme of an upstream", shown(text)),
+        match hint {
+            Some(word) => format!("did you mean `{word}://`?"),
+            None => "http, tcp, postgres, mysql, mongodb, redis, oracle, sqlserver, cassandra, couchdb, influxdb or elasticsearch".into(),
+        },
+    ))
+}
+
+fn refuse_tls(scheme: &str, hint: &str) -> Wrong {
+    Wrong::new(
+        format!(
+            "TLS to an upstream is not supported yet, and it would be sent in clear: `{scheme}://`"
+        ),
+        hint,
+    )
+}
+
+fn refuse_query(_query: &str) -> Wrong {
+    Wrong::new(
+        "the URL of an upstream has no query",
+        "leave away what follows `?`",
+    )
+}
+
+/// Splits `host:port` outside of brackets; without a colon there is no port.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let after_brackets = authority.rfind(']').map_or(0, |index| index + 1);
+    // A bare IPv6 address has several colons and is told apart by the host parser.
+    if after_brackets == 0 && authority.matches(':').count() > 1 {
+        return (authority, None);
+    }
+    match authority[after_brackets..].find(':') {
+        Some(colon) => {
+            let colon = after_brackets + colon;
+            (&authority[..colon], Some(&authority[colon + 1..]))
+        }
+        None => (authority, None),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, Wrong> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse::<u16>() {
+        Ok(port) if digits && port > 0 => Ok(port),
+        _ => Err(Wrong::new(
+            format!("`{}` is not a port", shown(text)),
+            "1 to 65535",
+        )),
+    }
+}
+
+fn parse_path(scheme: Scheme, path: &str) -> Result<String, Wrong> {
+    let path = path.trim_end_matches('/');
+    if path.is_empty() {
+        return Ok(String::new());
+    }
+    if scheme != Scheme::Http {
+        return Err(Wrong::new(
+            "a path means nothing to a database",
+            format!(
+                "leave it away; to choose a database by name write `match: {{database: {}}}`",
+                shown(path.trim_start_matches('/'))
+            ),
+        ));
+    }
+    if !super::route_key::is_clean_path(path) {
+        return Err(Wrong::new(
+            "the path of the URL is not in its plain form",
+            "ASCII, no empty, `.` or `..` segments, other characters as %XX",
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Host;
+
+    #[test]
+    fn a_url_is_scheme_host_port_and_path() {
+        let url = UpstreamUrl::parse("HTTP://Web.Example.org./a/b/").unwrap();
+        assert_eq!(url.scheme, Scheme::Http);
+        assert_eq!(url.host, Host::Name("web.example.org".into()));
+        assert_eq!(url.port, 80);
+        assert_eq!(url.path, "/a/b");
+        assert_eq!(url.label, "Web.Example.org.:80");
+        let url = UpstreamUrl::parse("postgresql://[::1]/").unwrap();
+        assert_eq!((url.scheme, url.port), (Scheme::Postgres, 5432));
+        assert_eq!(url.label, "[::1]:5432");
+    }
+
+    #[test]
+    fn every_scheme_but_tcp_has_a_port() {
+        for (name, scheme) in SCHEMES {
+            let url = UpstreamUrl::parse(&format!("{name}://h"));
+            match scheme.port() {
+                Some(port) => assert_eq!(url.unwrap().port, port, "{name}"),
+                None => assert!(url.unwrap_err().message.contains("needs a port")),
+            }
+            let url = UpstreamUrl::parse(&format!("{}://h:7", name.to_uppercase())).unwrap();
+            assert_eq!((url.scheme, url.port), (*scheme, 7));
+        }
+    }
+
+    #[test]
+    fn what_would_be_dropped_or_sent_in_clear_is_refused() {
+        for (text, part) in [
+            ("h:80", "is not a URL"),
+            ("https://h", "TLS to an upstream is not supported yet"),
+            ("rediss://h", "in clear"),
+            ("wss://h", "in clear"),
+            ("postgres://h?sslmode=require", "in clear"),
+            ("postgres://h?sslmode=disable", "has no query"),
+            ("http://h#x", "has no fragment"),
+            ("http://h/?a", "has no query"),
+            ("postgres://me:secret@h", "no user and password"),
+            ("postgres://h/db", "means nothing to a database"),
+            ("tcp://h", "needs a port"),
+            ("http://h:0", "is not a port"),
+            ("http://h:65536", "is not a port"),
+            ("http://h:", "is not a port"),
+            ("http://h:+1", "is not a port"),
+            ("http://", "host is missing"),
+            ("http://::1", "needs brackets"),
+            ("http://[::1", "not a valid name"),
+            ("http://a b", "not a valid name"),
+            ("http://1.2.3.400", "not a valid IPv4"),
+            ("http://h/a//b", "plain form"),
+            ("http://h/a/../b", "plain form"),
+            ("http://h/ä", "plain form"),
+            ("htp://h", "is not a scheme"),
+            ("mongodb+srv://h", "SRV"),
+            ("://h", "is not a scheme"),
+        ] {
+            let wrong = UpstreamUrl::parse(text).unwrap_err();
+            assert!(wrong.message.contains(part), "{text}: {wrong}");
+            assert!(!wrong.to_string().contains("secret"));
+        }
+        assert!(
+            UpstreamUrl::parse("htp://h")
+                .unwrap_err()
+                .to_string()
+                .contains("`http://`?")
+        );
+    }
+}

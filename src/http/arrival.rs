@@ -1,0 +1,29 @@
+//! How one HTTP/1 request arrived.
+//!
+//! Its own file because it is the only thing that the connection loop (`server::connection`) and
+//! the proxy phases share: the loop puts it into the session, Pingora hands it to
+//! `ProxyHttp::on_connection_reuse`. Invariant: every request of a connection gets its own, the
+//! first one too.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::deadline::Cutoff;
+
+/// Where a request came from and since when.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The other end of the connection (or who a PROXY header said it is).
+    pub client: SocketAddr,
+    /// Our end of the connection.
+    pub local: SocketAddr,
+    /// The listener's address as it is written in the configuration.
+    pub listener: Arc<str>,
+    /// When the head's first byte was there: the start of the request's time.
+    pub head_started: Instant,
+    /// How many requests this connection carried before.
+    pub requests_before: u64,
+    /// The deadline of the try in flight; the connection loop carries it out.
+    pub cutoff: Arc<Cutoff>,
+}

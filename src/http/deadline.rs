@@ -1,0 +1,197 @@
+//! One request's total deadline, which Pingora does not offer: its `read_timeout` starts anew with
+//! each read, so an endpoint that drips its header never runs out of it.
+//!
+//! Its own file because it is the only place that closes a socket behind Pingora's back. A
+//! [`Cutoff`] belongs to one client connection. While a try waits for its response header it holds
+//! the time and the upstream socket; [`watch`] polls the request and, when the time has passed,
+//! shuts that socket down, so that Pingora's pending read ends and the retry decision is asked.
+//! Invariant: arming, disarming and cutting all happen in the connection's own task, so a socket
+//! that Pingora released is never the one that is shut down. One timer serves all requests of a
+//! connection: it is moved only to an earlier time, and re-armed when it fires too early.
+
+use std::future::{Future, poll_fn};
+use std::os::fd::RawFd;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Instant;
+
+use nix::sys::socket::{Shutdown, shutdown};
+use tokio::time::Sleep;
+
+/// The armed deadline of the try in flight on one client connection.
+#[derive(Debug, Default)]
+pub struct Cutoff {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    at: Option<Instant>,
+    socket: Option<RawFd>,
+    fired: bool,
+}
+
+impl Cutoff {
+    /// Shuts `socket` down at `at`, unless disarmed before.
+    pub fn arm(&self, at: Instant, socket: RawFd) {
+        *self.lock() = State {
+            at: Some(at),
+            socket: Some(socket),
+            fired: false,
+        };
+    }
+
+    /// Remembers the socket of a try whose clock does not run yet: the client still uploads.
+    pub fn hold(&self, socket: RawFd) {
+        *self.lock() = State {
+            at: None,
+            socket: Some(socket),
+            fired: false,
+        };
+    }
+
+    /// Starts the clock of a held socket.
+    pub fn start(&self, at: Instant) {
+        let mut state = self.lock();
+        if state.socket.is_some() {
+            state.at = Some(at);
+        }
+    }
+
+    /// The header is there, or the try is over: nothing is shut down any more. Tells whether the
+    /// deadline had passed and cut the try off.
+    pub fn disarm(&self) -> bool {
+        let mut state = self.lock();
+        let fired = state.fired;
+        *state = State::default();
+        fired
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.lock().at
+    }
+
+    fn expire(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.at.is_some_and(|at| at <= now) {
+            state.at = None;
+            state.fired = true;
+            if let Some(socket) = state.socket.take() {
+                // An error means the peer was faster; the pending read ends either way.
+                let _ = shutdown(socket, Shutdown::Both);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The timer of one client connection, kept from request to request.
+#[derive(Debug, Default)]
+pub struct Clock {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so.
+pub async fn watch<F: Future>(cutoff: &Cutoff, clock: &mut Clock, request: F) -> F::Output {
+    let mut request = std::pin::pin!(request);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = request.as_mut().poll(cx) {
+            return Poll::Ready(output);
+        }
+        while let Some(at) = cutoff.next() {
+            let at_tokio = tokio::time::Instant::from_std(at);
+            let sleep = clock
+                .sleep
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at_tokio)));
+            if sleep.deadline() > at_tokio || sleep.is_elapsed() {
+                sleep.as_mut().reset(at_tokio);
+            }
+            match sleep.as_mut().poll(cx) {
+                Poll::Pending => break,
+                Poll::Ready(()) => cutoff.expire(Instant::now()),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_silent_read_ends_at_the_deadline() {
+        let (mut stream, _peer) = pair().await;
+        let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
+        let started = Instant::now();
+        cutoff.arm(started + Duration::from_millis(100), stream.as_raw_fd());
+        let read = watch(&cutoff, &mut clock, stream.read_u8()).await;
+        assert!(read.is_err());
+        assert!(started.elapsed() >= Duration::from_millis(100));
+        assert!(cutoff.disarm(), "the deadline says that it fired");
+        assert!(!cutoff.disarm(), "and says so once");
+    }
+
+    #[tokio::test]
+    async fn a_disarmed_deadline_leaves_the_socket_alone() {
+        let (mut stream, mut peer) = pair().await;
+        let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
+        cutoff.arm(
+            Instant::now() + Duration::from_millis(50),
+            stream.as_raw_fd(),
+        );
+        let read = watch(&cutoff, &mut clock, async {
+            assert!(!cutoff.disarm());
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            tokio::io::AsyncWriteExt::write_all(&mut peer, b"x")
+                .await
+                .unwrap();
+            stream.read_u8().await
+        })
+        .await;
+        assert_eq!(read.unwrap(), b'x');
+    }
+
+    #[tokio::test]
+    async fn an_earlier_deadline_moves_the_timer_of_the_connection() {
+        let (mut stream, _peer) = pair().await;
+        let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
+        let started = Instant::now();
+        cutoff.arm(started + Duration::from_secs(30), stream.as_raw_fd());
+        watch(&cutoff, &mut clock, tokio::task::yield_now()).await;
+        cutoff.arm(started + Duration::from_millis(60), stream.as_raw_fd());
+        assert!(watch(&cutoff, &mut clock, stream.read_u8()).await.is_err());
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_held_socket_is_cut_only_after_its_clock_started() {
+        let (mut stream, _peer) = pair().await;
+        let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
+        cutoff.hold(stream.as_raw_fd());
+        let read = watch(&cutoff, &mut clock, async {
+            let silent = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
+            assert!(silent.is_err());
+            cutoff.start(Instant::now() + Duration::from_millis(30));
+            stream.read_u8().await
+        })
+        .await;
+        assert!(read.is_err());
+    }
+}

@@ -1,0 +1,254 @@
+//! The state of one request from its head to its log line: Pingora's `CTX`.
+//!
+//! Its own file so that `proxy.rs` shows the phases and this the bookkeeping. Invariant: what was
+//! taken for the request (in-flight count, lease, retry permit) is given back when this drops.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pingora_core::{Error, ErrorSource, ErrorType};
+
+use crate::error::{Fault, Reason};
+use crate::http::arrival::Arrival;
+use crate::http::retry::{self, Decision, Failure, Situation};
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+use crate::telemetry::InFlight;
+use crate::upstream::budget::RetryPermit;
+use crate::upstream::{Endpoint, EndpointId, Lease, Outcome};
+
+/// One request on its way.
+pub struct Exchange {
+    pub arrival: Option<Arrival>,
+    /// When the head was complete.
+    pub started: Instant,
+    pub snapshot: Option<Arc<Snapshot>>,
+    pub route: Option<Arc<Route>>,
+    pub in_flight: Option<InFlight>,
+    /// Path and query as matched, to be sent behind the endpoint's own path.
+    pub target: String,
+    pub client: Option<IpAddr>,
+    /// The peer is in `trusted_proxies`.
+    pub trusted: bool,
+    pub upgrade: bool,
+    pub hash: Option<u64>,
+    /// `timeout_ms` ends here; moves once, when the body is in.
+    pub deadline: Instant,
+    /// The body is still coming from the client.
+    pub uploading: bool,
+    /// Body bytes of this try so far.
+    pub body_bytes: u64,
+    pub next: Next,
+    /// Tries that count: all but the resend after a stale connection.
+    pub tries: u32,
+    pub tried: Vec<EndpointId>,
+    pub resent: bool,
+    pub lease: Option<Lease>,
+    pub retry_permit: Option<RetryPermit>,
+    /// A retry was decided before the response went out; the error is only its messenger.
+    pub retry_decided: bool,
+    pub end: Option<End>,
+    pub try_started: Instant,
+    pub queued: Option<Duration>,
+    pub connect: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    /// The last endpoint tried.
+    pub endpoint: Option<Arc<Endpoint>>,
+}
+
+/// How the next try begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    First,
+    /// After a pause, on another endpoint where there is one.
+    Retry,
+    /// At once, on a fresh connection.
+    Resend,
+}
+
+/// Why a request ended other than well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub reason: Reason,
+    pub fault: Option<Fault>,
+}
+
+impl From<Reason> for End {
+    fn from(reason: Reason) -> End {
+        End {
+            reason,
+            fault: reason.fault(),
+        }
+    }
+}
+
+impl Exchange {
+    pub fn new() -> Exchange {
+        let now = Instant::now();
+        Exchange {
+            arrival: None,
+            started: now,
+            snapshot: None,
+            route: None,
+            in_flight: None,
+            target: String::new(),
+            client: None,
+            trusted: false,
+            upgrade: false,
+            hash: None,
+            deadline: now,
+            uploading: false,
+            body_bytes: 0,
+            next: Next::First,
+            tries: 0,
+            tried: Vec::new(),
+            resent: false,
+            lease: None,
+            retry_permit: None,
+            retry_decided: false,
+            end: None,
+            try_started: now,
+            queued: None,
+            connect: None,
+            first_byte: None,
+            endpoint: None,
+        }
+    }
+
+    /// What is left of `timeout_ms`.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// When this try's response header must be there.
+    pub fn try_deadline(&self, route: &Route) -> Instant {
+        match route.tries.try_timeout {
+            Some(timeout) => self.deadline.min(Instant::now() + timeout),
+            None => self.deadline,
+        }
+    }
+
+    /// The body is in: the clock of `timeout_ms` starts anew.
+    pub fn upload_ended(&mut self, route: &Route) {
+        self.uploading = false;
+        self.deadline = Instant::now() + route.tries.timeout;
+    }
+
+    /// Asks the retry decision about a failed try and prepares the next one.
+    pub fn failed(&mut self, failure: Failure, request: Sendable) -> bool {
+        let Some(route) = self.route.clone() else {
+            return false;
+        };
+        let lease = self.lease.take();
+        let endpoint = lease.as_ref().map(|lease| lease.endpoint().id());
+        if let Some(lease) = lease {
+            lease.finish(match failure {
+                Failure::Connect => Outcome::ConnectFailed,
+                // The endpoint closed an idle connection, which is its right.
+                Failure::Stale => Outcome::Neutral,
+                Failure::Broken | Failure::TryTimeout | Failure::Status(_) => Outcome::Failed,
+            });
+        }
+        let now = Situation {
+            idempotent: request.idempotent,
+            replayable: request.replayable,
+            responded: request.responded,
+            out_of_time: self.remaining().is_zero(),
+            tries: self.tries,
+            retry_count: route.tries.retry_count,
+            resent: self.resent,
+        };
+        let upstream = &route.upstream;
+        let mut permit = self.retry_permit.take();
+        let decision = retry::decide(failure, &now, || {
+            if permit.is_none() {
+                permit = upstream.retry_budget().take(upstream.in_flight());
+            }
+            permit.is_some()
+        });
+        self.retry_permit = permit;
+        self.next = match decision {
+            Decision::GiveUp => return false,
+            Decision::Resend => Next::Resend,
+            Decision::Retry => Next::Retry,
+        };
+        match decision {
+            Decision::Resend => self.resent = true,
+            _ => self.tried.extend(endpoint),
+        }
+        route.metrics.retried(failure.reason());
+        true
+    }
+
+    /// Gives the lease back with what became of it.
+    pub fn finish_lease(&mut self, outcome: Outcome) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish(outcome);
+        }
+    }
+
+    /// The end that was decided, or the one that Pingora's error tells.
+    pub fn end_with(&self, error: Option<&Error>) -> End {
+        match (self.end, error) {
+            (Some(end), _) => end,
+            (None, Some(error)) => classify(error),
+            (None, None) => Reason::Ok.into(),
+        }
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Exchange::new()
+    }
+}
+
+/// What the session tells about sending its request again.
+#[derive(Clone, Copy, Debug)]
+pub struct Sendable {
+    pub idempotent: bool,
+    pub replayable: bool,
+    pub responded: bool,
+}
+
+/// Says in our words what Pingora's error says in its own.
+pub fn classify(error: &Error) -> End {
+    use ErrorType::*;
+    let reason = match (error.esource(), error.etype()) {
+        (_, HTTPStatus(413)) => Reason::BodyTooLarge,
+        (_, HTTPStatus(400..=499)) => Reason::BadRequest,
+        (ErrorSource::Downstream, ReadTimedout | WriteTimedout) => {
+            return End {
+                reason: Reason::Timeout,
+                fault: Some(Fault::Client),
+            };
+        }
+        (ErrorSource::Downstream, ReadError) if is_bad_framing(error) => Reason::BadRequest,
+        (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => {
+            Reason::ClientClosed
+        }
+        (ErrorSource::Downstream, _) => Reason::BadRequest,
+        (_, ConnectTimedout) => Reason::ConnectTimeout,
+        (_, ConnectRefused | ConnectNoRoute | ConnectError | SocketError | BindError) => {
+            Reason::ConnectFailed
+        }
+        (_, ReadTimedout | WriteTimedout) => Reason::Timeout,
+        (ErrorSource::Upstream, ReadError | WriteError | ConnectionClosed) => Reason::UpstreamReset,
+        (ErrorSource::Upstream, _) => Reason::UpstreamError,
+        _ => Reason::FilterError,
+    };
+    reason.into()
+}
+
+/// The edge reports a chunked body that breaks RFC 9112 as invalid data.
+fn is_bad_framing(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(this) = cause {
+        if let Some(io) = this.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::InvalidData;
+        }
+        cause = this.source();
+    }
+    false
+}

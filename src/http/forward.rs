@@ -1,0 +1,287 @@
+//! What changes in a message on its way through: path, `Host`, `X-Forwarded-*`, `Via`, and headers
+//! that are only for one hop.
+//!
+//! Its own file because each line answers to a section of an RFC and none of them needs a session.
+//! Invariant: what a client says about itself is passed on only when its address is trusted.
+//! Pingora has already removed hop-by-hop headers from the request (its `standard` policy) when
+//! [`request`] is called; for responses it does not, so [`response`] does.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use pingora_core::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+
+/// What a request becomes for one endpoint.
+pub struct Outgoing<'a> {
+    /// The path and query to send, with the endpoint's own path before it.
+    pub target: &'a str,
+    /// `host:port` of the endpoint, where the client's `Host` is not kept.
+    pub host: Option<&'a str>,
+    /// Used when the client sent no `Host` (HTTP/1.0).
+    pub default_host: &'a str,
+    pub client: IpAddr,
+    /// The client's address is in `trusted_proxies`.
+    pub trusted: bool,
+}
+
+/// Turns the client's request, already a copy, into the one an endpoint gets.
+pub fn request(request: &mut RequestHeader, out: &Outgoing<'_>) -> Result<()> {
+    let original_host = request.headers.get(header::HOST).cloned();
+    if request.raw_path() != out.target.as_bytes() {
+        request.set_raw_path(out.target.as_bytes())?;
+    }
+    if !out.trusted {
+        // RFC 7239 says the same in another header; unchecked it would contradict ours.
+        request.remove_header(&header::FORWARDED);
+        request.remove_header(&X_FORWARDED_PORT);
+    }
+    let client = match out.trusted {
+        true => joined(&request.headers, &X_FORWARDED_FOR),
+        false => None,
+    };
+    let client = match client {
+        Some(earlier) => format!("{earlier}, {}", out.client),
+        None => out.client.to_string(),
+    };
+    request.insert_header(X_FORWARDED_FOR, client)?;
+    if !out.trusted || !request.headers.contains_key(X_FORWARDED_PROTO) {
+        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+    }
+    match &original_host {
+        Some(host) if !out.trusted || !request.headers.contains_key(X_FORWARDED_HOST) => {
+            request.insert_header(X_FORWARDED_HOST, host)?;
+        }
+        None if !out.trusted => {
+            request.remove_header(&X_FORWARDED_HOST);
+        }
+        _ => {}
+    }
+    match (out.host, original_host) {
+        (Some(host), _) => request.insert_header(header::HOST, host)?,
+        (None, None) => request.insert_header(header::HOST, out.default_host)?,
+        (None, Some(_)) => {}
+    }
+    // RFC 9110, section 7.6.3: a gateway says so in each request it forwards.
+    match joined(&request.headers, &header::VIA) {
+        Some(earlier) => request.insert_header(header::VIA, format!("{earlier}, {VIA_SELF}"))?,
+        None => request.insert_header(header::VIA, HeaderValue::from_static(VIA_SELF))?,
+    }
+    Ok(())
+}
+
+/// Removes what was meant for this hop alone (RFC 9110, section 7.6.1). `Transfer-Encoding` stays:
+/// Pingora frames the body by it. `Connection` is written anew by Pingora, `Upgrade` belongs to 101.
+pub fn response(response: &mut ResponseHeader) {
+    if let Some(nominated) = joined(&response.headers, &header::CONNECTION) {
+        for name in nominated.split(',') {
+            let name = name.trim();
+            let keep = KEPT_WHEN_NOMINATED
+                .iter()
+                .any(|kept| kept.as_str().eq_ignore_ascii_case(name));
+            if !keep && !name.is_empty() {
+                response.remove_header(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        if response.headers.contains_key(name) {
+            response.remove_header(name);
+        }
+    }
+    if response.status != http::StatusCode::SWITCHING_PROTOCOLS
+        && response.headers.contains_key(header::UPGRADE)
+        && response.status != http::StatusCode::UPGRADE_REQUIRED
+    {
+        response.remove_header(&header::UPGRADE);
+    }
+}
+
+/// The address a request came from: the peer's, or, when that is a trusted proxy, the last address
+/// in `X-Forwarded-For` that is not one. What cannot be read ends the walk.
+pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
+    let mut client = peer;
+    if !is_trusted(peer, trusted_proxies) {
+        return client;
+    }
+    let Some(chain) = joined(headers, &X_FORWARDED_FOR) else {
+        return client;
+    };
+    for hop in chain.rsplit(',') {
+        let Ok(ip) = hop.trim().parse::<IpAddr>() else {
+            break;
+        };
+        client = ip;
+        if !is_trusted(ip, trusted_proxies) {
+            break;
+        }
+    }
+    client
+}
+
+/// Whether `ip` is in `trusted_proxies`. An IPv4 address that came as IPv6 counts as IPv4.
+pub fn is_trusted(ip: IpAddr, trusted_proxies: &[IpNet]) -> bool {
+    let ip = ip.to_canonical();
+    trusted_proxies.iter().any(|net| net.contains(&ip))
+}
+
+/// All lines of one header as one list; lines that are not text are left out.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut lines = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut list = lines.next()?.to_string();
+    for line in lines {
+        list.push_str(", ");
+        list.push_str(line);
+    }
+    Some(list)
+}
+
+const VIA_SELF: &str = "1.1 harbr-router";
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+];
+/// Framing and switching are Pingora's; a nomination must not take them away.
+const KEPT_WHEN_NOMINATED: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::UPGRADE,
+    HeaderName::from_static("close"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incoming(headers: &[(&str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/api/x?q=1", None).unwrap();
+        for (name, value) in headers {
+            request
+                .append_header(name.to_string(), value.to_string())
+                .unwrap();
+        }
+        request
+    }
+
+    fn to_endpoint<'a>(trusted: bool) -> Outgoing<'a> {
+        Outgoing {
+            target: "/v1/x?q=1",
+            host: None,
+            default_host: "10.0.0.1:80",
+            client: "203.0.113.9".parse().unwrap(),
+            trusted,
+        }
+    }
+
+    fn text(request: &RequestHeader, name: &str) -> Option<String> {
+        joined(&request.headers, &name.parse().unwrap())
+    }
+
+    #[test]
+    fn an_untrusted_client_cannot_speak_for_others() {
+        let mut request = incoming(&[
+            ("Host", "example.org"),
+            ("X-Forwarded-For", "10.9.9.9"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "evil"),
+            ("X-Forwarded-Port", "1"),
+            ("Forwarded", "for=10.9.9.9"),
+        ]);
+        super::request(&mut request, &to_endpoint(false)).unwrap();
+        assert_eq!(request.raw_path(), b"/v1/x?q=1");
+        assert_eq!(text(&request, "x-forwarded-for").unwrap(), "203.0.113.9");
+        assert_eq!(text(&request, "x-forwarded-proto").unwrap(), "http");
+        assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
+        assert_eq!(text(&request, "host").unwrap(), "example.org");
+        assert_eq!(text(&request, "via").unwrap(), "1.1 harbr-router");
+        assert_eq!(text(&request, "forwarded"), None);
+        assert_eq!(text(&request, "x-forwarded-port"), None);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_appended_to() {
+        let mut request = incoming(&[
+            ("Host", "inner"),
+            ("X-Forwarded-For", "198.51.100.1"),
+            ("X-Forwarded-For", "198.51.100.2"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-Host", "example.org"),
+            ("Via", "1.1 edge"),
+        ]);
+        super::request(&mut request, &to_endpoint(true)).unwrap();
+        assert_eq!(
+            text(&request, "x-forwarded-for").unwrap(),
+            "198.51.100.1, 198.51.100.2, 203.0.113.9"
+        );
+        assert_eq!(text(&request, "x-forwarded-proto").unwrap(), "https");
+        assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
+        assert_eq!(text(&request, "via").unwrap(), "1.1 edge, 1.1 harbr-router");
+    }
+
+    #[test]
+    fn host_is_replaced_or_filled_in() {
+        let mut request = incoming(&[("Host", "example.org")]);
+        let out = Outgoing {
+            host: Some("origin:8080"),
+            ..to_endpoint(false)
+        };
+        super::request(&mut request, &out).unwrap();
+        assert_eq!(text(&request, "host").unwrap(), "origin:8080");
+        assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
+
+        let mut request = incoming(&[]);
+        super::request(&mut request, &to_endpoint(false)).unwrap();
+        assert_eq!(text(&request, "host").unwrap(), "10.0.0.1:80");
+        assert_eq!(text(&request, "x-forwarded-host"), None);
+    }
+
+    #[test]
+    fn the_last_untrusted_hop_is_the_client() {
+        let proxies = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        let chain = incoming(&[("X-Forwarded-For", "1.1.1.1, 203.0.113.7,10.1.1.1")]);
+        let ip = |peer: &str| client_ip(peer.parse().unwrap(), &chain.headers, &proxies);
+        assert_eq!(ip("10.0.0.1").to_string(), "203.0.113.7");
+        assert_eq!(ip("::ffff:10.0.0.1").to_string(), "203.0.113.7");
+        assert_eq!(ip("192.0.2.1").to_string(), "192.0.2.1");
+        let broken = incoming(&[("X-Forwarded-For", "1.1.1.1, junk, 10.1.1.1")]);
+        assert_eq!(
+            client_ip("10.0.0.1".parse().unwrap(), &broken.headers, &proxies).to_string(),
+            "10.1.1.1"
+        );
+    }
+
+    #[test]
+    fn hop_by_hop_headers_end_here() {
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("Connection", "keep-alive, X-Internal, Content-Length"),
+            ("X-Internal", "1"),
+            ("Keep-Alive", "timeout=5"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Upgrade", "h2c"),
+            ("Content-Length", "3"),
+            ("X-Kept", "1"),
+        ] {
+            response.append_header(name, value).unwrap();
+        }
+        super::response(&mut response);
+        for gone in ["x-internal", "keep-alive", "proxy-authenticate", "upgrade"] {
+            assert!(!response.headers.contains_key(gone), "{gone}");
+        }
+        assert!(response.headers.contains_key("content-length"));
+        assert!(response.headers.contains_key("x-kept"));
+    }
+}

@@ -1,0 +1,650 @@
+//! Pingora's `ProxyHttp`: the phases of one request, each a few lines.
+//!
+//! Its own file because it is the one place where Pingora's calls meet our words. It decides
+//! nothing itself: matching is `route/`, picking `upstream/`, sending again `retry.rs`, statuses
+//! `respond.rs`. Invariant: the snapshot is loaded once per request, and whatever way a request
+//! ends, `logging` counts and records it with exactly one reason. Requests that the edge refuses
+//! never come here; `server/` records those.
+
+use std::any::Any;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header;
+use log::{debug, warn};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result, RetryType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::sync::watch;
+
+use crate::config::{Balance, HashOn};
+use crate::error::{Fault, Reason};
+use crate::http::arrival::Arrival;
+use crate::http::exchange::{End, Exchange, Next, Sendable};
+use crate::http::forward::{self, Outgoing};
+use crate::http::respond;
+use crate::http::retry::{self, Failure};
+use crate::route::{Route, normalise, strip_prefix};
+use crate::snapshot::SnapshotHandle;
+use crate::telemetry::{AccessLog, Record};
+use crate::upstream::peer::{IDLE_TIMEOUT, PeerTimeouts, Reuse, http_peer};
+use crate::upstream::{Lease, Outcome, Pick};
+
+/// The HTTP side of a gateway.
+pub struct Proxy {
+    snapshots: SnapshotHandle,
+    access_log: Arc<AccessLog>,
+    /// True while draining: responses say `Connection: close`.
+    closing: watch::Receiver<bool>,
+}
+
+impl Proxy {
+    pub fn new(
+        snapshots: SnapshotHandle,
+        access_log: Arc<AccessLog>,
+        closing: watch::Receiver<bool>,
+    ) -> Proxy {
+        Proxy {
+            snapshots,
+            access_log,
+            closing,
+        }
+    }
+
+    /// Matches the request and fills the exchange, or says why it cannot be carried.
+    fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
+        let snapshot = self.snapshots.load();
+        ctx.started = Instant::now();
+        ctx.upgrade = session.as_downstream().is_upgrade_req();
+        let request = session.req_header();
+        let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
+        let trusted_proxies = &snapshot.config.trusted_proxies;
+        ctx.trusted = peer.is_some_and(|ip| forward::is_trusted(ip, trusted_proxies));
+        ctx.client = peer.map(|ip| match ctx.trusted {
+            true => forward::client_ip(ip, &request.headers, trusted_proxies),
+            false => ip,
+        });
+        let max_body = snapshot.config.max_body_bytes;
+        let found = matched(request, &snapshot.routes);
+        ctx.snapshot = Some(snapshot);
+        let (route, target) = found?;
+        ctx.in_flight = Some(route.metrics.in_flight());
+        ctx.deadline = ctx.started + route.tries.timeout;
+        ctx.hash = hash_key(&route, request, ctx.client, &target);
+        let length = content_length(request);
+        ctx.uploading = !ctx.upgrade
+            && (length.is_some_and(|length| length > 0)
+                || request.headers.contains_key(header::TRANSFER_ENCODING));
+        let timeout = route.tries.timeout;
+        ctx.target = target;
+        ctx.route = Some(route);
+        if max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
+            return Err(Reason::BodyTooLarge);
+        }
+        let silence = match ctx.upgrade {
+            true => (None, None),
+            false => (Some(timeout), Some(timeout.max(WRITE_SILENCE))),
+        };
+        session.set_read_timeout(silence.0);
+        session.set_write_timeout(silence.1);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new()
+    }
+
+    /// No modules: compression and gRPC-Web are not offered, and an empty list costs nothing.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        ctx: &mut Exchange,
+        arrival: Box<dyn Any + Send + Sync>,
+    ) {
+        ctx.arrival = arrival.downcast::<Arrival>().ok().map(|arrival| *arrival);
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
+        let Err(reason) = self.admit(session, ctx) else {
+            return Ok(false);
+        };
+        let end = End::from(reason);
+        ctx.end = Some(end);
+        respond::refuse(session, end.reason, end.fault).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
+        let Some(route) = ctx.route.clone() else {
+            return Err(ended(ctx, Reason::NoRoute));
+        };
+        let lease = tokio::select! {
+            biased;
+            lease = lease(&route, ctx) => lease,
+            error = departure(session, ctx.uploading) => {
+                return Err(error);
+            }
+        };
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(reason) => return Err(ended(ctx, reason)),
+        };
+        let queued = lease.queued_for();
+        if !queued.is_zero() {
+            *ctx.queued.get_or_insert_default() += queued;
+            route.metrics.queue_waited(queued.as_secs_f64());
+        }
+        let reuse = match ctx.next {
+            Next::Resend => Reuse::Fresh,
+            Next::First | Next::Retry => {
+                ctx.tries += 1;
+                Reuse::Pooled
+            }
+        };
+        ctx.try_started = Instant::now();
+        let connect = route.tries.connect_timeout.min(
+            ctx.try_deadline(&route)
+                .saturating_duration_since(ctx.try_started),
+        );
+        let timeouts = PeerTimeouts {
+            connect,
+            total_connect: connect,
+            read: match ctx.upgrade {
+                true => NEVER,
+                false => route.tries.timeout,
+            },
+            write: match ctx.upgrade {
+                true => NEVER,
+                false => route.tries.timeout.max(WRITE_SILENCE),
+            },
+            idle: IDLE_TIMEOUT,
+        };
+        let peer = http_peer(lease.endpoint(), &timeouts, route.group_key, reuse);
+        ctx.endpoint = Some(lease.endpoint().clone());
+        ctx.lease = Some(lease);
+        Ok(peer)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Exchange,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
+        let again = ctx.failed(Failure::Connect, sendable(session));
+        e.set_retry(again);
+        if !again {
+            let reason = match (timed_out, ctx.remaining().is_zero()) {
+                (true, true) => Reason::Timeout,
+                (true, false) => Reason::ConnectTimeout,
+                (false, _) => Reason::ConnectFailed,
+            };
+            ctx.end = Some(reason.into());
+        }
+        debug!("connect failed, again: {again}: {e}");
+        e
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        fd: RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        ctx.connect = Some(ctx.try_started.elapsed());
+        ctx.body_bytes = 0;
+        let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
+            return Ok(());
+        };
+        match ctx.uploading {
+            true => arrival.cutoff.hold(fd),
+            false => arrival.cutoff.arm(ctx.try_deadline(route), fd),
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        let (Some(route), Some(lease)) = (&ctx.route, &ctx.lease) else {
+            return Ok(());
+        };
+        let endpoint = lease.endpoint();
+        let joined;
+        let target = match (endpoint.path(), ctx.target.as_str()) {
+            ("", target) | (_, target @ "*") => target,
+            (path, target) => {
+                joined = format!("{path}{target}");
+                &joined
+            }
+        };
+        let out = Outgoing {
+            target,
+            host: (!route.preserve_host).then(|| endpoint.label()),
+            default_host: endpoint.label(),
+            client: ctx
+                .arrival
+                .as_ref()
+                .map_or(UNKNOWN, |arrival| arrival.client.ip()),
+            trusted: ctx.trusted,
+        };
+        forward::request(request, &out)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        let (Some(route), Some(snapshot)) = (ctx.route.clone(), &ctx.snapshot) else {
+            return Ok(());
+        };
+        if ctx.upgrade {
+            return Ok(());
+        }
+        ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
+        if let Some(most) = snapshot.config.max_body_bytes
+            && ctx.body_bytes > most
+        {
+            ctx.end = Some(Reason::BodyTooLarge.into());
+            *body = None;
+            return Err(Error::new_down(ErrorType::HTTPStatus(413)));
+        }
+        if end_of_stream && ctx.uploading {
+            ctx.upload_ended(&route);
+            if let Some(arrival) = &ctx.arrival {
+                arrival.cutoff.start(ctx.try_deadline(&route));
+            }
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        let status = response.status.as_u16();
+        if response.status.is_informational() && status != 101 {
+            return Ok(());
+        }
+        if ctx.first_byte.is_none() {
+            ctx.first_byte = Some(ctx.started.elapsed());
+        }
+        let cut_off = ctx
+            .arrival
+            .as_ref()
+            .is_some_and(|arrival| arrival.cutoff.disarm());
+        if cut_off {
+            // The header arrived in the very moment of the cut; its body never will.
+            return Err(Error::new_up(ErrorType::ReadTimedout));
+        }
+        if retry::is_retryable(status) && ctx.failed(Failure::Status(status), sendable(session)) {
+            ctx.retry_decided = true;
+            ctx.first_byte = None;
+            let mut error = Error::new_up(ErrorType::HTTPStatus(status));
+            error.set_retry(true);
+            return Err(error);
+        }
+        let outcome = match status {
+            500.. => Outcome::Failed,
+            _ => Outcome::Ok,
+        };
+        if let Some(lease) = &ctx.lease {
+            lease.record(outcome);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Exchange,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        forward::response(response);
+        if *self.closing.borrow() {
+            // The drain began after this request; Pingora looks only when one begins.
+            session.set_keepalive(None);
+        }
+        if session.req_header().version == http::Version::HTTP_10
+            && response.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
+            // connection.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        e: Box<Error>,
+        ctx: &mut Exchange,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let cut_off = ctx
+            .arrival
+            .as_ref()
+            .is_some_and(|arrival| arrival.cutoff.disarm());
+        if std::mem::take(&mut ctx.retry_decided) {
+            return e;
+        }
+        let mut e = e.more_context(format!("Peer: {peer}"));
+        if *e.esource() != ErrorSource::Upstream {
+            e.set_retry(false);
+            ctx.finish_lease(Outcome::Neutral);
+            return e;
+        }
+        let failure = match e.retry {
+            _ if cut_off => Failure::TryTimeout,
+            RetryType::ReusedOnly if client_reused => Failure::Stale,
+            _ => Failure::Broken,
+        };
+        let again = ctx.failed(failure, sendable(session));
+        e.set_retry(again);
+        if !again && cut_off {
+            ctx.end = Some(Reason::Timeout.into());
+        }
+        e
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        e: &Error,
+        ctx: &mut Exchange,
+    ) -> FailToProxy {
+        let end = ctx.end_with(Some(e));
+        ctx.end = Some(end);
+        match end.fault {
+            Some(Fault::Client) => debug!("{}: {e}", end.reason),
+            _ => warn!(
+                "{}: {e} (route {})",
+                end.reason,
+                ctx.route.as_ref().map_or("-", |route| &route.label)
+            ),
+        }
+        let mut sent = 0;
+        if end.reason != Reason::ClientClosed && session.response_written().is_none() {
+            session.set_keepalive(None);
+            match respond::refuse(session, end.reason, end.fault).await {
+                Ok(status) => sent = status,
+                Err(e) => debug!("the client left before its error response: {e}"),
+            }
+        }
+        FailToProxy {
+            error_code: sent,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Exchange) {
+        let end = ctx.end_with(e);
+        ctx.finish_lease(Outcome::Neutral);
+        if let Some(arrival) = &ctx.arrival {
+            arrival.cutoff.disarm();
+        }
+        let status = session
+            .response_written()
+            .map_or(0, |response| response.status.as_u16());
+        let status = match (status, end.reason) {
+            (0, Reason::ClientClosed) => respond::status(end.reason, end.fault),
+            (status, _) => status,
+        };
+        let total = ctx.started.elapsed();
+        match (&ctx.route, &ctx.snapshot) {
+            (Some(route), _) => {
+                route
+                    .metrics
+                    .finished(status, end.reason, total.as_secs_f64());
+            }
+            (None, Some(snapshot)) => {
+                snapshot
+                    .unrouted
+                    .finished(status, end.reason, total.as_secs_f64());
+            }
+            (None, None) => {}
+        }
+        if self.access_log.is_on() {
+            self.access_log
+                .log(&record(session, ctx, status, end.reason, total));
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Exchange, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Exchange,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// Pauses before a retry, then waits for its turn at an endpoint.
+async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
+    if ctx.next == Next::Retry {
+        let pause = retry::backoff(ctx.tries).min(ctx.remaining());
+        tokio::time::sleep(pause).await;
+    }
+    if ctx.remaining().is_zero() {
+        return Err(Reason::Timeout);
+    }
+    let pick = Pick {
+        hash: ctx.hash,
+        avoid: &ctx.tried,
+        deadline: tokio::time::Instant::from_std(ctx.deadline),
+    };
+    let lease = route.upstream.pick(pick).await;
+    lease.map_err(|error| error.reason())
+}
+
+/// Done when the client leaves, so that it does not keep a place in a queue. While a body is still
+/// to be read this cannot be told without reading it, and is not.
+async fn departure(session: &mut Session, uploading: bool) -> Box<Error> {
+    if uploading {
+        return std::future::pending().await;
+    }
+    match session.as_downstream_mut().read_body_or_idle(true).await {
+        Err(mut error) => {
+            error.as_down();
+            error.set_retry(false);
+            error
+        }
+        // A request without a body cannot have more of it.
+        Ok(_) => std::future::pending().await,
+    }
+}
+
+/// The route of a request and the target to send: path normalised, prefix stripped where asked.
+fn matched(
+    request: &RequestHeader,
+    routes: &crate::route::Table<Arc<Route>>,
+) -> Result<(Arc<Route>, String), Reason> {
+    let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::BadRequest)?;
+    let host = request
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    if raw == "*" {
+        let route = routes.lookup(host, "/").ok_or(Reason::NoRoute)?;
+        return Ok((route.clone(), raw.to_string()));
+    }
+    let target = normalise(origin_form(raw)).map_err(|_| Reason::BadRequest)?;
+    let route = routes
+        .lookup(host, target.path())
+        .ok_or(Reason::NoRoute)?
+        .clone();
+    let target = match (route.strip_prefix, target.query()) {
+        (false, _) => target.into_target().into_owned(),
+        (true, None) => strip_prefix(target.path(), &route.key.prefix).to_string(),
+        (true, Some(query)) => {
+            let path = strip_prefix(target.path(), &route.key.prefix);
+            format!("{path}?{query}")
+        }
+    };
+    Ok((route, target))
+}
+
+/// The path and query of a request target (RFC 9112, section 3.2.2: absolute form from a client
+/// that takes us for its proxy).
+fn origin_form(raw: &str) -> &str {
+    if raw.starts_with('/') {
+        return raw;
+    }
+    let after_scheme = raw.find("://").map_or(0, |at| at + 3);
+    match raw[after_scheme..].find(['/', '?']) {
+        Some(at) if raw.as_bytes()[after_scheme + at] == b'/' => &raw[after_scheme + at..],
+        _ => "/",
+    }
+}
+
+fn content_length(request: &RequestHeader) -> Option<u64> {
+    let length = request.headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// What `balance: hash` picks by; `None` when the request does not have it.
+fn hash_key(
+    route: &Route,
+    request: &RequestHeader,
+    client: Option<IpAddr>,
+    target: &str,
+) -> Option<u64> {
+    let Balance::Hash(on) = &route.upstream.spec().balance else {
+        return None;
+    };
+    let mut hasher = DefaultHasher::new();
+    match on {
+        HashOn::ClientIp => client?.hash(&mut hasher),
+        HashOn::Path => target.split('?').next().unwrap_or(target).hash(&mut hasher),
+        HashOn::Header(name) => request.headers.get(name)?.as_bytes().hash(&mut hasher),
+        HashOn::Cookie(name) => cookie(request, name)?.hash(&mut hasher),
+    }
+    Some(hasher.finish())
+}
+
+/// The value of one cookie (RFC 6265, section 5.4).
+fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
+    let lines = request.headers.get_all(header::COOKIE).iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(this, _)| *this == name)
+        .map(|(_, value)| value)
+}
+
+/// What the session says about sending its request again.
+fn sendable(session: &Session) -> Sendable {
+    Sendable {
+        idempotent: session.req_header().method.is_idempotent(),
+        replayable: !session.as_ref().retry_buffer_truncated(),
+        responded: session.response_written().is_some(),
+    }
+}
+
+/// Ends the request with `reason`: Pingora gets an error that is not retried.
+fn ended(ctx: &mut Exchange, reason: Reason) -> Box<Error> {
+    let end = End::from(reason);
+    ctx.end = Some(end);
+    let mut error = Error::new(ErrorType::HTTPStatus(respond::status(reason, end.fault)));
+    error.set_retry(false);
+    error
+}
+
+fn record<'a>(
+    session: &'a Session,
+    ctx: &'a Exchange,
+    status: u16,
+    reason: Reason,
+    total: Duration,
+) -> Record<'a> {
+    let request = session.req_header();
+    let text = |name| {
+        request
+            .headers
+            .get(name)
+            .map_or(&b""[..], |value| value.as_bytes())
+    };
+    let arrival = ctx.arrival.as_ref();
+    Record {
+        client: arrival.map(|arrival| arrival.client),
+        route: ctx.route.as_ref().map_or("-", |route| &route.label),
+        upstream: ctx
+            .route
+            .as_ref()
+            .map_or("", |route| route.upstream.label()),
+        endpoint: ctx
+            .endpoint
+            .as_ref()
+            .map_or("", |endpoint| endpoint.label()),
+        method: request.method.as_str(),
+        host: text(header::HOST),
+        path: request.raw_path(),
+        protocol: match request.version {
+            http::Version::HTTP_10 => "HTTP/1.0",
+            http::Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        },
+        status,
+        bytes_in: session.body_bytes_read() as u64,
+        bytes_out: session.body_bytes_sent() as u64,
+        tries: ctx.tries + u32::from(ctx.resent),
+        queue: ctx.queued,
+        connect: ctx.connect,
+        first_byte: ctx.first_byte,
+        total,
+        request_id: text(header::HeaderName::from_static("x-request-id")),
+        user_agent: text(header::USER_AGENT),
+        ..Record::new(arrival.map_or("", |arrival| &arrival.listener), reason)
+    }
+}
+
+/// For writes, where a pause cannot be told from slow progress of one chunk: at least this long.
+const WRITE_SILENCE: Duration = Duration::from_secs(60);
+/// An upgraded connection is not cut by any timeout of ours.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);

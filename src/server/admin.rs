@@ -1,0 +1,280 @@
+//! The admin listener: metrics, health, status, configuration, reload.
+//!
+//! Its own file because it is an application of its own behind the same edge. Invariant: what could
+//! tell a stranger something or change traffic (`/config`, `/reload`) answers a loopback peer or
+//! the token only.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora_core::apps::http_app::ServeHttp;
+use pingora_core::protocols::http::ServerSession;
+use serde_json::{Value, json};
+
+use crate::server::drain::Drain;
+use crate::server::reload::Reload;
+use crate::snapshot::SnapshotHandle;
+use crate::telemetry::{EndpointHealthy, Metrics};
+use crate::upstream::Upstream;
+
+/// The admin application of one gateway.
+pub struct Admin {
+    snapshots: SnapshotHandle,
+    metrics: Metrics,
+    drain: Arc<Drain>,
+    reload: Arc<Reload>,
+    /// Keeps the health gauges of the last scrape alive: those of endpoints that are gone vanish.
+    gauges: Mutex<Vec<EndpointHealthy>>,
+}
+
+impl Admin {
+    pub fn new(
+        snapshots: SnapshotHandle,
+        metrics: Metrics,
+        drain: Arc<Drain>,
+        reload: Arc<Reload>,
+    ) -> Admin {
+        Admin {
+            snapshots,
+            metrics,
+            drain,
+            reload,
+            gauges: Mutex::default(),
+        }
+    }
+
+    /// Health is read when it is asked for, so that it cannot lag behind an ejection.
+    fn render_metrics(&self) -> String {
+        let mut gauges = Vec::new();
+        for upstream in &self.snapshots.load().upstreams {
+            for (endpoint, healthy) in upstream.health() {
+                let gauge = self.metrics.endpoint_healthy(upstream.label(), &endpoint);
+                gauge.set(healthy);
+                gauges.push(gauge);
+            }
+        }
+        *self.gauges.lock().unwrap_or_else(PoisonError::into_inner) = gauges;
+        self.metrics.render()
+    }
+
+    async fn answer(&self, method: &Method, path: &str, caller: &Caller) -> Answer {
+        let known = matches!(
+            path,
+            "/metrics" | "/livez" | "/readyz" | "/status" | "/config" | "/reload"
+        );
+        if !known {
+            return Answer::text(StatusCode::NOT_FOUND, PATHS);
+        }
+        let reads = method == Method::GET || method == Method::HEAD;
+        match (path == "/reload", reads) {
+            (false, false) => {
+                return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
+                    .with_allow("GET, HEAD");
+            }
+            (true, _) if method != Method::POST => {
+                return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n")
+                    .with_allow("POST");
+            }
+            _ => {}
+        }
+        if matches!(path, "/config" | "/reload") && !self.trusts(caller) {
+            return Answer::text(
+                StatusCode::FORBIDDEN,
+                "only for loopback peers, or with `Authorization: Bearer <admin.token>`\n",
+            );
+        }
+        match path {
+            "/metrics" => Answer {
+                status: StatusCode::OK,
+                content_type: Metrics::CONTENT_TYPE,
+                allow: None,
+                body: self.render_metrics(),
+            },
+            "/livez" => Answer::text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.drain.is_ready() => Answer::text(StatusCode::OK, "ready\n"),
+            "/readyz" => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/status" => Answer::json(&self.status()),
+            "/reload" => self.reload().await,
+            _ => Answer {
+                status: StatusCode::OK,
+                content_type: "application/yaml",
+                allow: None,
+                body: self.snapshots.load().config.redacted_text(),
+            },
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let reload = self.reload.clone();
+        match tokio::task::spawn_blocking(move || reload.run()).await {
+            Ok(Ok(report)) => Answer::json(&report),
+            Ok(Err(problem)) => {
+                Answer::text(StatusCode::UNPROCESSABLE_ENTITY, &format!("{problem}\n"))
+            }
+            Err(died) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{died}\n")),
+        }
+    }
+
+    /// Whether `caller` may read the configuration and reload it.
+    fn trusts(&self, caller: &Caller) -> bool {
+        let snapshot = self.snapshots.load();
+        let token = snapshot
+            .config
+            .admin
+            .as_ref()
+            .and_then(|admin| admin.token.as_ref());
+        let has_token = match (token, &caller.bearer) {
+            (Some(token), Some(bearer)) => {
+                equal_in_constant_time(token.reveal().as_bytes(), bearer.as_bytes())
+            }
+            _ => false,
+        };
+        caller.is_loopback() || has_token
+    }
+
+    fn status(&self) -> Value {
+        let snapshot = self.snapshots.load();
+        let routes: Vec<Value> = snapshot
+            .config
+            .http_routes
+            .iter()
+            .map(|route| json!({"route": route.key.text, "upstream": route.upstream.name}))
+            .collect();
+        let upstreams: Vec<Value> = snapshot.upstreams.iter().map(upstream).collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": snapshot.generation,
+            "hash": format!("{:016x}", snapshot.hash),
+            "ready": self.drain.is_ready(),
+            "connections": self.drain.connections.count(),
+            "max_connections": snapshot.config.max_connections,
+            "routes": routes,
+            "upstreams": upstreams,
+        })
+    }
+}
+
+fn upstream(upstream: &Arc<Upstream>) -> Value {
+    let endpoints: Vec<Value> = upstream
+        .endpoints()
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "endpoint": endpoint.label(),
+                "address": endpoint.addr().to_string(),
+                "healthy": endpoint.is_healthy(),
+                "ejected": endpoint.is_ejected(),
+                "backup": endpoint.is_backup(),
+                "weight": endpoint.weight().as_u32(),
+                "in_flight": endpoint.in_flight(),
+                "warm": 0,
+            })
+        })
+        .collect();
+    let unresolved: Vec<String> = upstream
+        .health()
+        .into_iter()
+        .map(|(label, _)| label)
+        .filter(|label| !upstream.endpoints().iter().any(|e| e.label() == label))
+        .collect();
+    json!({
+        "upstream": upstream.label(),
+        "in_flight": upstream.in_flight(),
+        "queued": upstream.queued(),
+        "endpoints": endpoints,
+        "unresolved": unresolved,
+    })
+}
+
+/// Who asks.
+struct Caller {
+    peer: Option<SocketAddr>,
+    bearer: Option<String>,
+}
+
+impl Caller {
+    fn is_loopback(&self) -> bool {
+        self.peer
+            .is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    allow: Option<&'static str>,
+    body: String,
+}
+
+impl Answer {
+    fn text(status: StatusCode, body: &str) -> Answer {
+        Answer {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            allow: None,
+            body: body.to_string(),
+        }
+    }
+
+    fn json(body: &Value) -> Answer {
+        Answer {
+            status: StatusCode::OK,
+            content_type: "application/json",
+            allow: None,
+            body: format!("{body:#}\n"),
+        }
+    }
+
+    fn with_allow(self, allow: &'static str) -> Answer {
+        Answer {
+            allow: Some(allow),
+            ..self
+        }
+    }
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let caller = Caller {
+            peer: session
+                .client_addr()
+                .and_then(|addr| addr.as_inet())
+                .copied(),
+            bearer: session
+                .req_header()
+                .headers
+                .get(header::AUTHORIZATION)
+                .and_then(|value| value.to_str().ok())
+                .and_then(|value| value.strip_prefix("Bearer "))
+                .map(str::to_string),
+        };
+        let request = session.req_header();
+        let answer = self
+            .answer(&request.method, request.uri.path(), &caller)
+            .await;
+        let mut response = Response::builder()
+            .status(answer.status)
+            .header(header::CONTENT_TYPE, answer.content_type)
+            .header(header::CONTENT_LENGTH, answer.body.len())
+            .header(header::CACHE_CONTROL, "no-store");
+        if let Some(allow) = answer.allow {
+            response = response.header(header::ALLOW, allow);
+        }
+        let body = match request.method {
+            Method::HEAD => Vec::new(),
+            _ => answer.body.into_bytes(),
+        };
+        response.body(body).unwrap_or_default()
+    }
+}
+
+const PATHS: &str =
+    "not found; there are /metrics /livez /readyz /status /config and POST /reload\n";
+
+/// Compares without telling by its time how much was right.
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
+}

@@ -1,0 +1,226 @@
+//! The life of one HTTP/1 connection: head, session, head, session, until one side is done.
+//!
+//! Its own file because it replaces the loop at the end of Pingora's `ServerApp::process_new`
+//! (pingora-core 0.9.1), whose head reading has no deadline, no strictness and no hook. Invariant:
+//! a Pingora session is made only for a head that is whole and was scanned, so whatever Pingora
+//! would refuse by itself, unlogged, never reaches it. Called by the listener, once per accepted
+//! connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
+use pingora_core::protocols::http::ServerSession;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::io::{Gate, GateStream, HeadBounds, RefusedHead};
+use super::refusal;
+use crate::error::Reason;
+use crate::http::arrival::Arrival;
+use crate::http::deadline::{self, Clock, Cutoff};
+
+/// What the connection loop asks of whoever owns the configuration and the logs.
+pub trait Edge: Send + Sync {
+    /// The limits for the next head. Asked at each head, because a reload may change them.
+    fn limits(&self) -> EdgeLimits;
+
+    /// A head was refused; there will be no request for it. Called before the answer is sent.
+    fn refused(&self, request: &RefusedRequest<'_>);
+}
+
+/// Bounds of one head.
+#[derive(Clone, Copy, Debug)]
+pub struct EdgeLimits {
+    /// Size of a head and of a trailer section, at most [`MAX_HEADER_BYTES`].
+    pub max_header_bytes: usize,
+    /// From a head's first byte to its last; also how long a new connection may say nothing.
+    pub header_timeout: Duration,
+    /// Between two requests.
+    pub keepalive_timeout: Duration,
+}
+
+/// A request that never became one.
+#[derive(Debug)]
+pub struct RefusedRequest<'a> {
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    /// The listener's address as it is written in the configuration.
+    pub listener: &'a str,
+    /// What the client was answered.
+    pub status: u16,
+    pub reason: Reason,
+    /// What was wrong with the head, for the log.
+    pub why: &'static str,
+    /// When the head's first byte was there.
+    pub head_started: Instant,
+    /// How many bytes had arrived.
+    pub bytes: usize,
+    /// As the client sent it; there if the request line was well formed.
+    pub method: Option<&'a str>,
+    /// As the client sent it; there if the request line was well formed.
+    pub target: Option<&'a str>,
+}
+
+/// How connections are told to end. Two steps, because between them clients that keep connections
+/// open must have the chance to hear `Connection: close`.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// Responses say `Connection: close` from now on.
+    pub announce: watch::Receiver<bool>,
+    /// Connections between two requests close from now on. One that is inside a head finishes it.
+    pub close_idle: watch::Receiver<bool>,
+}
+
+/// Serves one connection until it is closed, lingering included, and tells why it ended: `Ok` when
+/// it ended after a request, as keep-alive connections do.
+///
+/// Spawns nothing; dropping the future closes the connection.
+pub fn serve<A, E>(
+    app: &Arc<A>,
+    edge: &E,
+    stream: GateStream,
+    listener: Arc<str>,
+    stop: Stop,
+) -> impl Future<Output = Reason> + Send
+where
+    A: HttpServerApp + Send + Sync + 'static,
+    E: Edge + ?Sized,
+{
+    // Boxed out here: an async fn keeps room for its arguments for as long as it lives.
+    let stream = Box::new(stream);
+    run(app, edge, stream, listener, stop)
+}
+
+async fn run<A, E>(
+    app: &Arc<A>,
+    edge: &E,
+    mut stream: Box<GateStream>,
+    listener: Arc<str>,
+    mut stop: Stop,
+) -> Reason
+where
+    A: HttpServerApp + Send + Sync + 'static,
+    E: Edge + ?Sized,
+{
+    let remains = stream.remains();
+    let mut requests = 0;
+    let cutoff = Arc::new(Cutoff::default());
+    let mut clock = Clock::default();
+    loop {
+        let bounds = bounds(edge, requests);
+        let head = match stream.await_head(&bounds, &mut stop.close_idle).await {
+            Gate::Head(head) => head,
+            Gate::Left if requests > 0 => return Reason::Ok,
+            Gate::Left => return Reason::ClientClosed,
+            Gate::Closed(reason) => return reason,
+            Gate::Refused(refused) => {
+                report(edge, &refused, &stream, &listener);
+                let refusal = refused.refusal;
+                if let Some(socket) = stream.into_socket() {
+                    refusal::refuse(socket, refusal.status, None).await;
+                }
+                return refusal.reason;
+            }
+        };
+        let arrival = arrival(&stream, &listener, head.started, requests, &cutoff);
+        let request = app.process_new_http(session(stream, arrival), &stop.announce);
+        let reused = deadline::watch(&cutoff, &mut clock, request).await;
+        requests += 1;
+        // Pingora itself looks at the first `Connection` field only.
+        stream = match reused.and_then(gate_of) {
+            Some(stream) if !head.connection_close => stream,
+            _ => break,
+        };
+        // Pingora flushes what it has finished, so this is for applications of another kind.
+        if !stream.is_flushed() {
+            let _ = timeout(bounds.whole, stream.flush()).await;
+        }
+        if !stream.is_reusable() {
+            drop(stream);
+            break;
+        }
+    }
+    if let Some(socket) = remains.take() {
+        refusal::linger(socket).await;
+    }
+    Reason::Ok
+}
+
+/// The bounds of the next head.
+fn bounds(edge: &(impl Edge + ?Sized), requests: u64) -> HeadBounds {
+    let limits = edge.limits();
+    HeadBounds {
+        max_bytes: limits.max_header_bytes.min(MAX_HEADER_BYTES),
+        idle: match requests {
+            0 => limits.header_timeout,
+            _ => limits.keepalive_timeout,
+        },
+        whole: limits.header_timeout,
+    }
+}
+
+fn report(
+    edge: &(impl Edge + ?Sized),
+    refused: &RefusedHead,
+    stream: &GateStream,
+    listener: &Arc<str>,
+) {
+    edge.refused(&RefusedRequest {
+        client: stream.client(),
+        local: stream.local(),
+        listener,
+        status: refused.refusal.status,
+        reason: refused.refusal.reason,
+        why: refused.refusal.why,
+        head_started: refused.started.into_std(),
+        bytes: refused.bytes,
+        method: refused.method.as_deref(),
+        target: refused.target.as_deref(),
+    });
+}
+
+fn arrival(
+    stream: &GateStream,
+    listener: &Arc<str>,
+    started: tokio::time::Instant,
+    requests_before: u64,
+    cutoff: &Arc<Cutoff>,
+) -> Arrival {
+    Arrival {
+        client: stream.client(),
+        local: stream.local(),
+        listener: listener.clone(),
+        head_started: started.into_std(),
+        requests_before,
+        cutoff: cutoff.clone(),
+    }
+}
+
+/// A session for the head that `stream` holds. Apart from the loop, whose future would keep room
+/// for it for as long as the connection is open.
+fn session(stream: Box<GateStream>, arrival: Arrival) -> ServerSession {
+    let mut session = ServerSession::new_http1(stream);
+    // 0 means reusable and without a timeout: the head is here already. Once it is read, Pingora
+    // replaces this by what the client's version and `Connection` field ask for.
+    session.set_keepalive(Some(0));
+    session.set_connection_user_context(Some(Box::new(arrival)));
+    session
+}
+
+/// The stream that a session was made of. What else Pingora carries over is of no use here: the
+/// keep-alive time is the gate's, and no session ever sees a pipelined byte.
+fn gate_of(reused: ReusedHttpStream) -> Option<Box<GateStream>> {
+    let (stream, _) = reused.consume();
+    stream.into_any().downcast().ok()
+}
+
+/// Pingora 0.9.1 stops reading a head after 1 MiB.
+pub const MAX_HEADER_BYTES: usize = 1_048_575;
+
+#[cfg(test)]
+mod proxied;
+#[cfg(test)]
+mod tests;

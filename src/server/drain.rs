@@ -1,0 +1,291 @@
+//! Leaving without dropping anybody: the steps of a drain, and the count of who is still here.
+//!
+//! Its own file because Pingora's way out sleeps its whole grace period and cannot tell that it is
+//! empty. Ours runs inside the signal watch that Pingora asks (`recv`), which returns only when all
+//! is over. Invariant: a connection is counted from accept to close by one RAII guard, and the
+//! waiter is armed before the count is read, so that no last one out is missed.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use log::{info, warn};
+use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// How many client connections stand. Cloning shares the count.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    inner: Arc<Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    open: AtomicUsize,
+    empty: Notify,
+}
+
+/// One counted client connection; given back by Drop.
+#[derive(Debug)]
+pub struct OpenConnection {
+    inner: Arc<Count>,
+}
+
+impl Connections {
+    /// Counts one more, or `None` when `most` are open already.
+    pub fn open(&self, most: usize) -> Option<OpenConnection> {
+        let open = &self.inner.open;
+        open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            (now < most).then_some(now + 1)
+        })
+        .ok()?;
+        Some(OpenConnection {
+            inner: self.inner.clone(),
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.inner.open.load(Ordering::Acquire)
+    }
+
+    /// Returns when none is open.
+    pub async fn none_left(&self) {
+        loop {
+            let mut empty = std::pin::pin!(self.inner.empty.notified());
+            empty.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        if self.inner.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.inner.empty.notify_waiters();
+        }
+    }
+}
+
+/// The steps of a drain as everybody else sees them. Receivers are cloned before the flip, because
+/// one made after it never fires.
+#[derive(Debug)]
+pub struct Drain {
+    pub connections: Connections,
+    ready: AtomicBool,
+    stop_accepting: watch::Sender<bool>,
+    announce: watch::Sender<bool>,
+    close_idle: watch::Sender<bool>,
+    stopped: Notify,
+    accepting: AtomicUsize,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain {
+            connections: Connections::default(),
+            ready: AtomicBool::new(false),
+            stop_accepting: watch::Sender::new(false),
+            announce: watch::Sender::new(false),
+            close_idle: watch::Sender::new(false),
+            stopped: Notify::new(),
+            accepting: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// One running accept loop; its end is what the drain waits for before it goes on.
+#[derive(Debug)]
+pub struct Accepting {
+    drain: Arc<Drain>,
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.drain.accepting.fetch_sub(1, Ordering::AcqRel);
+        self.drain.stopped.notify_waiters();
+    }
+}
+
+impl Drain {
+    /// Whether `/readyz` says yes.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// All listeners accept.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Turns true when listeners stop accepting.
+    pub fn stop_accepting(&self) -> watch::Receiver<bool> {
+        self.stop_accepting.subscribe()
+    }
+
+    /// Turns true when responses must say `Connection: close`.
+    pub fn announce(&self) -> watch::Receiver<bool> {
+        self.announce.subscribe()
+    }
+
+    /// Turns true when idle connections close.
+    pub fn close_idle(&self) -> watch::Receiver<bool> {
+        self.close_idle.subscribe()
+    }
+
+    /// Registers an accept loop.
+    pub fn accept_loop(self: &Arc<Self>) -> Accepting {
+        self.accepting.fetch_add(1, Ordering::AcqRel);
+        Accepting {
+            drain: self.clone(),
+        }
+    }
+
+    /// The whole way out. Ends as soon as nobody is left, at the latest after `timeout`.
+    pub async fn run(&self, delay: Duration, timeout: Duration) {
+        self.ready.store(false, Ordering::Release);
+        if !delay.is_zero() {
+            info!("draining: not ready, listeners close in {delay:?}");
+            tokio::time::sleep(delay).await;
+        }
+        let deadline = Instant::now() + timeout;
+        self.stop_accepting.send_replace(true);
+        self.accept_loops_ended().await;
+        self.announce.send_replace(true);
+        let open = self.connections.count();
+        info!("draining: listeners closed, {open} connections open");
+        // Keep-alive clients get the chance to hear `close` in a response before an idle
+        // connection goes under their feet.
+        let linger = LINGER.min(timeout);
+        let _ = tokio::time::timeout(linger, self.connections.none_left()).await;
+        self.close_idle.send_replace(true);
+        let empty = tokio::time::timeout_at(deadline, self.connections.none_left()).await;
+        match empty {
+            Ok(()) => info!("drained"),
+            Err(_) => warn!(
+                "drain timeout: {} connections are cut off",
+                self.connections.count()
+            ),
+        }
+    }
+
+    async fn accept_loops_ended(&self) {
+        loop {
+            let mut stopped = std::pin::pin!(self.stopped.notified());
+            stopped.as_mut().enable();
+            if self.accepting.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            stopped.await;
+        }
+    }
+}
+
+/// How long idle keep-alive connections are left open after listeners closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What ends the gateway: a signal, or a call in the same process.
+pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What Pingora asks for its shutdown signal: waits for the stop, drains, and only then answers.
+pub struct StopWatch {
+    pub stop: Mutex<Option<Stop>>,
+    /// A second stop during the drain ends it at once.
+    pub again: Mutex<Option<Stop>>,
+    pub drain: Arc<Drain>,
+    pub delay: Duration,
+    pub timeout: Duration,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for StopWatch {
+    async fn recv(&self) -> ShutdownSignal {
+        if let Some(stop) = take(&self.stop) {
+            stop.await;
+            let again = take(&self.again).unwrap_or_else(|| Box::pin(std::future::pending()));
+            tokio::select! {
+                () = self.drain.run(self.delay, self.timeout) => {}
+                () = again => warn!("second signal: not waiting any longer"),
+            }
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+fn take(slot: &Mutex<Option<Stop>>) -> Option<Stop> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_has_a_limit_and_comes_back_by_drop() {
+        let connections = Connections::default();
+        let first = connections.open(2).unwrap();
+        let second = connections.open(2).unwrap();
+        assert!(connections.open(2).is_none());
+        drop(first);
+        assert_eq!(connections.count(), 1);
+        assert!(connections.open(2).is_some());
+        drop(second);
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_gateway_drains_at_once() {
+        let drain = Drain::default();
+        let started = Instant::now();
+        drain.run(Duration::ZERO, Duration::from_secs(30)).await;
+        assert!(started.elapsed() < Duration::from_millis(10));
+        assert!(!drain.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_are_closed_after_the_linger_only() {
+        let drain = Arc::new(Drain::default());
+        let open = drain.connections.open(10).unwrap();
+        let mut close_idle = drain.close_idle();
+        let announce = drain.announce();
+        let started = Instant::now();
+        let client = async {
+            close_idle.changed().await.unwrap();
+            assert!(*announce.borrow());
+            assert_eq!(started.elapsed(), LINGER);
+            drop(open);
+        };
+        tokio::join!(client, drain.run(Duration::ZERO, Duration::from_secs(30)));
+        assert_eq!(started.elapsed(), LINGER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_a_drain() {
+        let drain = Drain::default();
+        let _open = drain.connections.open(10).unwrap();
+        let started = Instant::now();
+        drain.run(Duration::ZERO, Duration::from_secs(5)).await;
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_waits_for_accept_loops_to_end() {
+        let drain = Arc::new(Drain::default());
+        let accepting = drain.accept_loop();
+        let mut stop = drain.stop_accepting();
+        let announced = drain.announce();
+        let listener = async move {
+            stop.changed().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(!*announced.borrow(), "nothing goes on while one accepts");
+            drop(accepting);
+        };
+        tokio::join!(listener, drain.run(Duration::ZERO, Duration::from_secs(5)));
+    }
+}

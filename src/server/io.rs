@@ -1,0 +1,349 @@
+//! The IO type under every plain HTTP/1 connection: the gate.
+//!
+//! Its own file because Pingora reads whatever a stream gives it: so the stream decides what there
+//! is to read. A [`GateStream`] gives nothing until a whole head was scanned, then that head, then
+//! the bytes of that request's body, then nothing until the next head was scanned. Invariants: the
+//! bytes of a following request never reach the session of the one before; an idle connection holds
+//! no buffer. Called by `server::connection`, which runs the loop.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::SystemTime;
+
+use pingora_core::protocols::SocketDigest;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use self::buffers::{Inbox, Outbox};
+pub(super) use self::gate::{Gate, HeadBounds, RefusedHead};
+use crate::wire::http1::{BodyFraming, BodyTracker};
+
+/// A client's connection with the gate in front of it.
+pub struct GateStream {
+    /// There until Drop.
+    socket: Option<TcpStream>,
+    client: SocketAddr,
+    local: SocketAddr,
+    digest: Arc<SocketDigest>,
+    established: SystemTime,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Bytes of the head under way that Pingora has not read.
+    head_left: usize,
+    body: BodyTracker,
+    upgrade: Upgrade,
+    /// The client will send nothing more.
+    eof: bool,
+    /// The socket failed: there is nobody to linger for.
+    broken: bool,
+    /// Who polled for bytes that were held back; there is no readiness event for them.
+    held_reader: Option<Waker>,
+    remains: Remains,
+}
+
+/// Where a dropped [`GateStream`] leaves its socket when the client is still sending: Pingora drops
+/// streams, and whoever started the session closes them with care.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Remains(Arc<Mutex<Option<TcpStream>>>);
+
+impl GateStream {
+    /// Wraps an accepted connection and sets TCP_NODELAY on it. `client` is what `accept` said, or
+    /// a PROXY header.
+    ///
+    /// # Errors
+    /// The socket is already gone.
+    pub fn new(socket: TcpStream, client: SocketAddr) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let local = socket.local_addr()?;
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        // Known already: spares Pingora two system calls, and `client` may be a PROXY header's.
+        let _ = digest.peer_addr.set(Some(client.into()));
+        let _ = digest.local_addr.set(Some(local.into()));
+        Ok(GateStream {
+            socket: Some(socket),
+            client,
+            local,
+            digest: Arc::new(digest),
+            established: SystemTime::now(),
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            head_left: 0,
+            body: BodyTracker::new(BodyFraming::None, 0),
+            upgrade: Upgrade::No,
+            eof: false,
+            broken: false,
+            held_reader: None,
+            remains: Remains::default(),
+        })
+    }
+
+    /// The other end, as given to [`new`](Self::new).
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Our end.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(super) fn remains(&self) -> Remains {
+        self.remains.clone()
+    }
+
+    /// Whether a request is over so cleanly that another one may follow.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.head_left == 0
+            && self.body.is_done()
+            && self.upgrade != Upgrade::Done
+            && !self.broken
+            && self.is_flushed()
+    }
+
+    /// Whether everything written was given to the socket.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// The socket, when nobody needs the gate any more: to refuse what it held back.
+    pub(super) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
+        self.socket.take()
+    }
+
+    /// Reads once into the inbox; `Ok(0)` when the client will send nothing more.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        let mut space = [MaybeUninit::<u8>::uninit(); READ_BYTES];
+        let mut buf = ReadBuf::uninit(&mut space);
+        ready!(self.poll_socket(cx, &mut buf))?;
+        self.inbox.push(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Reads from the socket itself and remembers how it ended.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(socket).poll_read(cx, buf));
+        self.eof |= read.is_ok() && buf.filled().len() == before;
+        self.broken |= read.is_err();
+        Poll::Ready(read)
+    }
+
+    /// A read while there is nothing to give: Pingora only wants to know whether the client leaves.
+    /// What arrives now is the next request's. One read of it is kept; then the socket is left
+    /// alone, which also means that the end of stream behind it is told after it, in its order.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.inbox.is_empty() && ready!(self.poll_fill(cx))? == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.held_reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// A read of the body under way.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.inbox.is_empty() {
+            let held = self.inbox.unread();
+            let held = &held[..held.len().min(buf.remaining())];
+            let ours = self.body.advance(held).map_err(malformed)?;
+            buf.put_slice(&held[..ours]);
+            self.inbox.consume(ours);
+            return Poll::Ready(Ok(()));
+        }
+        // A body that broke before stays broken, and is not waited for.
+        self.body.advance(&[]).map_err(malformed)?;
+        if self.eof {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(self.poll_socket(cx, buf))?;
+        let read = &buf.filled()[before..];
+        let ours = self.body.advance(read).map_err(malformed)?;
+        self.inbox.push(&read[ours..]);
+        buf.set_filled(before + ours);
+        Poll::Ready(Ok(()))
+    }
+
+    /// A read of a connection that does not speak HTTP any more.
+    fn poll_raw(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.inbox.is_empty() {
+            self.inbox.give(usize::MAX, buf);
+            return Poll::Ready(Ok(()));
+        }
+        if self.eof {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_socket(cx, buf)
+    }
+
+    /// Looks for the status line of the final response to an upgrade request. Pingora writes each
+    /// head with one call, so it can only stand at the start of `bytes`.
+    fn notice_status(&mut self, bytes: &[u8]) {
+        let Some([class, rest @ ..]) = bytes.strip_prefix(b"HTTP/1.1 ") else {
+            return;
+        };
+        if bytes.starts_with(b"HTTP/1.1 101") {
+            self.upgrade = Upgrade::Done;
+            if let Some(reader) = self.held_reader.take() {
+                reader.wake();
+            }
+        } else if *class != b'1' && !rest.is_empty() {
+            self.upgrade = Upgrade::No;
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.upgrade == Upgrade::Asked
+            && let Some(first) = bufs.iter().find(|buf| !buf.is_empty())
+        {
+            self.notice_status(first);
+        }
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let sent = ready!(self.outbox.poll_send(cx, socket, bufs));
+        self.broken |= sent.is_err();
+        Poll::Ready(sent)
+    }
+}
+
+impl Drop for GateStream {
+    fn drop(&mut self) {
+        let Some(mut socket) = self.socket.take() else {
+            return;
+        };
+        self.outbox.try_flush(&mut socket);
+        // Closing now would answer what the client still sends with a RST, which can overtake the
+        // response.
+        let still_sending = !self.body.is_done() || !self.inbox.is_empty();
+        if still_sending && !self.broken && !self.eof && self.upgrade != Upgrade::Done {
+            self.remains.leave(socket);
+        }
+    }
+}
+
+impl Remains {
+    pub(super) fn take(&self) -> Option<TcpStream> {
+        self.lock().take()
+    }
+
+    fn leave(&self, socket: TcpStream) {
+        *self.lock() = Some(socket);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for GateStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if this.head_left > 0 {
+            this.head_left -= this.inbox.give(this.head_left, buf);
+            return Poll::Ready(Ok(()));
+        }
+        if this.upgrade == Upgrade::Done {
+            this.poll_raw(cx, buf)
+        } else if this.body.is_done() {
+            this.poll_idle(cx)
+        } else {
+            this.poll_body(cx, buf)
+        }
+    }
+}
+
+impl AsyncWrite for GateStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_send(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_send(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let Some(socket) = &mut this.socket else {
+            return Poll::Ready(Ok(()));
+        };
+        let flushed = ready!(this.outbox.poll_flush(cx, socket));
+        this.broken |= flushed.is_err();
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        match &mut self.get_mut().socket {
+            Some(socket) => Pin::new(socket).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Without what the client sent: it may be secret.
+impl fmt::Debug for GateStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GateStream")
+            .field("client", &self.client)
+            .field("local", &self.local)
+            .field("head_left", &self.head_left)
+            .field("body", &self.body)
+            .field("upgrade", &self.upgrade)
+            .field("eof", &self.eof)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the connection will go on speaking HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    No,
+    /// A 101 to this request would end HTTP.
+    Asked,
+    /// It did. Every byte passes.
+    Done,
+}
+
+fn malformed(cause: crate::wire::http1::Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+/// One read into the inbox.
+const READ_BYTES: usize = 8 * 1024;
+
+mod buffers;
+mod digest;
+mod gate;
+#[cfg(test)]
+pub(super) mod tests;

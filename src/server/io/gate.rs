@@ -1,0 +1,162 @@
+//! The wait for a head: deadlines, scanning, and the verdict.
+//!
+//! Its own file because it is the one place where time plays a part in reading. Invariants: a
+//! deadline is absolute, so dripping bytes does not move it; a head that is there is served, even
+//! if the connection was to close. Called by `server::connection` before each session.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{GateStream, Upgrade};
+use crate::error::Reason;
+use crate::wire::http1::{BodyTracker, HeadScanner, HeadSummary, Refusal, Scan};
+
+/// How long and how large a head may be.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct HeadBounds {
+    pub max_bytes: usize,
+    /// Until the first byte.
+    pub idle: Duration,
+    /// From the first byte to the last.
+    pub whole: Duration,
+}
+
+/// What came of waiting for a head.
+#[derive(Debug)]
+pub(in crate::server) enum Gate {
+    Head(PassedHead),
+    Refused(Box<RefusedHead>),
+    /// The client was done and closed.
+    Left,
+    /// There will be no head, for another reason.
+    Closed(Reason),
+}
+
+/// A head that passed; the stream now gives it to whoever reads.
+#[derive(Debug)]
+pub(in crate::server) struct PassedHead {
+    pub started: Instant,
+    /// The client will not send another one.
+    pub connection_close: bool,
+}
+
+#[derive(Debug)]
+pub(in crate::server) struct RefusedHead {
+    pub refusal: Refusal,
+    pub started: Instant,
+    /// Bytes of the head that arrived.
+    pub bytes: usize,
+    pub method: Option<String>,
+    pub target: Option<String>,
+}
+
+impl GateStream {
+    /// Waits for the next head: until its first byte for `bounds.idle` or until `close_idle`, then
+    /// until it is whole for `bounds.whole`.
+    pub(in crate::server) async fn await_head(
+        &mut self,
+        bounds: &HeadBounds,
+        close_idle: &mut watch::Receiver<bool>,
+    ) -> Gate {
+        if self.inbox.is_empty()
+            && let Some(end) = self.await_first_byte(bounds.idle, close_idle).await
+        {
+            return end;
+        }
+        self.await_whole_head(bounds).await
+    }
+
+    async fn await_first_byte(
+        &mut self,
+        idle: Duration,
+        close_idle: &mut watch::Receiver<bool>,
+    ) -> Option<Gate> {
+        let read = poll_fn(|cx| {
+            let read = self.poll_fill(cx);
+            if read.is_pending() {
+                self.inbox.release();
+                self.outbox.release();
+            }
+            read
+        });
+        // In this order: a request that is there already is served whatever else happened.
+        tokio::select! {
+            biased;
+            read = read => match read {
+                Ok(0) => Some(Gate::Left),
+                Ok(_) => None,
+                Err(_) => Some(Gate::Closed(Reason::ClientClosed)),
+            },
+            () = flipped(close_idle) => Some(Gate::Closed(Reason::Drained)),
+            () = sleep(idle) => Some(Gate::Closed(Reason::IdleTimeout)),
+        }
+    }
+
+    async fn await_whole_head(&mut self, bounds: &HeadBounds) -> Gate {
+        let started = Instant::now();
+        let mut scanner = HeadScanner::new(bounds.max_bytes);
+        loop {
+            match scanner.scan(self.inbox.unread()) {
+                Scan::NeedMore => {}
+                Scan::Complete(summary) => {
+                    self.open(&summary, bounds.max_bytes);
+                    return Gate::Head(PassedHead {
+                        started,
+                        connection_close: summary.connection_close,
+                    });
+                }
+                Scan::Refused(refusal) => return self.refused(refusal, &scanner, started),
+            }
+            let read = poll_fn(|cx| self.poll_fill(cx));
+            match timeout_at(started + bounds.whole, read).await {
+                Ok(Ok(0) | Err(_)) => return Gate::Closed(Reason::ClientClosed),
+                Ok(Ok(_)) => {}
+                Err(_) if scanner.has_begun() => {
+                    return self.refused(Refusal::TIMEOUT, &scanner, started);
+                }
+                // Some clients send an empty line too much after a body.
+                Err(_) => return Gate::Closed(Reason::IdleTimeout),
+            }
+        }
+    }
+
+    /// Lets the scanned head and its body pass.
+    fn open(&mut self, summary: &HeadSummary, max_trailer_bytes: usize) {
+        self.inbox.consume(summary.head.start);
+        self.head_left = summary.head.len();
+        self.body = BodyTracker::new(summary.body, max_trailer_bytes);
+        self.held_reader = None;
+        self.upgrade = if summary.upgrade {
+            Upgrade::Asked
+        } else {
+            Upgrade::No
+        };
+    }
+
+    fn refused(&self, refusal: Refusal, scanner: &HeadScanner, started: Instant) -> Gate {
+        let bytes = self.inbox.unread();
+        let text = |range: Range<usize>| Some(String::from_utf8_lossy(&bytes[range]).into_owned());
+        let (method, target) = match scanner.request_line() {
+            Some((method, target)) => (text(method), text(target)),
+            None => (None, None),
+        };
+        Gate::Refused(Box::new(RefusedHead {
+            refusal,
+            started,
+            bytes: bytes.len(),
+            method,
+            target,
+        }))
+    }
+}
+
+/// Waits until the watched value is true; for ever if nobody can set it any more.
+async fn flipped(watched: &mut watch::Receiver<bool>) {
+    if watched.wait_for(|value| *value).await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,155 @@
+//! A new configuration for a running gateway: the same path as at start, then one pointer swap.
+//!
+//! Its own file because it is the only writer of the snapshot pointer. Invariants: reloads happen
+//! one after another; one that fails changes nothing and says why; what was asked for but needs a
+//! restart is named. Called by the admin listener (`POST /reload`) and by SIGHUP.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use log::{error, info, warn};
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{self, Config, HttpRoute};
+use crate::error::Error;
+use crate::filter::Registry;
+use crate::snapshot::{Snapshot, SnapshotHandle};
+use crate::telemetry::{Metrics, ReloadResult};
+
+/// What it takes to reload one gateway.
+pub struct Reload {
+    pub snapshots: SnapshotHandle,
+    pub registry: Registry,
+    pub metrics: Metrics,
+    /// Held while one runs.
+    pub running: Mutex<()>,
+}
+
+impl Reload {
+    /// Reads the file of the configuration in force again and puts it in force. Blocks. Returns
+    /// what changed.
+    pub fn run(&self) -> Result<Value, Error> {
+        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.snapshots.load();
+        let result = self.build(&before);
+        let result = result.map(|after| {
+            let report = report(&before, &after);
+            self.metrics.config_generation(after.generation);
+            self.snapshots.swap(after);
+            report
+        });
+        match &result {
+            Ok(report) => {
+                self.metrics.config_reloaded(ReloadResult::Ok);
+                info!("reloaded: {report}");
+            }
+            Err(problem) => {
+                self.metrics.config_reloaded(ReloadResult::Failed);
+                error!("reload refused, nothing changed:\n{problem}");
+            }
+        }
+        result
+    }
+
+    fn build(&self, before: &Snapshot) -> Result<Snapshot, Error> {
+        let config = config::load(&before.config.file)
+            .map_err(|problems| Error::config(problems.to_string()))?;
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        Snapshot::build(
+            Arc::new(config),
+            &self.registry,
+            &self.metrics,
+            Some(before),
+        )
+    }
+}
+
+/// What is different between two snapshots, in keys of the configuration.
+fn report(before: &Snapshot, after: &Snapshot) -> Value {
+    let old = by_key(&before.config);
+    let new = by_key(&after.config);
+    let added: Vec<_> = new.keys().filter(|key| !old.contains_key(*key)).collect();
+    let removed: Vec<_> = old.keys().filter(|key| !new.contains_key(*key)).collect();
+    let changed: Vec<_> = new
+        .iter()
+        .filter(|(key, route)| old.get(*key).is_some_and(|old| !same(old, route)))
+        .map(|(key, _)| key)
+        .collect();
+    json!({
+        "generation": after.generation,
+        "hash": format!("{:016x}", after.hash),
+        "routes": {"added": added, "removed": removed, "changed": changed},
+        "needs_restart": needs_restart(&before.config, &after.config),
+    })
+}
+
+fn by_key(config: &Config) -> BTreeMap<&str, &HttpRoute> {
+    let routes = config.http_routes.iter();
+    routes
+        .map(|route| (route.key.text.as_str(), route))
+        .collect()
+}
+
+fn same(a: &HttpRoute, b: &HttpRoute) -> bool {
+    a.upstream == b.upstream
+        && a.tries == b.tries
+        && a.strip_prefix == b.strip_prefix
+        && a.preserve_host == b.preserve_host
+        && a.filters == b.filters
+}
+
+/// The keys whose new value is not in force before the next start.
+fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
+    let (old, new) = (&before.server, &after.server);
+    let listens = |config: &Config| config.admin.as_ref().map(|a| a.listen_addr.clone());
+    [
+        ("listen_addr", before.listen_addr != after.listen_addr),
+        ("admin.listen_addr", listens(before) != listens(after)),
+        ("server.threads", old.threads != new.threads),
+        ("server.access_log", old.access_log != new.access_log),
+        ("server.log_file", old.log_file != new.log_file),
+        (
+            "server.drain_timeout_secs",
+            old.drain_timeout != new.drain_timeout,
+        ),
+        (
+            "server.drain_delay_secs",
+            old.drain_delay != new.drain_delay,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(key, differs)| differs.then_some(key))
+    .collect()
+}
+
+/// Reloads at every SIGHUP.
+pub struct OnHangup {
+    pub reload: Arc<Reload>,
+}
+
+#[async_trait]
+impl BackgroundService for OnHangup {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = shutdown.changed() => return,
+                got = hangup.recv() => if got.is_none() {
+                    return;
+                },
+            }
+            let reload = self.reload.clone();
+            // The outcome is in the log and in the metrics.
+            let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! One request or connection as one line of JSON.
+//!
+//! Its own file because it is a codec: bytes in, bytes out. Invariant: whatever a client sends, the
+//! line is one line, parses as JSON, is bounded, and shows in a viewer what was sent: control
+//! characters and those that reorder text are escaped. Used by the access log.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::Reason;
+
+/// What is told of one request or connection. What is empty, `None` or 0 where 0 says nothing
+/// (`status`, `tries`) is left out of the line.
+#[derive(Clone, Debug)]
+pub struct Record<'a> {
+    /// When it ended.
+    pub time: SystemTime,
+    pub client: Option<SocketAddr>,
+    /// The address as written in the configuration.
+    pub listener: &'a str,
+    pub route: &'a str,
+    pub upstream: &'a str,
+    /// The endpoint of the last try.
+    pub endpoint: &'a str,
+    pub method: &'a str,
+    /// As received; shortened to 256 bytes.
+    pub host: &'a [u8],
+    /// Path and query as received; shortened to 2048 bytes.
+    pub path: &'a [u8],
+    /// `HTTP/1.1`, `HTTP/2`, `postgres`, ...
+    pub protocol: &'a str,
+    /// What was sent to the client; 0 when nothing was.
+    pub status: u16,
+    pub reason: Reason,
+    /// From the client, and to it.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub tries: u32,
+    /// In the queue of the upstream.
+    pub queue: Option<Duration>,
+    /// Connecting to the endpoint of the last try; `None` when a connection was reused.
+    pub connect: Option<Duration>,
+    /// From the start to the first byte of the answer.
+    pub first_byte: Option<Duration>,
+    pub total: Duration,
+    /// Shortened to 128 bytes.
+    pub request_id: &'a [u8],
+    /// Shortened to 512 bytes.
+    pub user_agent: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// A record of something that ends now; everything else is empty.
+    pub fn new(listener: &'a str, reason: Reason) -> Record<'a> {
+        Record {
+            time: SystemTime::now(),
+            client: None,
+            listener,
+            route: "",
+            upstream: "",
+            endpoint: "",
+            method: "",
+            host: b"",
+            path: b"",
+            protocol: "",
+            status: 0,
+            reason,
+            bytes_in: 0,
+            bytes_out: 0,
+            tries: 0,
+            queue: None,
+            connect: None,
+            first_byte: None,
+            total: Duration::ZERO,
+            request_id: b"",
+            user_agent: b"",
+        }
+    }
+
+    /// Appends the line, with its newline.
+    pub(super) fn write(&self, line: &mut Vec<u8>) {
+        line.extend_from_slice(b"{\"time\":\"");
+        write_time(self.time, line);
+        line.push(b'"');
+        if let Some(client) = self.client {
+            write(line, format_args!(",\"client\":\"{client}\""));
+        }
+        text(line, "listener", self.listener.as_bytes(), usize::MAX);
+        text(line, "route", self.route.as_bytes(), usize::MAX);
+        text(line, "upstream", self.upstream.as_bytes(), usize::MAX);
+        text(line, "endpoint", self.endpoint.as_bytes(), usize::MAX);
+        text(line, "method", self.method.as_bytes(), 32);
+        text(line, "host", self.host, 256);
+        text(line, "path", self.path, 2048);
+        text(line, "protocol", self.protocol.as_bytes(), 32);
+        if self.status != 0 {
+            write(line, format_args!(",\"status\":{}", self.status));
+        }
+        text(line, "reason", self.reason.as_str().as_bytes(), usize::MAX);
+        let Record {
+            bytes_in,
+            bytes_out,
+            tries,
+            ..
+        } = self;
+        write(
+            line,
+            format_args!(",\"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out}"),
+        );
+        if *tries != 0 {
+            write(line, format_args!(",\"tries\":{tries}"));
+        }
+        for (key, time) in [
+            ("queue_ms", self.queue),
+            ("connect_ms", self.connect),
+            ("first_byte_ms", self.first_byte),
+            ("total_ms", Some(self.total)),
+        ] {
+            if let Some(time) = time {
+                let micros = time.as_micros();
+                let (millis, micros) = (micros / 1000, micros % 1000);
+                write(line, format_args!(",\"{key}\":{millis}.{micros:03}"));
+            }
+        }
+        text(line, "request_id", self.request_id, 128);
+        text(line, "user_agent", self.user_agent, 512);
+        line.extend_from_slice(b"}\n");
+    }
+}
+
+fn write(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    line.write_fmt(text).expect("a Vec takes every byte");
+}
+
+/// Appends a member whose value is a string; nothing when it is empty. What is longer than `limit`
+/// bytes ends with an ellipsis.
+fn text(line: &mut Vec<u8>, key: &str, value: &[u8], limit: usize) {
+    if value.is_empty() {
+        return;
+    }
+    write(line, format_args!(",\"{key}\":\""));
+    match value.get(..limit) {
+        Some(head) if value.len() > limit => {
+            // Back to a boundary, so that no half character is shown as an invalid one.
+            let inside = |at: &usize| value[*at] & 0xc0 == 0x80;
+            let cut = (limit.saturating_sub(3)..=limit)
+                .rev()
+                .find(|at| !inside(at));
+            escape(line, &head[..cut.unwrap_or(limit)]);
+            line.extend_from_slice("…".as_bytes());
+        }
+        _ => escape(line, value),
+    }
+    line.push(b'"');
+}
+
+/// Appends the inside of a JSON string (RFC 8259 section 7). What is no UTF-8 becomes U+FFFD.
+fn escape(line: &mut Vec<u8>, value: &[u8]) {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if value.iter().all(plain) {
+        line.extend_from_slice(value);
+        return;
+    }
+    for chunk in value.utf8_chunks() {
+        let valid = chunk.valid();
+        let mut written = 0;
+        for (at, character) in valid.char_indices() {
+            if !misleads(character) {
+                continue;
+            }
+            line.extend_from_slice(&valid.as_bytes()[written..at]);
+            written = at + character.len_utf8();
+            match character {
+                '"' => line.extend_from_slice(b"\\\""),
+                '\\' => line.extend_from_slice(b"\\\\"),
+                '\n' => line.extend_from_slice(b"\\n"),
+                '\r' => line.extend_from_slice(b"\\r"),
+                '\t' => line.extend_from_slice(b"\\t"),
+                other => write(line, format_args!("\\u{:04x}", u32::from(other))),
+            }
+        }
+        line.extend_from_slice(&valid.as_bytes()[written..]);
+        if !chunk.invalid().is_empty() {
+            line.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+/// Whether a character must or should not stand in a line as it is: the two that JSON needs, control
+/// characters (C1 ones drive terminals, too), line separators, and all that reorder text (property
+/// Bidi_Control, Unicode Standard Annex 9). All of them are below U+10000.
+fn misleads(character: char) -> bool {
+    matches!(
+        character,
+        '"' | '\\'
+            | '\0'..='\u{1f}'
+            | '\u{7f}'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+    )
+}
+
+/// Appends a time as in RFC 3339, in UTC, with milliseconds. Before 1970 is 1970.
+fn write_time(time: SystemTime, line: &mut Vec<u8>) {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let millis = since.subsec_millis();
+    write(
+        line,
+        format_args!(
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        ),
+    );
+}
+
+/// Year, month and day in the Gregorian calendar of a number of days since 1970-01-01.
+///
+/// Counts in years that begin in March, so that a leap day is the last of its year, and in eras of
+/// 400 years, which all have 146,097 days.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // 719,468 days lie between 0000-03-01 and 1970-01-01.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // From March on, months have 31, 30, 31, 30, 31 days again and again: 153 in five of them.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn line(record: &Record<'_>) -> String {
+        let mut line = Vec::new();
+        record.write(&mut line);
+        String::from_utf8(line).expect("a line is UTF-8")
+    }
+
+    fn path_in_line(path: &[u8]) -> String {
+        let line = line(&Record {
+            path,
+            ..Record::new("", Reason::Ok)
+        });
+        let (_, rest) = line.split_once("\"path\":\"").unwrap();
+        rest.split_once("\",\"reason\"").unwrap().0.to_owned()
+    }
+
+    #[test]
+    fn tells_everything_in_one_line() {
+        let record = Record {
+            time: UNIX_EPOCH + Duration::from_millis(1_709_209_199_007),
+            client: Some("[2001:db8::1]:4711".parse().unwrap()),
+            listener: "0.0.0.0:80",
+            route: "/api",
+            upstream: "api",
+            endpoint: "10.0.0.1:8080",
+            method: "GET",
+            host: b"example.org",
+            path: b"/api?x=1",
+            protocol: "HTTP/1.1",
+            status: 200,
+            reason: Reason::Ok,
+            bytes_in: 12,
+            bytes_out: u64::MAX,
+            tries: 2,
+            queue: Some(Duration::from_micros(5)),
+            connect: Some(Duration::from_micros(1_050)),
+            first_byte: Some(Duration::from_nanos(2_999_999)),
+            total: Duration::from_secs(3),
+            request_id: b"r-1",
+            user_agent: b"curl/8",
+        };
+        assert_eq!(
+            line(&record),
+            "{\"time\":\"2024-02-29T12:19:59.007Z\",\"client\":\"[2001:db8::1]:4711\",\
+             \"listener\":\"0.0.0.0:80\",\"route\":\"/api\",\"upstream\":\"api\",\
+             \"endpoint\":\"10.0.0.1:8080\",\"method\":\"GET\",\"host\":\"example.org\",\
+             \"path\":\"/api?x=1\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"reason\":\"ok\",\
+             \"bytes_in\":12,\"bytes_out\":18446744073709551615,\"tries\":2,\"queue_ms\":0.005,\
+             \"connect_ms\":1.050,\"first_byte_ms\":2.999,\"total_ms\":3000.000,\
+             \"request_id\":\"r-1\",\"user_agent\":\"curl/8\"}\n"
+        );
+    }
+
+    #[test]
+    fn leaves_out_what_there_is_not() {
+        let record = Record {
+            time: UNIX_EPOCH,
+            ..Record::new("l", Reason::HeaderTimeout)
+        };
+        let value: Value = serde_json::from_str(&line(&record)).unwrap();
+        let expected = json!({
+            "time": "1970-01-01T00:00:00.000Z", "listener": "l", "reason": "header_timeout",
+            "bytes_in": 0, "bytes_out": 0, "total_ms": 0.0,
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn escapes_what_could_fool_a_reader() {
+        for (raw, expected) in [
+            (&b"/a b~"[..], "/a b~"),
+            (b"\"\\", "\\\"\\\\"),
+            (
+                b"\r\n\t\0\x1b[31m\x7f",
+                "\\r\\n\\t\\u0000\\u001b[31m\\u007f",
+            ),
+            ("caf\u{e9} \u{1f600}".as_bytes(), "caf\u{e9} \u{1f600}"),
+            ("\u{9b}1m".as_bytes(), "\\u009b1m"),
+            (
+                "a\u{202e}b\u{2066}c\u{2069}".as_bytes(),
+                "a\\u202eb\\u2066c\\u2069",
+            ),
+            (
+                "\u{200f}\u{61c}\u{202a}".as_bytes(),
+                "\\u200f\\u061c\\u202a",
+            ),
+            ("\u{2028}\u{2029}".as_bytes(), "\\u2028\\u2029"),
+            (b"\xff\xfea\xc0\xae", "\u{fffd}\u{fffd}a\u{fffd}\u{fffd}"),
+            (b"\xe2\x80", "\u{fffd}"),
+        ] {
+            assert_eq!(path_in_line(raw), expected, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn shortens_at_a_boundary() {
+        let exact = "a".repeat(2048);
+        assert_eq!(path_in_line(exact.as_bytes()), exact);
+        assert_eq!(
+            path_in_line(format!("{exact}b").as_bytes()),
+            format!("{exact}…")
+        );
+        let wide = format!("{}\u{1f600}b", "a".repeat(2046));
+        assert_eq!(
+            path_in_line(wide.as_bytes()),
+            format!("{}…", "a".repeat(2046))
+        );
+        assert!(path_in_line(&[0x80; 5000]).ends_with("…"));
+        assert!(path_in_line(&[0; 1 << 20]).len() < 6 * 2048 + 4);
+    }
+
+    #[test]
+    fn knows_the_calendar() {
+        for (days, expected) in [
+            (0, (1970, 1, 1)),
+            (59, (1970, 3, 1)),
+            (789, (1972, 2, 29)),
+            (11_016, (2000, 2, 29)),
+            (11_017, (2000, 3, 1)),
+            (20_453, (2025, 12, 31)),
+            (20_454, (2026, 1, 1)),
+            (47_540, (2100, 2, 28)),
+            (47_541, (2100, 3, 1)),
+        ] {
+            assert_eq!(civil(days), expected, "{days}");
+        }
+    }
+
+    #[test]
+    fn every_day_follows_the_one_before() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..400_000 {
+            assert_eq!(civil(days), (year, month, day));
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let length = match month {
+                2 => 28 + u64::from(leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_parses_to_what_was_received(
+            path in prop::collection::vec(any::<u8>(), 1..300),
+            host in ".{1,40}",
+            agent in "[\\x00-\\x20\"\\\\\u{80}-\u{a0}\u{2000}-\u{2070}]{1,40}",
+            micros in any::<u32>(),
+        ) {
+            let line = line(&Record {
+                path: &path,
+                host: host.as_bytes(),
+                user_agent: agent.as_bytes(),
+                total: Duration::from_micros(micros.into()),
+                ..Record::new("l", Reason::Ok)
+            });
+            prop_assert_eq!(line.matches('\n').count(), 1);
+            prop_assert!(!line.trim_end().chars().any(|c| c.is_control()));
+            let value: Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(&value["path"], &json!(String::from_utf8_lossy(&path)));
+            prop_assert_eq!(&value["host"], &json!(host));
+            prop_assert_eq!(&value["user_agent"], &json!(agent));
+            prop_assert_eq!(&value["total_ms"], &json!(f64::from(micros) / 1000.0));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a listener and an endpoint hold: the two edges of the gateway.
+//!
+//! Its own file because neither knows of routes. Invariant: what a guard counted up, its Drop counts
+//! down. Handles are held by the server's listeners and by the endpoints of upstreams.
+
+use std::sync::{Arc, OnceLock};
+
+use prometheus::IntGauge;
+
+use crate::error::Reason;
+
+use super::Families;
+use super::shelf::{Child, Counters, Held, Shelf};
+
+/// The metrics of one listener.
+#[derive(Clone)]
+pub struct ListenerMetrics(pub(super) Arc<Held<ListenerChild>>);
+
+impl ListenerMetrics {
+    /// A client connection is open until the guard is dropped.
+    pub fn active(&self) -> ActiveConnection {
+        self.gauge().inc();
+        ActiveConnection(self.clone())
+    }
+
+    /// How many client connections are open now.
+    pub fn connections_active(&self) -> u64 {
+        u64::try_from(self.gauge().get()).unwrap_or(0)
+    }
+
+    /// Counts a connection that was refused before a request or session began.
+    pub fn rejected(&self, reason: Reason) {
+        let Held { child, families } = &*self.0;
+        child.rejected.inc(reason, || {
+            let labels = [&*child.listener, reason.as_str()];
+            families.connections_rejected.with_label_values(&labels)
+        });
+    }
+
+    fn gauge(&self) -> &IntGauge {
+        let Held { child, families } = &*self.0;
+        let active = &families.connections_active;
+        let make = || active.with_label_values(&[&*child.listener]);
+        child.active.get_or_init(make)
+    }
+}
+
+/// An open client connection.
+pub struct ActiveConnection(ListenerMetrics);
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        self.0.gauge().dec();
+    }
+}
+
+/// The health of one endpoint as metrics show it.
+#[derive(Clone)]
+pub struct EndpointHealthy(pub(super) Arc<Held<EndpointChild>>);
+
+impl EndpointHealthy {
+    /// Whether the endpoint may be picked.
+    pub fn set(&self, healthy: bool) {
+        self.0.child.gauge.set(i64::from(healthy));
+    }
+}
+
+/// The children of one listener.
+pub(super) struct ListenerChild {
+    listener: String,
+    active: OnceLock<IntGauge>,
+    rejected: Counters<Reason>,
+}
+
+impl ListenerChild {
+    pub(super) fn new(listener: &str) -> ListenerChild {
+        ListenerChild {
+            listener: listener.to_owned(),
+            active: OnceLock::new(),
+            rejected: Counters::default(),
+        }
+    }
+}
+
+/// The gauge of one endpoint.
+pub(super) struct EndpointChild {
+    key: (String, String),
+    gauge: IntGauge,
+}
+
+impl EndpointChild {
+    pub(super) fn new(families: &Families, upstream: &str, endpoint: &str) -> EndpointChild {
+        let gauge = families.add_endpoint(upstream, endpoint);
+        gauge.set(1);
+        EndpointChild {
+            key: (upstream.to_owned(), endpoint.to_owned()),
+            gauge,
+        }
+    }
+}
+
+impl Child for ListenerChild {
+    type Key = String;
+
+    fn key(&self) -> &String {
+        &self.listener
+    }
+
+    fn shelf(families: &Families) -> &Shelf<Self> {
+        &families.listeners
+    }
+
+    fn remove(&self, families: &Families) {
+        let active = &families.connections_active;
+        let _ = active.remove_label_values(&[&*self.listener]);
+        for reason in self.rejected.made() {
+            let labels = [&*self.listener, reason.as_str()];
+            let _ = families.connections_rejected.remove_label_values(&labels);
+        }
+    }
+}
+
+impl Child for EndpointChild {
+    type Key = (String, String);
+
+    fn key(&self) -> &(String, String) {
+        &self.key
+    }
+
+    fn shelf(families: &Families) -> &Shelf<Self> {
+        &families.endpoints
+    }
+
+    fn remove(&self, families: &Families) {
+        families.remove_endpoint(&self.gauge);
+    }
+}

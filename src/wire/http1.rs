@@ -1,0 +1,61 @@
+//! HTTP/1 framing, read strictly: where a request head ends, whether it may pass, and which bytes
+//! after it are its body.
+//!
+//! Its own module because request smuggling lives in the difference between two readers of one
+//! message: this one stands in front of Pingora's and refuses whatever could be read in two ways,
+//! so behind it only one reading is left. Invariant: what is accepted here, Pingora frames
+//! identically (a test feeds both). Called by `server::io`, which owns the socket.
+//!
+//! Sources: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics), RFC 3986 (URIs).
+
+mod authority;
+mod body;
+#[cfg(test)]
+pub(crate) mod cases;
+mod fields;
+mod head;
+mod request_line;
+#[cfg(test)]
+mod tests;
+
+pub use body::{BodyTracker, Malformed};
+pub use head::{BodyFraming, HeadScanner, HeadSummary, Refusal, Scan, Version};
+
+/// Most header fields in one head, and most trailer fields in one body.
+pub const MAX_FIELDS: usize = 100;
+
+/// Longest request target in bytes: what the `http` crate can hold.
+pub const MAX_TARGET_BYTES: usize = 65_534;
+
+/// Longest field name in bytes.
+pub const MAX_FIELD_NAME_BYTES: usize = 256;
+
+/// Longest method in bytes.
+pub const MAX_METHOD_BYTES: usize = 32;
+
+/// `tchar` of RFC 9110 5.6.2: what methods and field names are made of.
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// A byte that may stand in a field value (RFC 9110 5.5): HTAB, space, visible ASCII, obs-text.
+fn is_field_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}

@@ -1,0 +1,134 @@
+//! The first line of a head: method, target, version.
+//!
+//! Its own file because it has a grammar of its own (RFC 9112 3). Invariant: a line that passes has
+//! one reading; the target is of a form that Pingora holds unchanged. Called by `head`.
+
+use std::ops::Range;
+
+use super::authority::is_authority;
+use super::head::{Refusal, Version, bad, too_large};
+use super::{MAX_METHOD_BYTES, MAX_TARGET_BYTES, is_tchar};
+use crate::error::Reason;
+
+/// `method SP request-target SP HTTP-version` (RFC 9112 3).
+#[derive(Debug)]
+pub(super) struct RequestLine {
+    pub(super) method: Range<usize>,
+    pub(super) target: Range<usize>,
+    /// The authority of an absolute-form target.
+    pub(super) authority: Option<Range<usize>>,
+    pub(super) version: Version,
+}
+
+impl RequestLine {
+    /// The line, and whether what it asks for may pass. Apart, because a request that is well
+    /// formed but refused is logged with its method and target.
+    pub(super) fn parse(
+        bytes: &[u8],
+        line: Range<usize>,
+    ) -> Result<(RequestLine, Result<(), Refusal>), Refusal> {
+        let text = &bytes[line.clone()];
+        // Exactly one SP between three parts: RFC 9112 3 lets recipients split on any whitespace,
+        // which moves the target for whoever splits otherwise.
+        let mut spaces = text
+            .iter()
+            .enumerate()
+            .filter_map(|(at, byte)| (*byte == b' ').then_some(at));
+        let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next())
+        else {
+            return Err(bad("request line does not have three parts"));
+        };
+        let method = line.start..line.start + first;
+        let target = line.start + first + 1..line.start + second;
+        let token = &bytes[method.clone()];
+        if token.is_empty()
+            || token.len() > MAX_METHOD_BYTES
+            || !token.iter().all(|byte| is_tchar(*byte))
+        {
+            return Err(bad("invalid method"));
+        }
+        let mut request = RequestLine {
+            method,
+            target,
+            authority: None,
+            version: version(&text[second + 1..])?,
+        };
+        let verdict = match token {
+            // CONNECT turns the connection into a tunnel, TRACE sends secrets back (RFC 9110 9.3.6,
+            // 9.3.8): not offered.
+            b"CONNECT" | b"TRACE" => Err(Refusal {
+                status: 405,
+                reason: Reason::BadRequest,
+                why: "method not offered",
+            }),
+            _ => request.check_target(bytes),
+        };
+        Ok((request, verdict))
+    }
+
+    /// RFC 9112 3.2: origin-form, absolute-form with `http`, or `*` with OPTIONS.
+    fn check_target(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let target = &bytes[self.target.clone()];
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(too_large("target too long"));
+        }
+        let query = target.iter().position(|byte| *byte == b'?');
+        let (path, query) = target.split_at(query.unwrap_or(target.len()));
+        if !path.iter().all(|byte| is_path_byte(*byte))
+            || !query.iter().all(|byte| is_query_byte(*byte))
+        {
+            return Err(bad("invalid byte in the target"));
+        }
+        match target {
+            [b'/', ..] => Ok(()),
+            b"*" if &bytes[self.method.clone()] == b"OPTIONS" => Ok(()),
+            _ => {
+                // The scheme is compared without case (RFC 3986 3.1).
+                let scheme = b"http://";
+                if !(target.len() > scheme.len()
+                    && target[..scheme.len()].eq_ignore_ascii_case(scheme))
+                {
+                    return Err(bad("invalid target"));
+                }
+                let rest = &target[scheme.len()..];
+                let end = rest
+                    .iter()
+                    .position(|byte| matches!(byte, b'/' | b'?'))
+                    .unwrap_or(rest.len());
+                if !is_authority(&rest[..end]) {
+                    return Err(bad("invalid authority in the target"));
+                }
+                let start = self.target.start + scheme.len();
+                self.authority = Some(start..start + end);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// `HTTP/` DIGIT `.` DIGIT (RFC 9112 2.3).
+fn version(text: &[u8]) -> Result<Version, Refusal> {
+    match text {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        // RFC 9110 15.6.6. The HTTP/2 preface arrives here, as `PRI * HTTP/2.0`.
+        [b'H', b'T', b'T', b'P', b'/', b'1'..=b'9', b'.', b'0'..=b'9'] => Err(Refusal {
+            status: 505,
+            reason: Reason::BadRequest,
+            why: "version not spoken",
+        }),
+        _ => Err(bad("invalid version")),
+    }
+}
+
+/// Visible ASCII without `#` (a fragment is never sent, RFC 9112 3.2) and what every client escapes
+/// and Pingora cannot hold. RFC 3986 allows less, but clients send the rest as it is.
+fn is_query_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>')
+}
+
+/// In a path also no backslash: some servers take it for a slash, and would see another path than
+/// the one that was routed.
+fn is_path_byte(byte: u8) -> bool {
+    is_query_byte(byte) && !matches!(byte, b'\\' | b'`')
+}

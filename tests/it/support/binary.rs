@@ -1,0 +1,162 @@
+//! The built program as a child process.
+//!
+//! Its own file because exit codes, signals and memory can only be seen from outside. Invariant: the
+//! child is killed when the value goes.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::nginx::free_addr;
+
+/// A running `harbr-router`.
+pub struct Binary {
+    child: Child,
+    addr: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Binary {
+    /// Starts the program on a free port with `keys` and waits until it accepts.
+    #[track_caller]
+    pub fn start(keys: &str) -> Binary {
+        for _ in 0..10 {
+            let (addr, folder) = (free_addr(), TempDir::new().expect("a temporary folder"));
+            let file = folder.path().join("config.yml");
+            std::fs::write(&file, config(&addr.to_string(), keys)).expect("a file in it");
+            let child = program()
+                .arg("-c")
+                .arg(&file)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the built program starts");
+            let mut binary = Binary {
+                child,
+                addr,
+                _folder: folder,
+            };
+            if binary.serves() {
+                return binary;
+            }
+        }
+        panic!("the program found no free port in ten tries");
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.addr)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the child is ours");
+    }
+
+    /// How it ended, when it does so within `longest`.
+    pub fn ended_within(&mut self, longest: Duration) -> Option<ExitStatus> {
+        ended(&mut self.child, longest)
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("the child runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let number = line.and_then(|l| l.trim().strip_suffix(" kB"));
+        number.and_then(|n| n.parse().ok()).expect("VmHWM in kB")
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
+    }
+
+    /// False when the port was taken by somebody else meanwhile.
+    fn serves(&mut self) -> bool {
+        let end = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(self.addr).is_err() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let mut text = String::new();
+                let stderr = self.child.stderr.as_mut().expect("it is piped");
+                stderr.read_to_string(&mut text).expect("text");
+                assert_eq!(status.code(), Some(1), "the program does not start: {text}");
+                return false;
+            }
+            assert!(Instant::now() < end, "the program does not serve");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // The port could also be served by whoever was faster; then ours is about to end.
+        self.ended_within(Duration::from_millis(50)).is_none()
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the program with `args` to its end; panics after ten seconds.
+#[track_caller]
+pub fn run(args: &[&str]) -> Output {
+    let mut child = program()
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the built program starts");
+    if ended(&mut child, Duration::from_secs(10)).is_none() {
+        let _ = child.kill();
+        panic!("{args:?} does not end: {:?}", child.wait_with_output());
+    }
+    child.wait_with_output().expect("it ended")
+}
+
+/// A configuration with the required keys, `keys` after them.
+pub fn config(listen: &str, keys: &str) -> String {
+    let admin = match keys.lines().any(|l| l.starts_with("admin:")) {
+        true => "",
+        false => "admin: false\n",
+    };
+    format!("listen_addr: {listen}\nglobal_timeout_ms: 30000\nmax_connections: 1000\n{admin}{keys}")
+}
+
+/// `text` in a file that lives as long as what is returned.
+pub fn config_file(text: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = folder.path().join("config.yml");
+    std::fs::write(&file, text).expect("a file in it");
+    (folder, file)
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harbr-router"));
+    command.env_remove("CONFIG_FILE");
+    command
+}
+
+fn ended(child: &mut Child, longest: Duration) -> Option<ExitStatus> {
+    let end = Instant::now() + longest;
+    loop {
+        if let Some(status) = child.try_wait().expect("the child is ours") {
+            return Some(status);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

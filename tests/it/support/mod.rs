@@ -1,0 +1,22 @@
+//! Builders for the three parties of a test: the client, the gateway and the origin.
+//!
+//! Its own module because every topic uses them. Invariant: real sockets on 127.0.0.1, no fixed
+//! port, every thread and process ends with the value that started it.
+
+pub mod binary;
+pub mod client;
+pub mod gateway;
+pub mod http1;
+pub mod load;
+pub mod nginx;
+pub mod origin;
+pub mod wait;
+
+pub use binary::Binary;
+pub use client::{Client, Failure};
+pub use gateway::{Gw, route, route_entry};
+pub use http1::Response;
+pub use load::Load;
+pub use nginx::Nginx;
+pub use origin::{Next, Origin, echoed};
+pub use wait::{eventually, loaded, timed};
