@@ -506,7 +506,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn hanging_probes_are_cut_and_bounded_in_number_and_all_get_their_turn() {
-        let upstream = upstream(every_five_seconds(weighted(&[1; 300])));
+        // More than can be checked within the interval: 64 in each second.
+        let mut often = every_five_seconds(weighted(&[1; 150]));
+        often.health_check = often.health_check.map(|policy| HealthCheck {
+            interval: Duration::from_secs(1),
+            ..policy
+        });
+        let upstream = upstream(often);
         let probe = Arc::new(Scripted {
             hanging: true,
             ..Scripted::default()
@@ -515,6 +521,13 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(probe.most.load(Ordering::SeqCst), AT_ONCE);
         assert!(upstream.endpoints().iter().all(|e| !e.passes_checks()));
+        let mut checks: HashMap<EndpointId, usize> = HashMap::new();
+        for (id, _) in lock(&probe.started).iter() {
+            *checks.entry(*id).or_default() += 1;
+        }
+        let (least, most) = (checks.values().min(), checks.values().max());
+        assert_eq!(checks.len(), 150);
+        assert!(most.unwrap() - least.unwrap() <= 6, "{least:?} to {most:?}");
     }
 
     #[tokio::test(start_paused = true)]
