@@ -175,7 +175,7 @@ fn in_section(section: Section, line: &str) -> String {
             let rest = Place::Top.file_with("");
             let kept: Vec<&str> = rest
                 .lines()
-                .filter(|l| !l.starts_with(name) && !(name == "routes" && l.starts_with(' ')))
+                .filter(|l| !(l.starts_with(name) || name == "routes" && l.starts_with(' ')))
                 .collect();
             format!("{}\n{line}\n", kept.join("\n"))
         }
