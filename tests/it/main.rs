@@ -2,6 +2,8 @@
 
 mod admin;
 mod balance;
+mod bodies;
+mod cli;
 mod deadlines;
 mod docs;
 mod forwarding;
@@ -9,6 +11,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod responses;
 mod retries;
 mod strictness;
 mod support;
