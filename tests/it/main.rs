@@ -2,6 +2,8 @@
 
 mod admin;
 mod balance;
+mod bodies;
+mod cli;
 mod config;
 mod deadlines;
 mod docs;
@@ -10,6 +12,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod responses;
 mod retries;
 mod strictness;
 mod support;
