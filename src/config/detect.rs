@@ -3,8 +3,8 @@
 //! Its own file because it is one table of rules that users look up. Invariant: the answer depends
 //! on the text of the configuration only, never on what a server says. Called by `parse`.
 
-use super::keys::DB_TYPES;
 use super::model::DbType;
+use super::table::DB_TYPES;
 use super::value::{Scheme, UpstreamUrl};
 
 impl DbType {
