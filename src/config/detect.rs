@@ -8,7 +8,7 @@ use super::table::DB_TYPES;
 use super::value::{Scheme, UpstreamUrl};
 
 impl DbType {
-    /// In the order of [`DB_TYPES`].
+    /// In the order of the words of `db_type`.
     pub const ALL: [DbType; 11] = [
         DbType::Postgres,
         DbType::Mysql,

@@ -21,6 +21,9 @@ pub const MAX_NODES: usize = 1_000_000;
 /// Keys and values that anchors and aliases may copy.
 pub const MAX_COPIES: usize = 100_000;
 
+/// Keys that are there twice and are all named.
+const MAX_DUPLICATES: usize = 1000;
+
 /// One value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -366,7 +369,7 @@ impl<'a> Builder<'a> {
                 match seen.get(&key) {
                     Some(first) => {
                         let first = *first;
-                        self.duplicate(key, key_at, first);
+                        return self.duplicate(key, key_at, first);
                     }
                     None => {
                         seen.insert(key.clone(), key_at);
@@ -487,7 +490,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn duplicate(&mut self, key: String, at: Mark, first: Mark) {
+    fn duplicate(&mut self, key: String, at: Mark, first: Mark) -> Result<(), Stop> {
+        if self.problems.len() >= MAX_DUPLICATES {
+            return self.stop(
+                at,
+                "even more keys are there twice".into(),
+                "correct the ones above first",
+            );
+        }
         let mut path = String::new();
         for frame in &self.open {
             match &frame.inside {
@@ -510,6 +520,7 @@ impl<'a> Builder<'a> {
             message: format!("is there twice, first at {first}"),
             hint: Some("remove one of the two".into()),
         });
+        Ok(())
     }
 
     fn too_large(&mut self, at: Mark) -> Result<(), Stop> {
@@ -637,6 +648,8 @@ mod tests {
         assert!(refused(&bomb).contains("copy more than"));
         assert!(refused(&"[".repeat(200)).contains("t.yml:1:"));
         assert!(refused(&format!("{}x", "- ".repeat(100))).contains("deeper than 64"));
+        let (_, problems) = read(&"a: 1\n".repeat(5000), Path::new("t.yml"));
+        assert_eq!(problems.len(), MAX_DUPLICATES + 1);
         let large = format!("a: {}", "x".repeat(MAX_BYTES));
         assert!(refused(&large).contains("larger than 8 MiB"));
     }
