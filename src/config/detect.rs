@@ -3,12 +3,12 @@
 //! Its own file because it is one table of rules that users look up. Invariant: the answer depends
 //! on the text of the configuration only, never on what a server says. Called by `parse`.
 
-use super::keys::DB_TYPES;
 use super::model::DbType;
+use super::table::DB_TYPES;
 use super::value::{Scheme, UpstreamUrl};
 
 impl DbType {
-    /// In the order of [`DB_TYPES`].
+    /// In the order of the words of `db_type`.
     pub const ALL: [DbType; 11] = [
         DbType::Postgres,
         DbType::Mysql,

@@ -85,9 +85,10 @@ fn strip_port(text: &str) -> Result<&str, Wrong> {
     match text[after_brackets..].find(':') {
         Some(colon) => {
             let (host, port) = text.split_at(after_brackets + colon);
+            let digits = port[1..].bytes().all(|b| b.is_ascii_digit());
             match port[1..].parse::<u16>() {
-                Ok(_) => Ok(host),
-                Err(_) => Err(Wrong::new(
+                Ok(_) if digits => Ok(host),
+                _ => Err(Wrong::new(
                     "what follows the host is not a port",
                     "leave the port away",
                 )),
@@ -261,6 +262,7 @@ mod tests {
             ("*x.org/", "whole labels"),
             ("a.*.org/", "whole labels"),
             ("h:x/", "not a port"),
+            ("h:+80/", "not a port"),
             ("a..b/", "not a valid name"),
         ] {
             let wrong = RouteKey::parse(text).unwrap_err().to_string();

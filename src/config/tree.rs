@@ -10,6 +10,7 @@ use std::path::Path;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
 use super::problem::{Mark, Problem};
+use super::scalar::resolve;
 
 /// Bytes of one file.
 pub const MAX_BYTES: usize = 8 << 20;
@@ -19,6 +20,9 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_NODES: usize = 1_000_000;
 /// Keys and values that anchors and aliases may copy.
 pub const MAX_COPIES: usize = 100_000;
+
+/// Keys that are there twice and are all named.
+const MAX_DUPLICATES: usize = 1000;
 
 /// One value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -365,7 +369,7 @@ impl<'a> Builder<'a> {
                 match seen.get(&key) {
                     Some(first) => {
                         let first = *first;
-                        self.duplicate(key, key_at, first);
+                        return self.duplicate(key, key_at, first);
                     }
                     None => {
                         seen.insert(key.clone(), key_at);
@@ -486,7 +490,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn duplicate(&mut self, key: String, at: Mark, first: Mark) {
+    fn duplicate(&mut self, key: String, at: Mark, first: Mark) -> Result<(), Stop> {
+        if self.problems.len() >= MAX_DUPLICATES {
+            return self.stop(
+                at,
+                "even more keys are there twice".into(),
+                "correct the ones above first",
+            );
+        }
         let mut path = String::new();
         for frame in &self.open {
             match &frame.inside {
@@ -509,6 +520,7 @@ impl<'a> Builder<'a> {
             message: format!("is there twice, first at {first}"),
             hint: Some("remove one of the two".into()),
         });
+        Ok(())
     }
 
     fn too_large(&mut self, at: Mark) -> Result<(), Stop> {
@@ -534,64 +546,6 @@ impl<'a> Builder<'a> {
             hint: Some(hint.to_owned()),
         });
     }
-}
-
-/// The core schema (YAML 1.2.2, section 10.3.2) for a scalar without quotes.
-fn resolve(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        ".nan" | ".NaN" | ".NAN" => return Value::Float(f64::NAN),
-        _ => {}
-    }
-    let (negative, digits) = match text.as_bytes()[0] {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if matches!(digits, ".inf" | ".Inf" | ".INF") {
-        return Value::Float(if negative {
-            f64::NEG_INFINITY
-        } else {
-            f64::INFINITY
-        });
-    }
-    if let Some(int) = integer(text, digits) {
-        return Value::Int(if negative { -int } else { int });
-    }
-    match is_float(digits).then(|| text.parse::<f64>()) {
-        Some(Ok(float)) => Value::Float(float),
-        _ => Value::Text(text.to_owned()),
-    }
-}
-
-/// `text` with, `digits` without its sign: only decimal numbers may have one.
-fn integer(text: &str, digits: &str) -> Option<i128> {
-    let (radix, body) = match (text.strip_prefix("0o"), text.strip_prefix("0x")) {
-        (Some(body), _) => (8, body),
-        (_, Some(body)) => (16, body),
-        _ => (10, digits),
-    };
-    if body.is_empty() || !body.chars().all(|c| c.is_digit(radix)) {
-        return None;
-    }
-    Some(i128::from_str_radix(body, radix).unwrap_or(i128::MAX))
-}
-
-/// `(\.[0-9]+ | [0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
-fn is_float(digits: &str) -> bool {
-    let all = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    let (mantissa, exponent) = match digits.find(['e', 'E']) {
-        Some(index) => (&digits[..index], Some(&digits[index + 1..])),
-        None => (digits, None),
-    };
-    let exponent_fits = exponent.is_none_or(|e| {
-        let e = e.strip_prefix(['-', '+']).unwrap_or(e);
-        !e.is_empty() && all(e)
-    });
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    exponent_fits && all(whole) && all(fraction) && !(whole.is_empty() && fraction.is_empty())
 }
 
 #[cfg(test)]
@@ -630,35 +584,15 @@ mod tests {
     }
 
     #[test]
-    fn scalars_follow_the_core_schema() {
+    fn what_is_quoted_is_a_text() {
         for (text, value) in [
             ("12", Value::Int(12)),
-            ("-3", Value::Int(-3)),
-            ("0x1F", Value::Int(31)),
-            ("0o17", Value::Int(15)),
-            ("1.5", Value::Float(1.5)),
-            ("1e3", Value::Float(1000.0)),
-            ("true", Value::Bool(true)),
-            ("yes", Value::Text("yes".into())),
-            ("off", Value::Text("off".into())),
-            ("~", Value::Null),
             ("'12'", Value::Text("12".into())),
             ("\"true\"", Value::Text("true".into())),
             ("!!str 12", Value::Text("12".into())),
-            ("1_000", Value::Text("1_000".into())),
-            ("1.2.3", Value::Text("1.2.3".into())),
-            ("-", Value::Text("-".into())),
-            ("0x", Value::Text("0x".into())),
-            (".", Value::Text(".".into())),
-            (
-                "99999999999999999999999999999999999999999999",
-                Value::Int(i128::MAX),
-            ),
+            ("! 12", Value::Text("12".into())),
+            ("|-\n  12", Value::Text("12".into())),
         ] {
-            if text == "-" {
-                assert_eq!(resolve(text), value);
-                continue;
-            }
             assert_eq!(tree(text).value, value, "{text}");
         }
     }
@@ -714,6 +648,8 @@ mod tests {
         assert!(refused(&bomb).contains("copy more than"));
         assert!(refused(&"[".repeat(200)).contains("t.yml:1:"));
         assert!(refused(&format!("{}x", "- ".repeat(100))).contains("deeper than 64"));
+        let (_, problems) = read(&"a: 1\n".repeat(5000), Path::new("t.yml"));
+        assert_eq!(problems.len(), MAX_DUPLICATES + 1);
         let large = format!("a: {}", "x".repeat(MAX_BYTES));
         assert!(refused(&large).contains("larger than 8 MiB"));
     }

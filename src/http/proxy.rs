@@ -298,6 +298,10 @@ impl ProxyHttp for Proxy {
         if response.status.is_informational() && status != 101 {
             return Ok(());
         }
+        if status == 101 && !ctx.upgrade {
+            // RFC 9110, section 15.2.2: nobody asked for it.
+            return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+        }
         if ctx.first_byte.is_none() {
             ctx.first_byte = Some(ctx.started.elapsed());
         }

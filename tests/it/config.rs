@@ -173,10 +173,9 @@ fn in_section(section: Section, line: &str) -> String {
     match section {
         Section::Root if required.contains(&name) => {
             let rest = Place::Top.file_with("");
-            let kept: Vec<&str> = rest
-                .lines()
-                .filter(|l| !(l.starts_with(name) || name == "routes" && l.starts_with(' ')))
-                .collect();
+            let replaced =
+                |l: &str| l.starts_with(name) || (name == "routes" && l.starts_with(' '));
+            let kept: Vec<&str> = rest.lines().filter(|l| !replaced(l)).collect();
             format!("{}\n{line}\n", kept.join("\n"))
         }
         Section::Root => Place::Top.file_with(line),
@@ -431,7 +430,7 @@ fn large_files_are_read_in_time() {
     let one = format!("/: {{upstream: [{}]}}", endpoints.join(","));
     assert!(parse(&Place::Routes.file_with(&one)).is_ok());
     let took = started.elapsed();
-    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
 }
 
 /// Texts that are nearly a configuration: a correct file with pieces cut, doubled or replaced.

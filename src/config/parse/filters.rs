@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::fields::{Fields, describe};
+use super::fields::Fields;
+use super::leaf::describe;
 use super::report::{Report, Trail};
 use crate::config::model::FilterSpec;
 use crate::config::problem::{Wrong, did_you_mean};

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::fields::{Fields, describe};
+use super::fields::Fields;
+use super::leaf::describe;
 use super::report::Report;
 use super::server::millis;
 use super::upstream::Carries;

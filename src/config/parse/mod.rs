@@ -1,13 +1,15 @@
 //! Tree to [`Config`]: every rule of the configuration, and all problems in one pass.
 //!
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
-//! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys,
+//! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys (`leaf` one value, `environment` a variable),
 //! `server`, `upstream`, `named`, `health`, `filters`, `routes` and `tcp` know theirs, `listeners` has
 //! the rules that see all routes. Called by `config::parse` and `config::load`.
 
+mod environment;
 mod fields;
 mod filters;
 mod health;
+mod leaf;
 mod listeners;
 mod named;
 mod report;

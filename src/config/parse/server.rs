@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::fields::{Fields, default_address, describe};
+use super::fields::Fields;
+use super::leaf::{default_address, describe};
 use super::report::Report;
 use crate::config::keys::Section;
 use crate::config::model::{AccessLog, Admin, Server, TcpProxy};

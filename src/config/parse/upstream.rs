@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::fields::{Field, Fields, describe};
+use super::fields::{Field, Fields};
 use super::health::HealthDraft;
+use super::leaf::describe;
 use super::report::{Report, Trail};
 use super::server::millis;
 use crate::config::detect::by_url;
