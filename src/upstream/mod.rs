@@ -28,6 +28,7 @@ mod ring;
 mod set;
 mod view;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,11 +175,15 @@ impl Upstream {
     /// without an address is not.
     pub fn health(&self) -> Vec<(String, bool)> {
         let set = self.endpoints();
-        let healthy = |label: &str| set.iter().any(|e| e.label() == label && e.is_healthy());
+        let healthy: HashSet<&str> = set
+            .iter()
+            .filter(|endpoint| endpoint.is_healthy())
+            .map(|endpoint| endpoint.label())
+            .collect();
         self.spec
             .endpoints
             .iter()
-            .map(|e| (e.url.label.clone(), healthy(&e.url.label)))
+            .map(|e| (e.url.label.clone(), healthy.contains(e.url.label.as_str())))
             .collect()
     }
 
