@@ -294,13 +294,13 @@ static ACCESS_LOG: Pattern = Pattern {
 };
 static TOKEN: Pattern = Pattern {
     what: "a text or `${NAME}` from the environment",
-    regex: "^.+$",
+    regex: "^[^\\u0000-\\u001f]+$",
     example: "${ADMIN_TOKEN}",
     secret: true,
 };
 static PASSWORD: Pattern = Pattern {
     what: "a text or `${NAME}` from the environment",
-    regex: "^.+$",
+    regex: "^[^\\u0000-\\u001f]+$",
     example: "${DB_PASSWORD}",
     secret: true,
 };

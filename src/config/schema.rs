@@ -189,7 +189,9 @@ fn routes() -> Value {
                 ],
             },
         },
-        "additionalProperties": {"allOf": [route, sure_tcp, without(On::Http)]},
+        "additionalProperties": {
+            "allOf": [route, {"anyOf": [sure_tcp, names_upstream()]}, without(On::Http)],
+        },
     })
 }
 
@@ -264,11 +266,15 @@ fn named_rule() -> Value {
         .map(|key| (key.name.to_owned(), json!(false)))
         .collect();
     json!({
-        "if": {
-            "properties": {"upstream": {"type": "string", "not": {"pattern": "://"}}},
-            "required": ["upstream"],
-        },
+        "if": names_upstream(),
         "then": {"properties": theirs},
+    })
+}
+
+fn names_upstream() -> Value {
+    json!({
+        "properties": {"upstream": {"type": "string", "not": {"pattern": "://"}}},
+        "required": ["upstream"],
     })
 }
 

@@ -143,7 +143,7 @@ pub fn read(text: &str, file: &Path) -> (Option<Node>, Vec<Problem>) {
         let done = match next {
             Ok((event, span)) => builder.take(event, span),
             Err(error) => {
-                let at = mark(error.marker());
+                let at = within(text, mark(error.marker()));
                 builder.fault(
                     at,
                     format!("is not valid YAML: {}", error.info()),
@@ -162,17 +162,24 @@ pub fn read(text: &str, file: &Path) -> (Option<Node>, Vec<Problem>) {
 /// Control characters other than tab and line ends (YAML 1.2, section 5.1).
 fn find_unprintable(text: &str) -> Option<Mark> {
     let wrong = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
-    let index = text.find(wrong)?;
-    let before = &text[..index];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let before = &text[..text.find(wrong)?];
+    let last = lines(before).last().unwrap_or("");
     Some(Mark {
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
+        line: lines(before).count(),
+        column: last.chars().count() + 1,
+    })
+}
+
+/// The lines of a text; LF, CR LF and CR end one (YAML 1.2, section 5.4).
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| {
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        line.split('\r')
     })
 }
 
 fn syntax_hint(text: &str, at: Mark) -> &'static str {
-    let line = text.lines().nth(at.line - 1).unwrap_or("");
+    let line = lines(text).nth(at.line - 1).unwrap_or("");
     let here = line.chars().nth(at.column - 1);
     if matches!(here, Some('*' | '&' | '%' | '@' | '`' | '!')) {
         return "a text that starts with this character needs quotes, as in `\"*.example.org/\"`";
@@ -185,6 +192,19 @@ fn syntax_hint(text: &str, at: Mark) -> &'static str {
         "indent with spaces, YAML does not allow tabs there"
     } else {
         "look at this line and the one before it: indentation, a missing `: ` or a quote"
+    }
+}
+
+/// The end of the text for a place behind it, where the YAML crate puts what is missing there.
+fn within(text: &str, at: Mark) -> Mark {
+    let count = lines(text).count();
+    if at.line <= count {
+        return at;
+    }
+    let last = lines(text).last().unwrap_or("");
+    Mark {
+        line: count,
+        column: last.chars().count() + 1,
     }
 }
 
@@ -658,6 +678,7 @@ mod tests {
             ("a:\n\tb: 1\n", "t.yml:2:"),
             ("a: [1, 2\n", "t.yml:2:1: is not valid YAML"),
             ("a: 'x\n", "t.yml:"),
+            ("a: 1\n|", "t.yml:2:2: is not valid YAML"),
             ("? [a]\n: b\n", "t.yml:1:3: a list or map cannot be a key"),
             ("a: !secret x\n", "t.yml:1:"),
             ("x: &x {a: 1}\nb:\n  <<: *x\n", "t.yml:3:3: merge keys"),
@@ -665,6 +686,7 @@ mod tests {
             ("*b\n", "t.yml:1:"),
             ("*.b.org/: 1\n", "t.yml:1:1: is not valid YAML"),
             ("a: \0\n", "t.yml:1:4: holds a character"),
+            ("a: 1\r\n\rb: \u{7}\n", "t.yml:3:4: holds a character"),
             (": 1\n", "t.yml:1:"),
             ("~: 1\n", "t.yml:1:1: a key is missing"),
         ] {

@@ -17,6 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::InFlight;
 use crate::upstream::budget::RetryPermit;
 use crate::upstream::{Endpoint, EndpointId, Lease, Outcome};
+use crate::wire::http1::Malformed;
 
 /// One request on its way.
 pub struct Exchange {
@@ -224,7 +225,9 @@ pub fn classify(error: &Error) -> End {
                 fault: Some(Fault::Client),
             };
         }
-        (ErrorSource::Downstream, ReadError) if is_bad_framing(error) => Reason::BadRequest,
+        (ErrorSource::Downstream, ReadError) if Malformed::behind(error.root_cause()).is_some() => {
+            Reason::BadRequest
+        }
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => {
             Reason::ClientClosed
         }
@@ -239,16 +242,4 @@ pub fn classify(error: &Error) -> End {
         _ => Reason::FilterError,
     };
     reason.into()
-}
-
-/// The edge reports a chunked body that breaks RFC 9112 as invalid data.
-fn is_bad_framing(error: &Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(this) = cause {
-        if let Some(io) = this.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::InvalidData;
-        }
-        cause = this.source();
-    }
-    false
 }

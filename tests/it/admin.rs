@@ -1,5 +1,6 @@
 //! The admin listener and the access log: what the gateway tells about itself.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use crate::support::gateway::Metrics;
@@ -180,6 +181,48 @@ fn the_config_is_shown_without_its_secrets() {
 }
 
 #[test]
+fn what_tells_of_the_inside_answers_strangers_only_with_the_token() {
+    // This machine's own address that is not loopback stands for a stranger's.
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let outside = probe
+        .connect("192.0.2.1:9")
+        .and_then(|()| probe.local_addr());
+    let Ok(outside) = outside else {
+        panic!("no interface but loopback: a stranger cannot be played here");
+    };
+    let origin = Origin::ok("ok");
+    let text = route("/", &[origin.url()], "");
+    let gw = Gw::start(format!(
+        "admin: {{listen_addr: \"0.0.0.0:0\", token: \"s3cret-token\"}}\n{text}"
+    ));
+    let stranger = (outside.ip(), gw.admin_addr().port()).into();
+    let ask = |method: &str, target: &str, authorization: &str| {
+        let fields = [("Authorization", authorization)];
+        Client::connect(stranger).call(method, target, &fields, b"")
+    };
+    for authorization in [
+        "",
+        "Bearer wrong",
+        "Bearer s3cret-toke",
+        "Basic s3cret-token",
+    ] {
+        for (method, target) in [("GET", "/config"), ("POST", "/reload")] {
+            let status = ask(method, target, authorization).status;
+            assert!(
+                matches!(status, 401 | 403),
+                "{method} {target} {authorization}: {status}"
+            );
+        }
+    }
+    let config = ask("GET", "/config", "Bearer s3cret-token");
+    assert_eq!(config.status, 200);
+    assert!(!config.text().contains("s3cret"), "{}", config.text());
+    for target in ["/metrics", "/livez", "/readyz", "/status"] {
+        assert_eq!(ask("GET", target, "").status, 200, "{target}");
+    }
+}
+
+#[test]
 fn unknown_paths_and_methods_are_refused_in_kind() {
     let origin = Origin::ok("ok");
     let gw = Gw::route(&[origin.url()], "");
@@ -191,7 +234,6 @@ fn unknown_paths_and_methods_are_refused_in_kind() {
         ("DELETE", "/status"),
         ("POST", "/config"),
         ("PUT", "/livez"),
-        ("GET", "/reload"),
     ] {
         let response = admin(&gw, method, target);
         assert_eq!(response.status, 405, "{method} {target}");

@@ -24,6 +24,7 @@ const FLOORS: &[&[&str]] = &[
 const PINGORA: &[&str] = &[
     "upstream/peer.rs",
     "upstream/health.rs",
+    "upstream/probe.rs",
     "upstream/ring.rs",
     "filter/",
     "http/",

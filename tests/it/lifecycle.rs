@@ -9,7 +9,7 @@ use harbr_router::server::Gateway;
 use nix::sys::signal::Signal;
 
 use crate::support::binary::{config, config_file, run};
-use crate::support::{Binary, Gw, Next, Origin, eventually, route, timed};
+use crate::support::{Binary, Gw, Next, Origin, client, eventually, route, timed};
 
 #[test]
 fn two_gateways_live_in_one_process_and_leave_no_port_behind() {
@@ -22,16 +22,19 @@ fn two_gateways_live_in_one_process_and_leave_no_port_behind() {
     );
     second.get("/");
     let requests = |gw: &Gw| gw.metrics().sum("harbr_http_requests_total", &[]);
-    assert_eq!(
-        (requests(&first), requests(&second)),
-        (1.0, 2.0),
-        "nothing is shared"
-    );
+    eventually(Duration::from_secs(5), "each counts its own", || {
+        (requests(&first), requests(&second)) == (1.0, 2.0)
+    });
     let ports = [first.addr(), first.admin_addr()];
     first.stop();
     for port in ports {
-        assert!(TcpStream::connect(port).is_err(), "{port} still accepts");
-        assert!(TcpListener::bind(port).is_ok(), "{port} is still bound");
+        // A program forked by another test holds every socket until it has started.
+        eventually(Duration::from_secs(2), "it accepts no more", || {
+            TcpStream::connect(port).is_err()
+        });
+        eventually(Duration::from_secs(2), "it is bound no more", || {
+            TcpListener::bind(port).is_ok()
+        });
     }
     assert_eq!(second.get("/").text(), "b", "the other one goes on");
     let again = Gw::route(&[a.url()], "");
@@ -93,6 +96,24 @@ fn an_idle_gateway_stops_at_once_and_a_busy_one_when_its_requests_are_done() {
         "{:?}",
         start.elapsed()
     );
+    assert!(TcpStream::connect(addr).is_err());
+}
+
+#[test]
+fn a_drain_delay_serves_on_while_it_says_not_ready() {
+    let origin = Origin::ok("ok");
+    let text = route("/", &[origin.url()], "");
+    let server = "server:\n  drain_delay_secs: 1\n  drain_timeout_secs: 1\n";
+    let gw = Gw::start(format!("{server}{text}"));
+    let (addr, admin) = (gw.addr(), gw.admin_addr());
+    assert_eq!(client::get(admin, "/readyz").status, 200);
+    let stopping = std::thread::spawn(move || gw.stop());
+    eventually(Duration::from_millis(900), "it says not ready", || {
+        client::get(admin, "/readyz").status == 503
+    });
+    assert_eq!(client::get(addr, "/").text(), "ok");
+    assert_eq!(client::get(admin, "/livez").status, 200);
+    stopping.join().unwrap();
     assert!(TcpStream::connect(addr).is_err());
 }
 

@@ -386,10 +386,13 @@ fn a_client_that_leaves_the_queue_gives_its_place_up() {
         in_flight() == 2.0
     });
     impatient.reset();
-    door.open(1);
+    eventually(Duration::from_secs(5), "its place is given up", || {
+        in_flight() == 1.0
+    });
+    door.open(2);
     assert_eq!(first.response().unwrap().text(), "/first");
-    door.open(1);
     assert_eq!(gw.get("/last").text(), "/last");
+    assert_eq!(origin.requests(), 2, "the impatient one was never sent");
     eventually(Duration::from_secs(5), "nobody is left", || {
         in_flight() == 0.0
     });

@@ -2,6 +2,9 @@
 
 mod admin;
 mod balance;
+mod bodies;
+mod cli;
+mod config;
 mod deadlines;
 mod docs;
 mod forwarding;
@@ -9,6 +12,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod responses;
 mod retries;
 mod strictness;
 mod support;

@@ -487,6 +487,12 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, Wr
             ));
         };
         match env(name) {
+            Some(value) if value.chars().any(char::is_control) => {
+                return Err(Wrong::new(
+                    format!("the environment variable {name} holds control characters"),
+                    "a line end at its end, for example",
+                ));
+            }
             Some(value) if !value.is_empty() => out.push_str(&value),
             Some(_) => {
                 return Err(Wrong::new(
@@ -516,12 +522,14 @@ mod tests {
         let env = |name: &str| match name {
             "A" => Some("one".to_owned()),
             "E" => Some(String::new()),
+            "N" => Some("two\n".to_owned()),
             _ => None,
         };
         assert_eq!(expand("x${A}y$A", &env).unwrap(), "xoney$A");
         for (text, part) in [
             ("${B}", "B is not set"),
             ("${E}", "E is empty"),
+            ("${N}", "N holds control characters"),
             ("${", "not followed"),
             ("${}", "not followed"),
             ("${1}", "not followed"),
