@@ -60,6 +60,13 @@ struct Record {
     answer: Option<Vec<SocketAddr>>,
 }
 
+impl Record {
+    /// Whether there has been an answer, good or bad.
+    fn is_settled(&self) -> bool {
+        self.answer.is_some() || self.failures > 0
+    }
+}
+
 impl Discovery {
     pub fn new(upstreams: UpstreamSource, resolver: Arc<dyn Resolver>) -> Discovery {
         Discovery {
@@ -77,12 +84,14 @@ impl Discovery {
         let mut lookups = JoinSet::new();
         loop {
             self.ask(&mut lookups);
-            if lookups.is_empty() {
+            // Not "until all lookups have ended": `run` may have begun and be asking already.
+            if lock(&self.names).values().all(Record::is_settled) {
                 return;
             }
             tokio::select! {
                 Some(lookup) = lookups.join_next() => self.note(lookup.ok()),
                 () = tokio::time::sleep_until(end) => break,
+                () = tokio::time::sleep(GLANCE) => {}
             }
         }
         let mut names = lock(&self.names);
@@ -231,6 +240,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// How long one lookup may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the start looks whether all names are settled.
+const GLANCE: Duration = Duration::from_millis(10);
+
 /// Lookups running at once.
 const AT_ONCE: usize = 16;
 
@@ -241,12 +253,13 @@ const MOST_ADDRESSES: usize = 256;
 mod tests {
     use super::*;
     use crate::config::UpstreamSpec;
-    use crate::upstream::fixture::{endpoint, pick, spec};
+    use crate::upstream::fixture::{endpoint, eventually, pick, spec};
     use crate::upstream::{EndpointId, PickError};
 
-    /// Answers from a table; what is not in it is an error.
+    /// Answers from a table, after a while; what is not in it is an error.
     #[derive(Default)]
     struct Table {
+        delay: Duration,
         answers: Mutex<HashMap<String, Vec<SocketAddr>>>,
         asked: Mutex<Vec<(String, Instant)>>,
     }
@@ -270,6 +283,7 @@ mod tests {
     impl Resolver for Table {
         async fn lookup(&self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
             lock(&self.asked).push((host.to_owned(), Instant::now()));
+            tokio::time::sleep(self.delay).await;
             if host == "slow.example" {
                 std::future::pending::<()>().await;
             }
@@ -288,7 +302,14 @@ mod tests {
     }
 
     fn setup(specs: Vec<UpstreamSpec>) -> Setup {
-        let table = Arc::new(Table::default());
+        slow_setup(specs, Duration::ZERO)
+    }
+
+    fn slow_setup(specs: Vec<UpstreamSpec>, delay: Duration) -> Setup {
+        let table = Arc::new(Table {
+            delay,
+            ..Table::default()
+        });
         let upstreams: Vec<_> = specs
             .into_iter()
             .map(|spec| Upstream::new(Arc::new(spec), None))
@@ -387,6 +408,34 @@ mod tests {
         assert_eq!(addresses(&upstream), ["10.0.0.9:80"]);
         assert_eq!(upstream.endpoints().unresolved(), 2);
         assert!(pick(&upstream).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn start_waits_for_lookups_that_are_under_way_already() {
+        let setup = slow_setup(
+            vec![spec(vec![endpoint("a.example:80")])],
+            Duration::from_millis(700),
+        );
+        setup.table.set("a.example", &["10.0.0.1:80"]);
+        let _running = setup.run();
+        eventually("asked", || setup.table.times_asked() == 1).await;
+        setup
+            .discovery
+            .resolve_all_once(Duration::from_secs(2))
+            .await;
+        assert_eq!(addresses(&setup.upstream()), ["10.0.0.1:80"]);
+        assert_eq!(setup.table.times_asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_system_knows_localhost() {
+        let answer = SystemResolver.lookup("localhost", 80).await.unwrap();
+        assert!(!answer.is_empty());
+        assert!(
+            answer
+                .iter()
+                .all(|a| a.ip().is_loopback() && a.port() == 80)
+        );
     }
 
     #[tokio::test(start_paused = true)]

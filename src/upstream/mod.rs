@@ -8,9 +8,9 @@
 //! endpoints survives a reload, and making an upstream has no effect on the one it replaces.
 //!
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
-//! rings), `view` (those usable now), `balance` (who is next), `limit` (how many at once, and the
-//! queue), `eject` (out after failures), `lease`, [`budget`] (retries), `ring` (Ketama), `probe`
-//! (Pingora's checks), [`peer`] (Pingora's peer).
+//! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next),
+//! `limit` (how many at once, and the queue), `eject` (out after failures), `lease`, [`budget`]
+//! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
@@ -23,11 +23,13 @@ pub mod health;
 mod lease;
 mod limit;
 pub mod peer;
+mod pick;
 mod probe;
 mod ring;
 mod set;
 mod view;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +42,7 @@ use tokio::time::Instant;
 pub use self::endpoint::{Endpoint, EndpointId};
 pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
+pub use self::pick::{Pick, PickError};
 pub use self::set::EndpointSet;
 
 use self::budget::RetryBudget;
@@ -47,7 +50,6 @@ use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
 use self::view::{Regime, View};
 use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec};
-use crate::error::Reason;
 
 /// Gives the upstreams of the current configuration. Asked several times a second by the work in
 /// the background, which so sees a reload without being told.
@@ -60,7 +62,7 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Upstream {
     spec: Arc<UpstreamSpec>,
-    /// Whether this generation limits anything; when not, a pick takes no lock.
+    /// Whether this generation limits anything; when not, a pick never touches the queue.
     limited: bool,
     lineage: Lineage,
     set: ArcSwap<EndpointSet>,
@@ -80,47 +82,6 @@ struct Lineage {
     budget: Arc<RetryBudget>,
     /// Held while a view is built, and while an endpoint is ejected or taken in again.
     deciding: Arc<Mutex<()>>,
-}
-
-/// What a request wants of a pick.
-#[derive(Clone, Copy, Debug)]
-pub struct Pick<'a> {
-    /// For `balance: hash`; `None` (no such header) is spread by weight.
-    pub hash: Option<u64>,
-    /// Tried already: others are preferred, but these are used again when nothing else is left.
-    pub avoid: &'a [EndpointId],
-    /// Looked at only when the pick has to wait.
-    pub deadline: Instant,
-}
-
-/// Why there is no lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PickError {
-    /// Every endpoint is out or unresolved.
-    NoHealthyEndpoint,
-    /// Everything was in use for `queue_timeout`, or too many wait already.
-    QueueTimeout,
-    /// Everything was in use until the request's own deadline.
-    Deadline,
-}
-
-impl PickError {
-    /// The word for logs and metrics.
-    pub const fn reason(self) -> Reason {
-        match self {
-            PickError::NoHealthyEndpoint => Reason::NoHealthyEndpoint,
-            PickError::QueueTimeout => Reason::QueueTimeout,
-            PickError::Deadline => Reason::Timeout,
-        }
-    }
-}
-
-/// What one try came to.
-enum Try {
-    Leased(Lease),
-    NoneHealthy,
-    /// All in use; an ejection may end at the given time.
-    AllFull(Option<Instant>),
 }
 
 impl Upstream {
@@ -174,11 +135,15 @@ impl Upstream {
     /// without an address is not.
     pub fn health(&self) -> Vec<(String, bool)> {
         let set = self.endpoints();
-        let healthy = |label: &str| set.iter().any(|e| e.label() == label && e.is_healthy());
+        let healthy: HashSet<&str> = set
+            .iter()
+            .filter(|endpoint| endpoint.is_healthy())
+            .map(|endpoint| endpoint.label())
+            .collect();
         self.spec
             .endpoints
             .iter()
-            .map(|e| (e.url.label.clone(), healthy(&e.url.label)))
+            .map(|e| (e.url.label.clone(), healthy.contains(e.url.label.as_str())))
             .collect()
     }
 
@@ -190,93 +155,6 @@ impl Upstream {
     /// How many wait for a lease now.
     pub fn queued(&self) -> usize {
         self.lineage.limit.waiting()
-    }
-
-    /// Picks an endpoint. Waits, in the order of arrival, only while everything usable is in use:
-    /// at most `queue_timeout`, and not past `want.deadline`. Dropping the future while it waits
-    /// frees its place in the queue.
-    pub async fn pick(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
-        if self.limited {
-            return self.pick_limited(want).await;
-        }
-        match self.attempt(&want) {
-            Try::Leased(lease) => Ok(lease),
-            // Nothing is limited, so nothing can be full.
-            Try::NoneHealthy | Try::AllFull(_) => Err(PickError::NoHealthyEndpoint),
-        }
-    }
-
-    async fn pick_limited(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
-        let limit = &self.lineage.limit;
-        let waiter = {
-            let mut queue = limit.queue();
-            if queue.is_empty() {
-                match self.attempt(&want) {
-                    Try::Leased(lease) => return Ok(lease),
-                    Try::NoneHealthy => return Err(PickError::NoHealthyEndpoint),
-                    Try::AllFull(_) => {}
-                }
-            }
-            limit.join(&mut queue).ok_or(PickError::QueueTimeout)?
-        };
-        let joined = Instant::now();
-        let patience = joined + self.spec.queue_timeout;
-        let (end, late) = if want.deadline <= patience {
-            (want.deadline, PickError::Deadline)
-        } else {
-            (patience, PickError::QueueTimeout)
-        };
-        loop {
-            // The first round repeats the try above: a lease given back in between did not see
-            // this waiter.
-            let mut wake_at = end;
-            {
-                let queue = limit.queue();
-                if waiter.is_first(&queue) {
-                    match self.attempt(&want) {
-                        Try::Leased(lease) => {
-                            drop(queue);
-                            return Ok(lease.after(joined.elapsed()));
-                        }
-                        Try::NoneHealthy => {
-                            drop(queue);
-                            return Err(PickError::NoHealthyEndpoint);
-                        }
-                        Try::AllFull(change) => wake_at = change.map_or(end, |at| at.min(end)),
-                    }
-                }
-            }
-            tokio::select! {
-                biased;
-                () = waiter.turn() => {}
-                () = tokio::time::sleep_until(wake_at) => {
-                    if wake_at == end {
-                        return Err(late);
-                    }
-                }
-            }
-        }
-    }
-
-    /// One try, now. Limited upstreams call it under the lock of their queue.
-    fn attempt(self: &Arc<Self>, want: &Pick<'_>) -> Try {
-        let view = self.view();
-        if view.balancer.is_empty() {
-            return Try::NoneHealthy;
-        }
-        let limit = &self.lineage.limit;
-        if let Some(max) = self.spec.max_connections
-            && limit.in_flight() >= max
-        {
-            return Try::AllFull(None);
-        }
-        match view.balancer.choose(want.hash, want.avoid) {
-            Some(endpoint) => {
-                limit.enter();
-                Try::Leased(Lease::new(Arc::clone(self), Arc::clone(endpoint)))
-            }
-            None => Try::AllFull(view.until),
-        }
     }
 
     /// The view as of now. Costs one atomic load more than reading it, and the clock only while

@@ -95,7 +95,11 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 mod tests {
     use std::sync::Arc;
 
+    use pingora_core::ErrorType;
+    use pingora_core::connectors::TransportConnector;
     use pingora_core::upstreams::peer::Peer;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::upstream::fixture::{endpoint, spec, upstream};
@@ -156,5 +160,71 @@ mod tests {
         assert_ne!(one.reuse_hash(), pooled.reuse_hash());
         assert_ne!(one.reuse_hash(), other.reuse_hash());
         assert_eq!(one.idle_timeout(), Some(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn pingora_reuses_a_pooled_connection_and_never_a_fresh_one() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let label = server.local_addr().unwrap().to_string();
+        let upstream = upstream(spec(vec![endpoint(&label)]));
+        let set = upstream.endpoints();
+        let timeouts = PeerTimeouts {
+            connect: Duration::from_secs(5),
+            total_connect: Duration::from_secs(5),
+            ..TIMEOUTS
+        };
+        let peer = |reuse| *http_peer(set.iter().next().unwrap(), &timeouts, 7, reuse);
+        let connector = TransportConnector::new(None);
+        let give_back = |stream, peer: &HttpPeer| {
+            connector.release_stream(stream, peer.reuse_hash(), peer.idle_timeout());
+        };
+
+        let pooled = peer(Reuse::Pooled);
+        let (stream, reused) = connector.get_stream(&pooled).await.unwrap();
+        assert!(!reused);
+        let (_first, _) = server.accept().await.unwrap();
+        give_back(stream, &pooled);
+
+        let fresh = peer(Reuse::Fresh);
+        let (stream, reused) = connector.get_stream(&fresh).await.unwrap();
+        assert!(!reused, "there was one in the pool");
+        let (mut second, _) = server.accept().await.unwrap();
+        give_back(stream, &fresh);
+        // Not kept: the server sees it closed.
+        let mut byte = [0];
+        let end = tokio::time::timeout(Duration::from_secs(5), second.read(&mut byte)).await;
+        assert_eq!(end.expect("it is closed at once").unwrap(), 0);
+
+        let (_stream, reused) = connector.get_stream(&peer(Reuse::Pooled)).await.unwrap();
+        assert!(reused);
+    }
+
+    #[tokio::test]
+    async fn a_connect_that_hangs_ends_with_its_timeout() {
+        // A full backlog: the system answers no further connects.
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any_port.into()).unwrap();
+        socket.listen(0).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut filling = Vec::new();
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await
+        {
+            filling.push(stream);
+        }
+        let upstream = upstream(spec(vec![endpoint(&addr.to_string())]));
+        let set = upstream.endpoints();
+        let timeouts = PeerTimeouts {
+            connect: Duration::from_secs(60),
+            total_connect: Duration::from_millis(100),
+            ..TIMEOUTS
+        };
+        let peer = *http_peer(set.iter().next().unwrap(), &timeouts, 7, Reuse::Pooled);
+        let connect = TransportConnector::new(None);
+        let result = tokio::time::timeout(Duration::from_secs(5), connect.get_stream(&peer)).await;
+        let error = result.expect("cut by its own timeout").unwrap_err();
+        assert_eq!(error.etype(), &ErrorType::ConnectTimedout);
     }
 }

@@ -1,0 +1,145 @@
+//! From a wish to a lease: one try, or a place in the queue and then one try after the other.
+//!
+//! Its own file because it is the request path of this floor and nothing else. Invariants: no lock
+//! is held across an await; an upstream without limits never touches the queue; with limits every
+//! try happens under the queue's lock, and only the first in the queue tries. Called for each try
+//! of a request and for each session.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::endpoint::EndpointId;
+use super::lease::Lease;
+use crate::error::Reason;
+
+/// What a request wants of a pick.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick<'a> {
+    /// For `balance: hash`; `None` (no such header) is spread by weight.
+    pub hash: Option<u64>,
+    /// Tried already: others are preferred, but these are used again when nothing else is left.
+    pub avoid: &'a [EndpointId],
+    /// Looked at only when the pick has to wait.
+    pub deadline: Instant,
+}
+
+/// Why there is no lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickError {
+    /// Every endpoint is out or unresolved.
+    NoHealthyEndpoint,
+    /// Everything was in use for `queue_timeout`, or too many wait already.
+    QueueTimeout,
+    /// Everything was in use until the request's own deadline.
+    Deadline,
+}
+
+impl PickError {
+    /// The word for logs and metrics.
+    pub const fn reason(self) -> Reason {
+        match self {
+            PickError::NoHealthyEndpoint => Reason::NoHealthyEndpoint,
+            PickError::QueueTimeout => Reason::QueueTimeout,
+            PickError::Deadline => Reason::Timeout,
+        }
+    }
+}
+
+/// What one try came to.
+enum Try {
+    Leased(Lease),
+    NoneHealthy,
+    /// All in use; an ejection may end at the given time.
+    AllFull(Option<Instant>),
+}
+
+impl Upstream {
+    /// Picks an endpoint. Waits, in the order of arrival, only while everything usable is in use:
+    /// at most `queue_timeout`, and not past `want.deadline`. Dropping the future while it waits
+    /// frees its place in the queue.
+    pub async fn pick(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
+        if self.limited {
+            return self.pick_limited(want).await;
+        }
+        match self.attempt(&want) {
+            Try::Leased(lease) => Ok(lease),
+            // Nothing is limited, so nothing can be full.
+            Try::NoneHealthy | Try::AllFull(_) => Err(PickError::NoHealthyEndpoint),
+        }
+    }
+
+    async fn pick_limited(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
+        let limit = &self.lineage.limit;
+        let waiter = {
+            let mut queue = limit.queue();
+            if queue.is_empty() {
+                match self.attempt(&want) {
+                    Try::Leased(lease) => return Ok(lease),
+                    Try::NoneHealthy => return Err(PickError::NoHealthyEndpoint),
+                    Try::AllFull(_) => {}
+                }
+            }
+            limit.join(&mut queue).ok_or(PickError::QueueTimeout)?
+        };
+        let joined = Instant::now();
+        let patience = joined + self.spec.queue_timeout;
+        let (end, late) = if want.deadline <= patience {
+            (want.deadline, PickError::Deadline)
+        } else {
+            (patience, PickError::QueueTimeout)
+        };
+        loop {
+            // The first round repeats the try above: a lease given back in between did not see
+            // this waiter.
+            let mut wake_at = end;
+            {
+                let queue = limit.queue();
+                if waiter.is_first(&queue) {
+                    match self.attempt(&want) {
+                        Try::Leased(lease) => {
+                            drop(queue);
+                            return Ok(lease.after(joined.elapsed()));
+                        }
+                        Try::NoneHealthy => {
+                            drop(queue);
+                            return Err(PickError::NoHealthyEndpoint);
+                        }
+                        Try::AllFull(change) => wake_at = change.map_or(end, |at| at.min(end)),
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = waiter.turn() => {}
+                () = tokio::time::sleep_until(wake_at) => {
+                    if wake_at == end {
+                        return Err(late);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One try, now. Limited upstreams call it under the lock of their queue.
+    fn attempt(self: &Arc<Self>, want: &Pick<'_>) -> Try {
+        let view = self.view();
+        if view.balancer.is_empty() {
+            return Try::NoneHealthy;
+        }
+        let limit = &self.lineage.limit;
+        if let Some(max) = self.spec.max_connections
+            && limit.in_flight() >= max
+        {
+            return Try::AllFull(None);
+        }
+        match view.balancer.choose(want.hash, want.avoid) {
+            Some(endpoint) => {
+                limit.enter();
+                Try::Leased(Lease::new(Arc::clone(self), Arc::clone(endpoint)))
+            }
+            None => Try::AllFull(view.until),
+        }
+    }
+}
