@@ -1,5 +1,7 @@
 //! Bodies, connections and upgrades: what passes whole, what is reused, what ends with whom.
 
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use crate::support::{Binary, Failure, Gw, Next, Origin, eventually, route};
@@ -238,4 +240,117 @@ fn a_gigabyte_goes_up_and_down_with_flat_memory() {
     assert_eq!(client.response().unwrap().text(), GIGABYTE.to_string());
     let grown = binary.peak_memory_kib() - before;
     assert!(grown < 16 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn each_piece_of_a_stream_passes_as_it_comes() {
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    let (seen, sees) = mpsc::channel::<Vec<u8>>();
+    let seen = Mutex::new(seen);
+    let origin = Origin::serve(move |request, conn| {
+        if request.target == "/up" {
+            let piece = conn.some_bytes()?;
+            seen.lock().unwrap().send(piece).unwrap();
+            conn.body()?;
+            return conn.answer(200, &[], b"");
+        }
+        conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        for _ in 0..3 {
+            conn.send("7\r\ndata: x\r\n")?;
+            // Also when the sender is gone: the test is over then.
+            let _ = gone.lock().unwrap().recv();
+        }
+        conn.send("0\r\n\r\n")?;
+        Ok(Next::Keep)
+    });
+    let gw = Gw::route(&[origin.url()], "");
+    let mut client = gw.client();
+    client.request("GET", "/events", &[], b"");
+    let (head, _) = client.head().unwrap();
+    assert_eq!(head.status, 200);
+    for _ in 0..3 {
+        let mut piece = Vec::new();
+        while !piece.ends_with(b"data: x\r\n") {
+            piece.extend(
+                client
+                    .read_some()
+                    .expect("the piece comes before the next is sent"),
+            );
+        }
+        go.send(()).unwrap();
+    }
+    let mut client = gw.client();
+    client.send("POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
+    let piece = sees.recv_timeout(Duration::from_secs(5));
+    assert_eq!(
+        piece.as_deref(),
+        Ok(&b"first"[..]),
+        "before the rest was sent"
+    );
+    client.send("later");
+    assert_eq!(client.response().unwrap().status, 200);
+}
+
+#[test]
+fn a_slow_reader_gets_everything() {
+    const LEN: u64 = 30_000_000;
+    let origin = Origin::serve(|_, conn| conn.stream(LEN));
+    let gw = Gw::route(&[origin.url()], "timeout_ms: 300\n");
+    let mut client = gw.client();
+    client.request("GET", "/", &[], b"");
+    let (head, framing) = client.head().unwrap();
+    assert_eq!(head.status, 200);
+    // Not waiting for anything: this is the slow reader.
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(
+        client.body(framing).unwrap().len,
+        LEN,
+        "the endpoint is not to blame"
+    );
+}
+
+#[test]
+fn a_refusal_can_be_read_while_the_upload_still_runs() {
+    let origin = Origin::echo();
+    let gw = Gw::start(format!(
+        "max_body_bytes: 1000\n{}",
+        route("/known", &[origin.url()], "")
+    ));
+    let body = vec![b'b'; 5_000_000];
+    for (target, status) in [("/unknown", 404), ("/known", 413)] {
+        let mut client = gw.client();
+        client.request("POST", target, &[], &body);
+        assert_eq!(client.response().map(|r| r.status), Ok(status), "{target}");
+    }
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
+fn empty_bodies_are_bodies() {
+    let origin = Origin::echo();
+    let gw = Gw::route(&[origin.url()], "");
+    let mut client = gw.client();
+    client.send("POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(client.response().unwrap().json()["body_len"], 0);
+    client.send("POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    let echo = client.response().unwrap().json();
+    assert_eq!(
+        (&echo["target"], &echo["body_len"]),
+        (&"/b".into(), &0.into())
+    );
+}
+
+#[test]
+fn a_head_near_the_default_limit_passes_in_both_directions() {
+    let origin = Origin::serve(|request, conn| {
+        let len = request.headers.first("x-big").map_or(0, str::len);
+        let big = "r".repeat(len);
+        conn.answer(200, &[("X-Back", &big)], b"")
+    });
+    let gw = Gw::route(&[origin.url()], "");
+    let big = "q".repeat(60_000);
+    let response = gw.client().call("GET", "/", &[("X-Big", &big)], b"");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.headers.first("x-back").map(str::len), Some(60_000));
 }

@@ -352,3 +352,26 @@ fn the_address_of_a_client_is_the_one_that_connected() {
             .is_some_and(|c| c.starts_with(&own.ip().to_string()))
     );
 }
+
+#[test]
+fn an_ipv6_client_is_told_by_its_bare_address() {
+    let origin = Origin::echo();
+    let gw = Gw::start(format!(
+        "listen_addr: \"[::1]:0\"\n{}",
+        route("/", &[origin.url()], "")
+    ));
+    assert!(gw.addr().is_ipv6());
+    let echo = gw.get("/").json();
+    assert_eq!(echoed(&echo, "x-forwarded-for"), ["::1"]);
+}
+
+#[test]
+fn options_for_the_whole_server_go_on_as_such() {
+    let origin = Origin::echo();
+    let gw = Gw::route(&[origin.url()], "");
+    let echo = gw.client().call("OPTIONS", "*", &[], b"").json();
+    assert_eq!(
+        (&echo["method"], &echo["target"]),
+        (&"OPTIONS".into(), &"*".into())
+    );
+}

@@ -208,6 +208,19 @@ fn connect_failures_eject_too_and_false_turns_it_off() {
 }
 
 #[test]
+fn the_only_endpoint_is_never_ejected() {
+    let dead = Origin::refusing();
+    let gw = Gw::route(&[dead.url()], "");
+    for _ in 0..20 {
+        let response = gw.get("/");
+        assert_eq!(
+            (response.status, &response.json()["reason"]),
+            (502, &"connect_failed".into())
+        );
+    }
+}
+
+#[test]
 fn ejection_stops_where_fewer_than_half_would_be_left() {
     let origins = ["a", "b", "c"].map(|name| Origin::status(500, name));
     let gw = Gw::route(

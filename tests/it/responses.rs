@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Failure, Gw, Next, Origin, echoed};
+use crate::support::{Failure, Gw, Next, Origin, echoed, eventually};
 
 /// What the client must see of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -198,4 +198,57 @@ fn cookies_and_repeated_headers_pass_one_by_one() {
     let echo = gw.client().call("GET", "/echo", &fields, b"").json();
     assert_eq!(echoed(&echo, "x-many").join(","), "1,2");
     assert_eq!(echoed(&echo, "cookie"), ["c=3; d=4"]);
+}
+
+#[test]
+fn the_date_is_the_origins() {
+    let date = "Tue, 15 Nov 1994 08:12:31 GMT";
+    let origin = Origin::serve(move |request, conn| match request.target.as_str() {
+        "/dated" => conn.answer(200, &[("Date", date)], b""),
+        _ => conn.answer(200, &[], b""),
+    });
+    let gw = Gw::route(&[origin.url()], "");
+    let dated = gw.get("/dated");
+    assert_eq!(
+        dated.headers.all("date").collect::<Vec<_>>(),
+        [date],
+        "RFC 9110 6.6.1"
+    );
+    assert!(gw.get("/").headers.all("date").count() <= 1);
+}
+
+#[test]
+fn a_late_408_on_an_idle_connection_is_nobodys_answer() {
+    let origin = Origin::serve(|_, conn| {
+        conn.answer(200, &[], b"mine")?;
+        std::thread::sleep(Duration::from_millis(20));
+        conn.send(
+            "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        )?;
+        Ok(Next::Close)
+    });
+    let gw = Gw::route(&[origin.url()], "");
+    let mut client = gw.client();
+    for nth in 1..=10 {
+        assert_eq!(client.get("/").text(), "mine");
+        eventually(Duration::from_secs(5), "the 408 went out", || {
+            origin.connections() == nth && origin.open_connections() == 0
+        });
+    }
+}
+
+#[test]
+fn a_close_of_the_origin_is_not_the_clients() {
+    let origin = Origin::serve(|_, conn| {
+        conn.answer(200, &[("Connection", "close")], b"ok")?;
+        Ok(Next::Close)
+    });
+    let gw = Gw::route(&[origin.url()], "");
+    let mut client = gw.client();
+    for _ in 0..5 {
+        let response = client.get("/");
+        assert_eq!(response.text(), "ok");
+        assert!(!response.closes(), "{:?}", response.headers);
+    }
+    assert_eq!(origin.connections(), 5);
 }

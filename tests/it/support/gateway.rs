@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use harbr_router::server::{Gateway, Running};
@@ -29,6 +30,7 @@ impl Gw {
     #[track_caller]
     pub fn start(yaml: impl AsRef<str>) -> Gw {
         raise_open_files();
+        watch_workers();
         let folder = TempDir::new().expect("a temporary folder");
         let text = filled(yaml.as_ref(), &folder.path().join("access.log"));
         let config = harbr_router::config::parse(&text, &folder.path().join("config.yml"))
@@ -119,6 +121,16 @@ impl Gw {
     pub fn stop(mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
+        }
+    }
+}
+
+impl Drop for Gw {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        let panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::thread::panicking() {
+            assert!(panics.is_empty(), "a worker panicked: {panics:?}");
         }
     }
 }
@@ -231,6 +243,26 @@ fn filled(yaml: &str, access_log: &std::path::Path) -> String {
     }
     text
 }
+
+/// Nothing that a client or an endpoint sends may panic a worker, and Pingora survives it in silence.
+/// A test's own threads are named after it or not at all; those of a gateway have plain names.
+fn watch_workers() {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let thread = std::thread::current();
+            let worker = thread.name().filter(|n| !n.contains("::") && *n != "main");
+            if let Some(name) = worker {
+                let mut panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+                panics.push(format!("{name}: {panic}"));
+            }
+            before(panic);
+        }));
+    });
+}
+
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Client, gateway and origin share this process: three descriptors for each connection.
 pub fn raise_open_files() {

@@ -338,6 +338,16 @@ impl Conn {
         http1::read_body(&mut tap, &mut self.buffer, framing)
     }
 
+    /// The first bytes of the body that are here; the rest is still to be read with [`Conn::body`].
+    pub fn some_bytes(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            let mut some = [0; 4096];
+            let got = Tap(&self.stream, &self.record).read(&mut some)?;
+            self.buffer.extend_from_slice(&some[..got]);
+        }
+        Ok(self.buffer.clone())
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
