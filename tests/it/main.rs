@@ -14,5 +14,6 @@ mod lifecycle;
 mod limits;
 mod responses;
 mod retries;
+mod smuggling;
 mod strictness;
 mod support;
