@@ -3,6 +3,7 @@
 mod admin;
 mod balance;
 mod bodies;
+mod chaos;
 mod cli;
 mod config;
 mod deadlines;

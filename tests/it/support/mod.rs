@@ -18,5 +18,5 @@ pub use gateway::{Gw, route, route_entry};
 pub use http1::Response;
 pub use load::Load;
 pub use nginx::Nginx;
-pub use origin::{Next, Origin, echoed};
+pub use origin::{Conn, Next, Origin, echoed};
 pub use wait::{eventually, loaded, timed};
