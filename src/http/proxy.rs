@@ -45,6 +45,8 @@ pub struct Proxy {
     access_log: Arc<AccessLog>,
     /// True while draining: responses say `Connection: close`.
     closing: watch::Receiver<bool>,
+    /// True when the drain is over and requests are cut off.
+    cut: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -52,11 +54,13 @@ impl Proxy {
         snapshots: SnapshotHandle,
         access_log: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
+        cut: watch::Receiver<bool>,
     ) -> Proxy {
         Proxy {
             snapshots,
             access_log,
             closing,
+            cut,
         }
     }
 
@@ -464,7 +468,12 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Exchange) {
-        let end = ctx.end_with(e);
+        let mut end = ctx.end_with(e);
+        let left = end.reason == Reason::ClientClosed || session.was_upgraded();
+        if left && *self.cut.borrow() {
+            // It was not the client that left.
+            end = Reason::Drained.into();
+        }
         ctx.finish_lease(Outcome::Neutral);
         if let Some(arrival) = &ctx.arrival {
             arrival.cutoff.disarm();

@@ -82,6 +82,7 @@ pub struct Drain {
     stop_accepting: watch::Sender<bool>,
     announce: watch::Sender<bool>,
     close_idle: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     stopped: Notify,
     accepting: AtomicUsize,
 }
@@ -94,6 +95,7 @@ impl Default for Drain {
             stop_accepting: watch::Sender::new(false),
             announce: watch::Sender::new(false),
             close_idle: watch::Sender::new(false),
+            cut: watch::Sender::new(false),
             stopped: Notify::new(),
             accepting: AtomicUsize::new(0),
         }
@@ -139,6 +141,11 @@ impl Drain {
         self.close_idle.subscribe()
     }
 
+    /// Turns true when whatever still runs is cut off.
+    pub fn cut_off(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
+    }
+
     /// Registers an accept loop.
     pub fn accept_loop(self: &Arc<Self>) -> Accepting {
         self.accepting.fetch_add(1, Ordering::AcqRel);
@@ -175,6 +182,12 @@ impl Drain {
         }
     }
 
+    /// Cuts off who is left and waits, for a moment only, until they have told their end.
+    async fn cut(&self) {
+        self.cut.send_replace(true);
+        let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;
+    }
+
     async fn accept_loops_ended(&self) {
         loop {
             let mut stopped = std::pin::pin!(self.stopped.notified());
@@ -189,6 +202,8 @@ impl Drain {
 
 /// How long idle keep-alive connections are left open after listeners closed.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long requests that are cut off may take for their last record.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What ends the gateway: a signal, or a call in the same process.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -213,6 +228,7 @@ impl ShutdownSignalWatch for StopWatch {
                 () = self.drain.run(self.delay, self.timeout) => {}
                 () = again => warn!("second signal: not waiting any longer"),
             }
+            self.drain.cut().await;
         }
         ShutdownSignal::FastShutdown
     }

@@ -174,6 +174,7 @@ where
     let stops = Stop {
         announce: drain.announce(),
         close_idle: drain.close_idle(),
+        cut: drain.cut_off(),
     };
     let refusing = Arc::new(AtomicUsize::new(0));
     info!("listening on {}", bound.addr);
@@ -222,6 +223,7 @@ where
     let stops = Stop {
         announce: drain.announce(),
         close_idle: drain.close_idle(),
+        cut: drain.cut_off(),
     };
     let open = crate::server::drain::Connections::default();
     info!("admin on {}", listener.bound.addr);

@@ -205,6 +205,7 @@ impl Assembled {
                 self.snapshots.clone(),
                 self.access_log.clone(),
                 drain.announce(),
+                drain.cut_off(),
             ),
         );
         let source: UpstreamSource = {

@@ -1,13 +1,13 @@
 //! What once went wrong: each test failed before it was mended.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::{Gw, Next, Origin, timed};
+use crate::support::{Gw, Next, Origin, eventually, timed};
 
 /// Answers with an interim response and then does not go on.
 fn interim(
-    then: impl Fn(&mut crate::support::origin::Conn) -> Next + Send + Sync + 'static,
+    then: impl Fn(&mut crate::support::conn::Conn) -> Next + Send + Sync + 'static,
 ) -> Origin {
     Origin::serve(move |_, conn| {
         conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")?;
@@ -248,4 +248,45 @@ fn framing_that_an_endpoint_repeats_goes_on_once() {
     assert_eq!(empty.status, 204);
     assert!(!empty.headers.has("transfer-encoding"), "{empty:?}");
     assert!(!empty.headers.has("content-length"), "{empty:?}");
+}
+
+#[test]
+fn requests_that_a_drain_cuts_off_leave_their_records_too() {
+    let _turn = timed();
+    let origin = Origin::raw(|conn| {
+        match conn.request()?.map(|request| request.target).as_deref() {
+            Some("/websocket") => {
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")?;
+            }
+            Some("/endless") => {
+                conn.send("HTTP/1.1 200 OK\r\n\r\n")?;
+                while conn.send([b'x'; 4096]).is_ok() {}
+            }
+            _ => {}
+        }
+        conn.until_closed()
+    });
+    let mut gw = Gw::route(&[origin.url()], "");
+    let upgrade = [("Connection", "upgrade"), ("Upgrade", "websocket")];
+    let _clients: Vec<_> = [
+        ("GET", "/silent", &[][..]),
+        ("POST", "/stalled", &[("Content-Length", "9")]),
+        ("GET", "/endless", &[]),
+        ("GET", "/websocket", &upgrade),
+    ]
+    .map(|(method, target, fields)| {
+        let mut client = gw.client();
+        client.request(method, target, fields, b"");
+        client
+    })
+    .into();
+    eventually(Duration::from_secs(5), "they are there", || {
+        origin.requests() == 4
+    });
+    let start = Instant::now();
+    gw.halt();
+    let took = start.elapsed();
+    assert!((900..2500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(gw.reasons(4), ["drained"; 4]);
+    assert_eq!(gw.access_log(4).len(), 4);
 }
