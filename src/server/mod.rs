@@ -345,5 +345,7 @@ fn signals() -> (Stop, Stop) {
     (Box::pin(next(streams.clone())), Box::pin(next(streams)))
 }
 
+/// How long names may take at start before traffic is served without them.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
