@@ -131,7 +131,11 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
 fn file(args: &Args) -> PathBuf {
     args.config
         .clone()
-        .or_else(|| std::env::var_os("CONFIG_FILE").map(PathBuf::from))
+        .or_else(|| {
+            // Set to nothing is how shells and compose files unset it.
+            let named = std::env::var_os("CONFIG_FILE").filter(|name| !name.is_empty());
+            named.map(PathBuf::from)
+        })
         .unwrap_or_else(|| PathBuf::from("config.yml"))
 }
 

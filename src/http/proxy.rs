@@ -205,7 +205,7 @@ impl ProxyHttp for Proxy {
         mut e: Box<Error>,
     ) -> Box<Error> {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
-        let again = ctx.failed(Failure::Connect, sendable(session));
+        let again = ctx.failed(exchange::connect_failure(&e), sendable(session));
         e.set_retry(again);
         if !again {
             let reason = match (timed_out, ctx.remaining().is_zero()) {

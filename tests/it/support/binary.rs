@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -123,7 +123,20 @@ impl Drop for Binary {
 /// Runs the program with `args` to its end; panics after ten seconds.
 #[track_caller]
 pub fn run(args: &[&str]) -> Output {
-    let mut child = program()
+    run_as(program(), args)
+}
+
+/// As [`run`], in `folder` and with `CONFIG_FILE` set.
+#[track_caller]
+pub fn run_in(folder: &Path, config_file: &str, args: &[&str]) -> Output {
+    let mut command = program();
+    command.current_dir(folder).env("CONFIG_FILE", config_file);
+    run_as(command, args)
+}
+
+#[track_caller]
+fn run_as(mut command: Command, args: &[&str]) -> Output {
+    let mut child = command
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
