@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Gw, Next, Origin, eventually, timed};
+use crate::support::{Binary, Gw, Load, Next, Origin, eventually, route_entry, timed};
 
 /// Answers with an interim response and then does not go on.
 fn interim(then: impl Fn(&mut crate::support::Conn) -> Next + Send + Sync + 'static) -> Origin {
@@ -287,4 +287,17 @@ fn requests_that_a_drain_cuts_off_leave_their_records_too() {
     assert!((900..2500).contains(&took.as_millis()), "{took:?}");
     assert_eq!(gw.reasons(4), ["drained"; 4]);
     assert_eq!(gw.access_log(4).len(), 4);
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_no_request() {
+    let (origin, dead) = (Origin::ok("ok"), Origin::refusing());
+    let routes = [("/", origin.url()), ("/dead", dead.url())]
+        .map(|(key, url)| route_entry(key, &[url], "ejection: false\n"))
+        .concat();
+    let program = Binary::start_unread(&format!("routes:\n{routes}"));
+    // Each failure is a line of the log, and a pipe holds 64 KiB.
+    let outcome = Load::new(8, 2000, "/dead").run(program.addr());
+    assert_eq!(outcome.status(502), 2000, "{outcome:?}");
+    assert_eq!(program.client().get("/").text(), "ok");
 }
