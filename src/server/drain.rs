@@ -82,6 +82,7 @@ pub struct Drain {
     stop_accepting: watch::Sender<bool>,
     announce: watch::Sender<bool>,
     close_idle: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     stopped: Notify,
     accepting: AtomicUsize,
 }
@@ -94,6 +95,7 @@ impl Default for Drain {
             stop_accepting: watch::Sender::new(false),
             announce: watch::Sender::new(false),
             close_idle: watch::Sender::new(false),
+            cut: watch::Sender::new(false),
             stopped: Notify::new(),
             accepting: AtomicUsize::new(0),
         }
@@ -139,6 +141,11 @@ impl Drain {
         self.close_idle.subscribe()
     }
 
+    /// Turns true when a drain has waited long enough: sessions say goodbye and end.
+    pub fn cut(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
+    }
+
     /// Registers an accept loop.
     pub fn accept_loop(self: &Arc<Self>) -> Accepting {
         self.accepting.fetch_add(1, Ordering::AcqRel);
@@ -168,10 +175,12 @@ impl Drain {
         let empty = tokio::time::timeout_at(deadline, self.connections.none_left()).await;
         match empty {
             Ok(()) => info!("drained"),
-            Err(_) => warn!(
-                "drain timeout: {} connections are cut off",
-                self.connections.count()
-            ),
+            Err(_) => {
+                let open = self.connections.count();
+                warn!("drain timeout: {open} connections are cut off");
+                self.cut.send_replace(true);
+                let _ = tokio::time::timeout(GOODBYE, self.connections.none_left()).await;
+            }
         }
     }
 
@@ -189,6 +198,9 @@ impl Drain {
 
 /// How long idle keep-alive connections are left open after listeners closed.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// For database sessions to say goodbye once they are cut off.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What ends the gateway: a signal, or a call in the same process.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -271,7 +283,7 @@ mod tests {
         let _open = drain.connections.open(10).unwrap();
         let started = Instant::now();
         drain.run(Duration::ZERO, Duration::from_secs(5)).await;
-        assert_eq!(started.elapsed(), Duration::from_secs(5));
+        assert_eq!(started.elapsed(), Duration::from_secs(5) + GOODBYE);
     }
 
     #[tokio::test(start_paused = true)]
