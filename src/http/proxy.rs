@@ -330,20 +330,6 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    /// The endpoint is done, so its place is free, however long the client takes for the rest.
-    fn upstream_response_body_filter(
-        &self,
-        _session: &mut Session,
-        _body: &mut Option<Bytes>,
-        end_of_stream: bool,
-        ctx: &mut Exchange,
-    ) -> Result<Option<Duration>> {
-        if end_of_stream {
-            ctx.finish_lease(Outcome::Neutral);
-        }
-        Ok(None)
-    }
-
     async fn response_filter(
         &self,
         session: &mut Session,

@@ -3,6 +3,7 @@
 mod admin;
 mod balance;
 mod bodies;
+mod chaos;
 mod cli;
 mod config;
 mod deadlines;
@@ -12,7 +13,9 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod reload;
 mod responses;
 mod retries;
+mod smuggling;
 mod strictness;
 mod support;

@@ -3,7 +3,7 @@
 //! Its own file because exit codes, signals and memory can only be seen from outside. Invariant: the
 //! child is killed when the value goes.
 
-use std::io::Read;
+use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -20,7 +20,7 @@ use super::nginx::free_addr;
 pub struct Binary {
     child: Child,
     addr: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Binary {
@@ -31,17 +31,19 @@ impl Binary {
             let (addr, folder) = (free_addr(), TempDir::new().expect("a temporary folder"));
             let file = folder.path().join("config.yml");
             std::fs::write(&file, config(&addr.to_string(), keys)).expect("a file in it");
+            // A file: a pipe that nobody reads would stop the program once it is full.
+            let stderr = File::create(folder.path().join("stderr")).expect("a file in it");
             let child = program()
                 .arg("-c")
                 .arg(&file)
                 .stdout(Stdio::null())
-                .stderr(Stdio::piped())
+                .stderr(stderr)
                 .spawn()
                 .expect("the built program starts");
             let mut binary = Binary {
                 child,
                 addr,
-                _folder: folder,
+                folder,
             };
             if binary.serves() {
                 return binary;
@@ -57,6 +59,17 @@ impl Binary {
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::connect(self.addr)
+    }
+
+    /// Puts other keys into its configuration file.
+    pub fn rewrite(&self, keys: &str) {
+        let text = config(&self.addr.to_string(), keys);
+        std::fs::write(self.folder.path().join("config.yml"), text).expect("the folder is there");
+    }
+
+    /// What it has written to stderr.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).expect("text")
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -86,9 +99,8 @@ impl Binary {
         let end = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(self.addr).is_err() {
             if let Ok(Some(status)) = self.child.try_wait() {
-                let mut text = String::new();
-                let stderr = self.child.stderr.as_mut().expect("it is piped");
-                stderr.read_to_string(&mut text).expect("text");
+                let stderr = self.folder.path().join("stderr");
+                let text = std::fs::read_to_string(stderr).expect("text");
                 assert_eq!(status.code(), Some(1), "the program does not start: {text}");
                 return false;
             }
