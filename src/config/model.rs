@@ -212,6 +212,21 @@ pub struct HealthCheck {
     pub unhealthy_after: usize,
 }
 
+impl HealthCheck {
+    /// Whether it finds out who is primary and who replica: with a login for Postgres and MySQL,
+    /// without one for Redis and MongoDB.
+    pub fn tells_role(&self) -> bool {
+        match &self.probe {
+            Probe::Http { .. } => false,
+            Probe::Tcp { db_type, user, .. } => match db_type {
+                DbType::Postgres | DbType::Mysql => user.is_some(),
+                DbType::Redis | DbType::Mongodb => true,
+                _ => false,
+            },
+        }
+    }
+}
+
 /// What an active check does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Probe {
