@@ -38,6 +38,8 @@ pub struct Exchange {
     pub deadline: Instant,
     /// The body is still coming from the client.
     pub uploading: bool,
+    /// The client may wait for `100 Continue` before it sends its body, and none came yet.
+    pub expects_continue: bool,
     /// Body bytes of this try so far.
     pub body_bytes: u64,
     pub next: Next,
@@ -100,6 +102,7 @@ impl Exchange {
             hash: None,
             deadline: now,
             uploading: false,
+            expects_continue: false,
             body_bytes: 0,
             next: Next::First,
             tries: 0,
@@ -128,6 +131,25 @@ impl Exchange {
             Some(timeout) => self.deadline.min(Instant::now() + timeout),
             None => self.deadline,
         }
+    }
+
+    /// Neither has the endpoint asked for the body nor has the client begun it: the clock of
+    /// `timeout_ms` runs, although the body is not in.
+    pub fn awaits_continue(&self) -> bool {
+        self.uploading && self.expects_continue && self.body_bytes == 0
+    }
+
+    /// Whose silence it is that a read timed out on, before a response header and while the body is
+    /// not in. The client's, unless it waits for the endpoint itself.
+    pub fn silence(&self, error: &Error) -> Option<Silence> {
+        let during_upload = self.uploading && self.first_byte.is_none();
+        if *error.etype() != ErrorType::ReadTimedout || !during_upload {
+            return None;
+        }
+        Some(match self.awaits_continue() {
+            true => Silence::OfEndpoint,
+            false => Silence::OfClient,
+        })
     }
 
     /// The body is in: the clock of `timeout_ms` starts anew.
@@ -205,6 +227,13 @@ impl Default for Exchange {
     }
 }
 
+/// Who has said nothing for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    OfClient,
+    OfEndpoint,
+}
+
 /// What the session tells about sending its request again.
 #[derive(Clone, Copy, Debug)]
 pub struct Sendable {
@@ -242,4 +271,14 @@ pub fn classify(error: &Error) -> End {
         _ => Reason::FilterError,
     };
     reason.into()
+}
+
+/// Pingora's error for the log: its kind and its cause. Not its context, which may quote a whole
+/// response head with whatever is secret in it.
+pub fn told(error: &Error) -> String {
+    let cause = error.root_cause();
+    match cause.is::<Error>() || cause.is::<Box<Error>>() {
+        true => error.etype().as_str().to_string(),
+        false => format!("{}: {cause}", error.etype().as_str()),
+    }
 }

@@ -7,6 +7,7 @@
 //! never come here; `server/` records those.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{StatusCode, header};
 use log::{debug, warn};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 use crate::config::{Balance, HashOn, Target};
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
-use crate::http::exchange::{End, Exchange, Next, Sendable};
+use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
 use crate::http::forward::{self, Outgoing};
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
@@ -63,8 +64,8 @@ impl Proxy {
     fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
         let snapshot = self.snapshots.load();
         ctx.started = Instant::now();
-        ctx.upgrade = session.as_downstream().is_upgrade_req();
         let request = session.req_header();
+        ctx.upgrade = forward::is_websocket(request);
         let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
         let trusted_proxies = &snapshot.config.trusted_proxies;
         ctx.trusted = peer.is_some_and(|ip| forward::is_trusted(ip, trusted_proxies));
@@ -80,21 +81,17 @@ impl Proxy {
         ctx.deadline = ctx.started + route.tries.timeout;
         ctx.hash = hash_key(&route, request, ctx.client, &target);
         let length = content_length(request);
-        ctx.uploading = !ctx.upgrade
-            && (length.is_some_and(|length| length > 0)
-                || request.headers.contains_key(header::TRANSFER_ENCODING));
+        ctx.uploading = length.is_some_and(|length| length > 0)
+            || request.headers.contains_key(header::TRANSFER_ENCODING);
+        ctx.expects_continue = ctx.uploading && forward::expects_continue(request);
         let timeout = route.tries.timeout;
         ctx.target = target;
         ctx.route = Some(route);
         if max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
             return Err(Reason::BodyTooLarge);
         }
-        let silence = match ctx.upgrade {
-            true => (None, None),
-            false => (Some(timeout), Some(timeout.max(WRITE_SILENCE))),
-        };
-        session.set_read_timeout(silence.0);
-        session.set_write_timeout(silence.1);
+        session.set_read_timeout(Some(timeout));
+        session.set_write_timeout(Some(timeout.max(WRITE_SILENCE)));
         Ok(())
     }
 }
@@ -120,6 +117,14 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9110, section 15.2: such a client does not know interim responses.
+            session.as_downstream_mut().set_ignore_info_resp(true);
+        }
+        if ctx.arrival.as_ref().is_some_and(|arrival| arrival.last) {
+            // Pingora reads the first `Connection` field only; the response must say the same.
+            session.set_keepalive(None);
+        }
         let Err(reason) = self.admit(session, ctx) else {
             return Ok(false);
         };
@@ -220,7 +225,7 @@ impl ProxyHttp for Proxy {
         let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
             return Ok(());
         };
-        match ctx.uploading {
+        match ctx.uploading && !ctx.awaits_continue() {
             true => arrival.cutoff.hold(fd),
             false => arrival.cutoff.arm(ctx.try_deadline(route), fd),
         }
@@ -229,7 +234,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Exchange,
     ) -> Result<()> {
@@ -245,6 +250,15 @@ impl ProxyHttp for Proxy {
                 &joined
             }
         };
+        if !ctx.upgrade {
+            // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
+            request.remove_header(&header::CONNECTION);
+            request.remove_header(&header::UPGRADE);
+        }
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9110, section 10.1.1.
+            request.remove_header(&header::EXPECT);
+        }
         let out = Outgoing {
             target,
             host: (!route.preserve_host).then(|| endpoint.label()),
@@ -260,7 +274,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Exchange,
@@ -268,8 +282,14 @@ impl ProxyHttp for Proxy {
         let (Some(route), Some(snapshot)) = (ctx.route.clone(), &ctx.snapshot) else {
             return Ok(());
         };
-        if ctx.upgrade {
+        if session.was_upgraded() {
             return Ok(());
+        }
+        if ctx.awaits_continue()
+            && body.as_ref().is_some_and(|body| !body.is_empty())
+            && let Some(arrival) = &ctx.arrival
+        {
+            arrival.cutoff.pause();
         }
         ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
         if let Some(most) = snapshot.config.max_body_bytes
@@ -296,6 +316,12 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let status = response.status.as_u16();
         if response.status.is_informational() && status != 101 {
+            if status == 100 && ctx.awaits_continue() {
+                ctx.expects_continue = false;
+                if let Some(arrival) = &ctx.arrival {
+                    arrival.cutoff.pause();
+                }
+            }
             return Ok(());
         }
         if status == 101 && !ctx.upgrade {
@@ -319,6 +345,11 @@ impl ProxyHttp for Proxy {
             let mut error = Error::new_up(ErrorType::HTTPStatus(status));
             error.set_retry(true);
             return Err(error);
+        }
+        if status == 101 {
+            // No timeout of ours cuts an upgraded connection.
+            session.set_read_timeout(None);
+            session.set_write_timeout(None);
         }
         let outcome = match status {
             500.. => Outcome::Failed,
@@ -344,13 +375,16 @@ impl ProxyHttp for Proxy {
             // The drain began after this request; Pingora looks only when one begins.
             session.set_keepalive(None);
         }
-        if session.req_header().version == http::Version::HTTP_10
-            && response.headers.contains_key(header::TRANSFER_ENCODING)
-        {
-            // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
-            // connection.
-            response.remove_header(&header::TRANSFER_ENCODING);
-            session.set_keepalive(None);
+        if response.headers.contains_key(header::TRANSFER_ENCODING) {
+            if session.req_header().version == http::Version::HTTP_10 {
+                // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
+                // connection.
+                response.remove_header(&header::TRANSFER_ENCODING);
+                session.set_keepalive(None);
+            } else if !forward::is_chunked(&response.headers) {
+                // Section 6.3: its body ends with the connection as well.
+                session.set_keepalive(None);
+            }
         }
         Ok(())
     }
@@ -371,13 +405,19 @@ impl ProxyHttp for Proxy {
             return e;
         }
         let mut e = e.more_context(format!("Peer: {peer}"));
+        match ctx.silence(&e) {
+            // Both sides are read with the same timeout, and either clock may ring first.
+            Some(Silence::OfClient) => e.as_down(),
+            Some(Silence::OfEndpoint) => e.as_up(),
+            None => {}
+        }
         if *e.esource() != ErrorSource::Upstream {
             e.set_retry(false);
             ctx.finish_lease(Outcome::Neutral);
             return e;
         }
         let failure = match e.retry {
-            _ if cut_off => Failure::TryTimeout,
+            _ if cut_off || *e.etype() == ErrorType::ReadTimedout => Failure::TryTimeout,
             RetryType::ReusedOnly if client_reused => Failure::Stale,
             _ => Failure::Broken,
         };
@@ -400,13 +440,17 @@ impl ProxyHttp for Proxy {
         match end.fault {
             Some(Fault::Client) => debug!("{}: {e}", end.reason),
             _ => warn!(
-                "{}: {e} (route {})",
+                "{}: {} (route {}, endpoint {})",
                 end.reason,
-                ctx.route.as_ref().map_or("-", |route| &route.label)
+                exchange::told(e),
+                ctx.route.as_ref().map_or("-", |route| &route.label),
+                ctx.endpoint
+                    .as_ref()
+                    .map_or("-", |endpoint| endpoint.label()),
             ),
         }
         let mut sent = 0;
-        if end.reason != Reason::ClientClosed && session.response_written().is_none() {
+        if end.reason != Reason::ClientClosed && final_response(session).is_none() {
             session.set_keepalive(None);
             match respond::refuse(session, end.reason, end.fault).await {
                 Ok(status) => sent = status,
@@ -425,9 +469,7 @@ impl ProxyHttp for Proxy {
         if let Some(arrival) = &ctx.arrival {
             arrival.cutoff.disarm();
         }
-        let status = session
-            .response_written()
-            .map_or(0, |response| response.status.as_u16());
+        let status = final_response(session).map_or(0, |response| response.status.as_u16());
         let status = match (status, end.reason) {
             (0, Reason::ClientClosed) => respond::status(end.reason, end.fault),
             (status, _) => status,
@@ -513,11 +555,12 @@ fn matched(
         .headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
+    let raw = origin_form(raw);
     if raw == "*" {
         let route = routes.lookup(host, "/").ok_or(Reason::NoRoute)?;
         return Ok((route.clone(), raw.to_string()));
     }
-    let target = normalise(origin_form(raw)).map_err(|_| Reason::BadRequest)?;
+    let target = normalise(&raw).map_err(|_| Reason::BadRequest)?;
     let route = routes
         .lookup(host, target.path())
         .ok_or(Reason::NoRoute)?
@@ -535,14 +578,15 @@ fn matched(
 
 /// The path and query of a request target (RFC 9112, section 3.2.2: absolute form from a client
 /// that takes us for its proxy).
-fn origin_form(raw: &str) -> &str {
-    if raw.starts_with('/') {
-        return raw;
-    }
-    let after_scheme = raw.find("://").map_or(0, |at| at + 3);
-    match raw[after_scheme..].find(['/', '?']) {
-        Some(at) if raw.as_bytes()[after_scheme + at] == b'/' => &raw[after_scheme + at..],
-        _ => "/",
+fn origin_form(raw: &str) -> Cow<'_, str> {
+    let Some((_, after_scheme)) = raw.split_once("://").filter(|_| !raw.starts_with('/')) else {
+        return Cow::Borrowed(raw);
+    };
+    match after_scheme.find(['/', '?']) {
+        Some(at) if after_scheme.as_bytes()[at] == b'/' => Cow::Borrowed(&after_scheme[at..]),
+        // A query behind an empty path.
+        Some(at) => Cow::Owned(format!("/{}", &after_scheme[at..])),
+        None => Cow::Borrowed("/"),
     }
 }
 
@@ -580,6 +624,13 @@ fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(this, _)| *this == name)
         .map(|(_, value)| value)
+}
+
+/// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| {
+        !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+    })
 }
 
 /// What the session says about sending its request again.

@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::io::{Gate, GateStream, HeadBounds, RefusedHead};
+use super::io::{Gate, GateStream, HeadBounds, PassedHead, RefusedHead};
 use super::refusal;
 use crate::error::Reason;
 use crate::http::arrival::Arrival;
@@ -125,7 +125,7 @@ where
                 return refusal.reason;
             }
         };
-        let arrival = arrival(&stream, &listener, head.started, requests, &cutoff);
+        let arrival = arrival(&stream, &listener, &head, requests, &cutoff);
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
         let reused = deadline::watch(&cutoff, &mut clock, request).await;
         requests += 1;
@@ -185,7 +185,7 @@ fn report(
 fn arrival(
     stream: &GateStream,
     listener: &Arc<str>,
-    started: tokio::time::Instant,
+    head: &PassedHead,
     requests_before: u64,
     cutoff: &Arc<Cutoff>,
 ) -> Arrival {
@@ -193,8 +193,9 @@ fn arrival(
         client: stream.client(),
         local: stream.local(),
         listener: listener.clone(),
-        head_started: started.into_std(),
+        head_started: head.started.into_std(),
         requests_before,
+        last: head.connection_close,
         cutoff: cutoff.clone(),
     }
 }
