@@ -10,7 +10,7 @@
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `balance` (who is next), `limit` (how many at once, and the
 //! queue), `eject` (out after failures), `lease`, [`budget`] (retries), `ring` (Ketama), `probe`
-//! (Pingora's checks), [`peer`] (Pingora's peer).
+//! (Pingora's checks), [`warm`] (sockets connected ahead), [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
@@ -27,6 +27,7 @@ mod probe;
 mod ring;
 mod set;
 mod view;
+pub mod warm;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -388,6 +389,15 @@ impl Upstream {
     fn changed(&self) {
         self.lineage.changes.fetch_add(1, Ordering::SeqCst);
         self.lineage.limit.wake_first();
+    }
+
+    /// How many sockets may be connected ahead: none that a lease could want.
+    fn room_ahead(&self) -> usize {
+        match self.spec.max_connections {
+            _ if self.queued() > 0 => 0,
+            None => usize::MAX,
+            Some(max) => max.saturating_sub(self.in_flight()),
+        }
     }
 
     fn limit(&self) -> &Limit {
