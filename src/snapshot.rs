@@ -18,7 +18,7 @@ use crate::filter::Registry;
 use crate::route::{Route, Table, TcpRoute, TcpTable};
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
-use crate::upstream::warm::Policy;
+use crate::upstream::warm::{Policy, Wanted};
 
 /// Everything that serves requests, compiled from one configuration.
 pub struct Snapshot {
@@ -80,7 +80,7 @@ impl Snapshot {
     }
 
     /// The upstreams that sockets are connected ahead for, and how.
-    pub fn warm(&self) -> Vec<(Arc<Upstream>, Policy)> {
+    pub fn warm(&self) -> Vec<Wanted> {
         let settings = &self.config.tcp_proxy;
         if !settings.connection_pooling {
             return Vec::new();
@@ -90,7 +90,11 @@ impl Snapshot {
             .flat_map(|table| table.routes())
             .filter_map(|route| {
                 let policy = Policy::of(route.db_type, settings.max_idle_time)?;
-                Some((route.upstream.clone(), policy))
+                Some(Wanted {
+                    upstream: route.upstream.clone(),
+                    policy,
+                    metrics: route.metrics.clone(),
+                })
             })
             .collect()
     }

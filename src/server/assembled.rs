@@ -24,9 +24,9 @@ use crate::server::edge::HttpEdge;
 use crate::server::listener::{Edges, Listener, Listeners};
 use crate::server::reload::{OnHangup, Reload};
 use crate::snapshot::SnapshotHandle;
+use crate::tcp::Sessions;
 use crate::tcp::cancel::Cancels;
 use crate::tcp::relay::Pipes;
-use crate::tcp::{self, Sessions};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::UpstreamSource;
 use crate::upstream::discovery::{Discovery, SystemResolver};
@@ -88,8 +88,7 @@ impl Assembled {
             before: Some(resolve),
             serving: Some(Box::new(serving)),
         });
-        let prober = Prober::new(source).probing_with(tcp::probe::factory());
-        server.add_service(background_service("health", prober));
+        server.add_service(background_service("health", Prober::new(source)));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));
         if self.signals == Signals::Heed {

@@ -43,9 +43,15 @@ pub async fn too_many(stream: TcpStream, db_type: Option<DbType>) {
     tell(stream, refuser, b"").await;
 }
 
-/// Says goodbye to a client whose session is over although neither side ended it.
-pub async fn goodbye(mut stream: TcpStream, db_type: DbType, reason: Reason) {
-    if db_type != DbType::Postgres {
+/// Says goodbye to a client whose session is over although neither side ended it. Only Postgres
+/// has a word for that, and only between two queries: `last` are the last bytes of its server.
+pub async fn goodbye(
+    mut stream: TcpStream,
+    db_type: DbType,
+    reason: Reason,
+    last: Option<[u8; 6]>,
+) {
+    if db_type != DbType::Postgres || last != Some(READY_AND_IDLE) {
         return;
     }
     let why = "terminating connection due to administrator command";
@@ -100,6 +106,8 @@ async fn tell(mut stream: TcpStream, mut refuser: Refuser, first: &[u8]) {
     let _ = timeout(PATIENCE, talk).await;
 }
 
+/// ReadyForQuery outside of a transaction (PostgreSQL, "Message Formats").
+const READY_AND_IDLE: [u8; 6] = *b"Z\0\0\0\x05I";
 /// For a client to read its refusal and go.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Reads of a client that negotiates on and on.

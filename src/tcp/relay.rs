@@ -108,6 +108,9 @@ pub enum Rest {
         /// Bytes of the server were lost on the way to the client: it is in the middle of a
         /// message and cannot be told anything.
         cut: bool,
+        /// The last six bytes of the server, if the client has sent nothing since; `None` also when
+        /// they were spliced.
+        last: Option<[u8; 6]>,
     },
     /// The server went before it sent a byte. `sent` is all that came from the client.
     Unanswered { client: TcpStream, sent: Bytes },
@@ -161,6 +164,8 @@ struct Session<'a> {
     clock: Clock,
     /// How often a source was looked at since bytes last moved.
     checks: u32,
+    /// The client has sent something since the server last did.
+    client_spoke: bool,
     idle_timeout: Option<Duration>,
     half_open_timeout: Duration,
     pipes: Option<Arc<Pipes>>,
@@ -201,6 +206,7 @@ impl<'a> Session<'a> {
             first: None,
             clock: Clock::new(),
             checks: 0,
+            client_spoke: true,
             idle_timeout: relay.idle_timeout,
             half_open_timeout: relay.half_open_timeout,
             pipes: relay.pipes,
@@ -214,7 +220,13 @@ impl<'a> Session<'a> {
         S: Future<Output = ()>,
     {
         let before = (self.up.given(), self.down.given(), self.first);
+        let taken = (self.up.taken(), self.down.taken());
         let end = self.move_bytes(cx);
+        if self.up.taken() > taken.0 {
+            self.client_spoke = true;
+        } else if self.down.taken() > taken.1 {
+            self.client_spoke = false;
+        }
         let up = self.up.given() - before.0;
         if up > 0 {
             (self.count)(Direction::Upstream, up);
@@ -332,6 +344,7 @@ impl<'a> Session<'a> {
         let over = matches!(end, End::Over).then(|| self.reason_when_over());
         let kept = self.up.take_kept();
         let cut = self.down.owes();
+        let last = self.down.tail().filter(|_| !self.client_spoke);
         let (client, server) = (self.client, self.server);
         let (reason, rest) = match (end, kept) {
             (End::Over, _) => {
@@ -372,6 +385,7 @@ impl<'a> Session<'a> {
                     client,
                     server,
                     cut,
+                    last,
                 };
                 (reason, rest)
             }

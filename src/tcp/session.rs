@@ -8,7 +8,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,21 +15,20 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::config::DbType;
+use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::opening::{self, Opening, PostgresTls};
-use crate::tcp::refuse::{self, Refused};
+use crate::tcp::refuse;
 use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, Seen, SilentClient};
-use crate::telemetry::{AccessLog, Record, TcpSession};
+use crate::telemetry::{AccessLog, Record};
 use crate::upstream::warm::{Policy, Warm};
 use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres::{self, Progress, StartupTracker};
 use crate::wire::proxy_protocol;
-use crate::wire::refusal::Refusal;
 
 /// What all sessions of a gateway share.
 pub struct Sessions {
@@ -121,7 +119,10 @@ impl Sessions {
         };
         story.route = Some(route.clone());
         let session = route.metrics.session();
-        let reason = self.session(&route, stream, first, tls, story).await;
+        let settings = &config.tcp_proxy;
+        let reason = self
+            .session(&route, settings, stream, first, tls, story)
+            .await;
         session.finished(reason);
         reason
     }
@@ -130,20 +131,18 @@ impl Sessions {
     async fn session(
         &self,
         route: &TcpRoute,
+        settings: &TcpProxy,
         mut stream: TcpStream,
         mut first: BytesMut,
         tls: PostgresTls,
         story: &mut Story,
     ) -> Reason {
         let deadline = Instant::now() + route.tries.timeout;
-        let warm = Policy::of(route.db_type, Duration::MAX).map(|_| self.warm.as_ref());
-        let connecting = connect::connect(
-            route,
-            story.client.ip(),
-            warm,
-            deadline,
-            &mut story.efforts,
-        );
+        let warm = Policy::of(route.db_type, settings.max_idle_time)
+            .filter(|_| settings.connection_pooling)
+            .map(|_| self.warm.as_ref());
+        let connecting =
+            connect::connect(route, story.client.ip(), warm, deadline, &mut story.efforts);
         let connected = tokio::select! {
             biased;
             connected = connecting => connected,
@@ -176,11 +175,15 @@ impl Sessions {
             rest => (ended.reason, rest, lease),
         };
         let (reason, rest, lease) = ended;
-        if let Rest::Open { client, server, cut } = rest {
+        if let Rest::Open {
+            client,
+            server,
+            cut: false,
+            last,
+        } = rest
+        {
             drop(server);
-            if !cut {
-                refuse::goodbye(client, route.db_type, reason).await;
-            }
+            refuse::goodbye(client, route.db_type, reason, last).await;
         }
         lease.finish(Outcome::Neutral);
         reason

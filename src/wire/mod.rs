@@ -13,6 +13,7 @@ mod mongodb;
 mod mysql;
 pub mod postgres;
 pub mod probe;
+pub mod proxy_protocol;
 mod reader;
 mod redis;
 pub mod refusal;

@@ -29,6 +29,7 @@ pub(super) struct Flow<'a> {
     kept: Option<Kept>,
     taken: u64,
     given: u64,
+    tail: Tail,
     stage: Stage,
     mode: Mode,
 }
@@ -75,6 +76,25 @@ enum Mode {
     },
 }
 
+/// How many of the last bytes are remembered: a whole ReadyForQuery of PostgreSQL.
+pub(super) const TAIL: usize = 6;
+
+/// The last bytes read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tail {
+    bytes: [u8; TAIL],
+    known: usize,
+}
+
+impl Tail {
+    fn note(&mut self, read: &[u8]) {
+        let fresh = &read[read.len().saturating_sub(TAIL)..];
+        self.bytes.copy_within(fresh.len().., 0);
+        self.bytes[TAIL - fresh.len()..].copy_from_slice(fresh);
+        self.known = (self.known + fresh.len()).min(TAIL);
+    }
+}
+
 /// A copy of the first bytes, to be sent once more.
 struct Kept {
     bytes: Vec<u8>,
@@ -91,6 +111,7 @@ impl<'a> Flow<'a> {
             observer,
             kept: None,
             given: 0,
+            tail: Tail::default(),
             stage: Stage::Open,
             mode: Mode::Copy { full: 0 },
         }
@@ -113,6 +134,11 @@ impl<'a> Flow<'a> {
     /// Bytes written so far.
     pub(super) fn given(&self) -> u64 {
         self.given
+    }
+
+    /// The last bytes read, when they passed through a buffer and are as many.
+    pub(super) fn tail(&self) -> Option<[u8; TAIL]> {
+        (self.tail.known == TAIL).then_some(self.tail.bytes)
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -205,6 +231,7 @@ impl<'a> Flow<'a> {
 
     fn note_read(&mut self, bytes: &[u8]) {
         self.taken += bytes.len() as u64;
+        self.tail.note(bytes);
         if let Some(kept) = &mut self.kept {
             if kept.bytes.len() + bytes.len() > kept.most {
                 self.kept = None;
@@ -265,6 +292,7 @@ impl<'a> Flow<'a> {
             Poll::Ready(Ok(0)) => Step::Ended,
             Poll::Ready(Ok(n)) => {
                 self.taken += n as u64;
+                self.tail = Tail::default();
                 if let Mode::Splice { turn, .. } = &mut self.mode {
                     *turn += n;
                 }

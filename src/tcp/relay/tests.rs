@@ -492,6 +492,7 @@ async fn a_session_in_which_nothing_moves_ends_and_can_be_told() {
         client: mut to_client,
         server: to_server,
         cut,
+        ..
     } = ended.rest
     else {
         panic!("was closed");
