@@ -5,11 +5,15 @@
 
 pub mod binary;
 pub mod client;
+pub mod daemon;
 pub mod gateway;
 pub mod http1;
 pub mod load;
+pub mod mariadb;
 pub mod nginx;
 pub mod origin;
+pub mod postgres;
+pub mod redis;
 pub mod wait;
 
 pub use binary::Binary;
@@ -17,6 +21,9 @@ pub use client::{Client, Failure};
 pub use gateway::{Gw, route, route_entry};
 pub use http1::Response;
 pub use load::Load;
+pub use mariadb::Mariadb;
 pub use nginx::Nginx;
 pub use origin::{Next, Origin, echoed};
+pub use postgres::Postgres;
+pub use redis::Redis;
 pub use wait::{eventually, loaded, timed};
