@@ -57,8 +57,8 @@ pub async fn proxy_header(
     loop {
         match proxy_protocol::parse(first) {
             Parsed::Header(header) => {
-                first.advance(header.len);
-                return Ok(header.source);
+                first.advance(header.length);
+                return Ok(header.addresses.map(|addresses| addresses.source));
             }
             Parsed::Absent => return Ok(None),
             Parsed::Malformed => return Err(Reason::BadRequest),

@@ -28,7 +28,7 @@ use crate::telemetry::{AccessLog, Record};
 use crate::upstream::warm::{Policy, Warm};
 use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres::{self, Progress, StartupTracker};
-use crate::wire::proxy_protocol;
+use crate::wire::proxy_protocol::{self, Addresses};
 
 /// What all sessions of a gateway share.
 pub struct Sessions {
@@ -350,8 +350,11 @@ fn to_server(route: &TcpRoute, client: SocketAddr, stream: &TcpStream, first: &[
     let Some(version) = route.proxy_protocol else {
         return Bytes::copy_from_slice(first);
     };
-    let local = stream.local_addr().unwrap_or(client);
-    let mut bytes = BytesMut::from(proxy_protocol::write(version, client, local).as_slice());
+    let addresses = Addresses {
+        source: client,
+        destination: stream.local_addr().unwrap_or(client),
+    };
+    let mut bytes = BytesMut::from(proxy_protocol::write(version, addresses).as_slice());
     bytes.put_slice(first);
     bytes.freeze()
 }
