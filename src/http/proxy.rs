@@ -130,6 +130,10 @@ impl ProxyHttp for Proxy {
         };
         let end = End::from(reason);
         ctx.end = Some(end);
+        if reason == Reason::BadRequest {
+            // Who writes such a target may mean something else by the bytes behind it, too.
+            session.set_keepalive(None);
+        }
         respond::refuse(session, end.reason, end.fault).await?;
         Ok(true)
     }

@@ -61,7 +61,8 @@ impl Gateway {
     /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads.
     pub fn run(self) -> Result<(), Error> {
         let assembled = self.assemble(Signals::Heed)?;
-        assembled.run(signal(), signal(), || info!("serving"));
+        let (stop, again) = signals();
+        assembled.run(stop, again, || info!("serving"));
         Ok(())
     }
 
@@ -204,21 +205,27 @@ fn raise_descriptor_limit(max_connections: usize) {
     }
 }
 
-/// Done at the next TERM or INT. Made in the runtime that awaits it.
-fn signal() -> Stop {
-    Box::pin(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut term), Ok(mut int)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) else {
+/// Done at the first TERM or INT, and at the second. Both listen from when the first is awaited, so
+/// that none is missed in between.
+fn signals() -> (Stop, Stop) {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    type Streams = Option<(Signal, Signal)>;
+    let streams: Arc<tokio::sync::Mutex<Streams>> = Arc::default();
+    let next = |streams: Arc<tokio::sync::Mutex<Streams>>| async move {
+        let mut streams = streams.lock().await;
+        if streams.is_none() {
+            let term = signal(SignalKind::terminate());
+            *streams = term.ok().zip(signal(SignalKind::interrupt()).ok());
+        }
+        let Some((term, int)) = streams.as_mut() else {
             return std::future::pending().await;
         };
         tokio::select! {
             _ = term.recv() => info!("TERM received"),
             _ = int.recv() => info!("INT received"),
         }
-    })
+    };
+    (Box::pin(next(streams.clone())), Box::pin(next(streams)))
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);

@@ -6,9 +6,7 @@ use std::time::Duration;
 use crate::support::{Gw, Next, Origin, timed};
 
 /// Answers with an interim response and then does not go on.
-fn interim(
-    then: impl Fn(&mut crate::support::origin::Conn) -> Next + Send + Sync + 'static,
-) -> Origin {
+fn interim(then: impl Fn(&mut crate::support::Conn) -> Next + Send + Sync + 'static) -> Origin {
     Origin::serve(move |_, conn| {
         conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")?;
         Ok(then(conn))
