@@ -9,10 +9,12 @@
 mod cql;
 pub mod http1;
 mod http_db;
+pub mod login;
 mod mongodb;
 mod mysql;
 pub mod postgres;
 pub mod probe;
+pub mod proxy_protocol;
 mod reader;
 mod redis;
 pub mod refusal;
