@@ -1,3 +1,5 @@
+//! The refusals, byte for byte, and as a client reads them.
+
 use proptest::prelude::*;
 
 use super::*;
