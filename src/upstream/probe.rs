@@ -18,7 +18,7 @@ use pingora_load_balancing::health_check::{
 };
 use pingora_load_balancing::{Backend, Extensions};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Role};
 use super::health::Probe;
 use crate::config::{self, DbType, HealthCheck, StatusSet, UpstreamUrl};
 
@@ -90,9 +90,10 @@ struct Checked {
 
 #[async_trait]
 impl Probe for Checked {
-    async fn check(&self, _endpoint: &Endpoint, _timeout: Duration) -> Result<(), String> {
+    async fn check(&self, _endpoint: &Endpoint, _timeout: Duration) -> Result<Role, String> {
         let check = self.check.check(&self.target);
-        check.await.map_err(|error| error.to_string())
+        check.await.map_err(|error| error.to_string())?;
+        Ok(Role::Unknown)
     }
 }
 
