@@ -1,4 +1,7 @@
-//! The refusals, byte for byte, and as a client reads them.
+//! What clients of each protocol read when they are refused.
+//!
+//! Its own file because it is a table as long as the code it checks. Invariant: bytes are compared
+//! whole, and every case runs cut into single bytes as well.
 
 use proptest::prelude::*;
 
