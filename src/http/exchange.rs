@@ -53,6 +53,8 @@ pub struct Exchange {
     pub retry_decided: bool,
     pub end: Option<End>,
     pub try_started: Instant,
+    /// When an endpoint was last asked for.
+    pub asked: Option<Instant>,
     pub queued: Option<Duration>,
     pub connect: Option<Duration>,
     pub first_byte: Option<Duration>,
@@ -113,6 +115,7 @@ impl Exchange {
             retry_decided: false,
             end: None,
             try_started: now,
+            asked: None,
             queued: None,
             connect: None,
             first_byte: None,
@@ -202,6 +205,19 @@ impl Exchange {
         }
         route.metrics.retried(failure.reason());
         true
+    }
+
+    /// Counts a wait in the queue.
+    pub fn waited(&mut self, route: &Route, queued: Duration) {
+        *self.queued.get_or_insert_default() += queued;
+        route.metrics.queue_waited(queued.as_secs_f64());
+    }
+
+    /// Counts a wait that ended without a place.
+    pub fn waited_in_vain(&mut self, route: &Route) {
+        if let Some(asked) = self.asked.take() {
+            self.waited(route, asked.elapsed());
+        }
     }
 
     /// Gives the lease back with what became of it.

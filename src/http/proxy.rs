@@ -150,21 +150,26 @@ impl ProxyHttp for Proxy {
         let Some(route) = ctx.route.clone() else {
             return Err(ended(ctx, Reason::NoRoute));
         };
+        let uploading = ctx.uploading;
         let lease = tokio::select! {
             biased;
             lease = lease(&route, ctx) => lease,
-            error = departure(session, ctx.uploading) => {
+            error = departure(session, uploading) => {
+                ctx.waited_in_vain(&route);
                 return Err(error);
             }
         };
         let lease = match lease {
             Ok(lease) => lease,
-            Err(reason) => return Err(ended(ctx, reason)),
+            Err(reason) => {
+                if matches!(reason, Reason::QueueTimeout | Reason::Timeout) {
+                    ctx.waited_in_vain(&route);
+                }
+                return Err(ended(ctx, reason));
+            }
         };
-        let queued = lease.queued_for();
-        if !queued.is_zero() {
-            *ctx.queued.get_or_insert_default() += queued;
-            route.metrics.queue_waited(queued.as_secs_f64());
+        if !lease.queued_for().is_zero() {
+            ctx.waited(&route, lease.queued_for());
         }
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
@@ -523,7 +528,8 @@ impl ProxyHttp for Proxy {
 }
 
 /// Pauses before a retry, then waits for its turn at an endpoint.
-async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
+async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
+    ctx.asked = None;
     if ctx.next == Next::Retry {
         let pause = retry::backoff(ctx.tries).min(ctx.remaining());
         tokio::time::sleep(pause).await;
@@ -531,6 +537,7 @@ async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
     if ctx.remaining().is_zero() {
         return Err(Reason::Timeout);
     }
+    ctx.asked = Some(Instant::now());
     let pick = Pick {
         hash: ctx.hash,
         avoid: &ctx.tried,

@@ -301,3 +301,38 @@ fn a_log_that_nobody_reads_stops_no_request() {
     assert_eq!(outcome.status(502), 2000, "{outcome:?}");
     assert_eq!(program.client().get("/").text(), "ok");
 }
+
+#[test]
+fn a_wait_in_the_queue_that_ends_without_a_place_is_told_too() {
+    let _turn = timed();
+    let origin = Origin::serve(|_, conn| conn.until_closed().map(|()| Next::Close));
+    let keys = "max_connections: 1\nqueue_timeout_ms: 200\ntimeout_ms: 5000\n";
+    let gw = Gw::route(&[origin.url()], keys);
+    let in_flight = || gw.metrics().sum("harbr_http_requests_in_flight", &[]);
+    for reason in ["queue_timeout", "client_closed"] {
+        let before = gw.access_log(0).len();
+        let mut first = gw.client();
+        first.request("GET", "/", &[], b"");
+        eventually(Duration::from_secs(5), "the place is taken", || {
+            in_flight() == 1.0
+        });
+        let mut second = gw.client();
+        second.request("GET", "/", &[], b"");
+        match reason {
+            "client_closed" => {
+                eventually(Duration::from_secs(5), "it waits", || in_flight() == 2.0);
+                // What is to be measured.
+                thread::sleep(Duration::from_millis(50));
+                drop(second);
+            }
+            _ => assert_eq!(second.response().unwrap().status, 503),
+        }
+        let record = &gw.access_log(before + 1)[before];
+        assert_eq!(record["reason"], reason, "{record}");
+        assert!(record["queue_ms"].as_f64().unwrap() >= 40.0, "{record}");
+        drop(first);
+        gw.access_log(before + 2);
+    }
+    let waits = gw.metrics().sum("harbr_queue_wait_seconds_count", &[]);
+    assert_eq!(waits, 2.0);
+}
