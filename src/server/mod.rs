@@ -37,6 +37,7 @@ use crate::server::edge::HttpEdge;
 use crate::server::listener::{Bound, Listener, Listeners, bind};
 use crate::server::reload::{OnHangup, Reload};
 use crate::snapshot::{Snapshot, SnapshotHandle};
+use crate::tcp::probe;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::UpstreamSource;
 use crate::upstream::discovery::{Discovery, SystemResolver};
@@ -247,7 +248,8 @@ impl Assembled {
             before: Some(resolve),
             serving: Some(Box::new(serving)),
         });
-        server.add_service(background_service("health", Prober::new(source)));
+        let prober = Prober::new(source).probing_with(probe::factory());
+        server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         if self.signals == Signals::Heed {
             server.add_service(background_service("reload", OnHangup { reload }));

@@ -12,6 +12,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod probes;
 mod responses;
 mod retries;
 mod strictness;
