@@ -42,6 +42,7 @@ impl Snapshot {
     ) -> Result<Snapshot, Error> {
         registry.check(&config)?;
         refuse_tcp(&config)?;
+        refuse_accounts(&config)?;
         let before: HashMap<&str, &Arc<Upstream>> = previous
             .map(|snapshot| snapshot.upstreams.iter().map(|u| (u.label(), u)).collect())
             .unwrap_or_default();
@@ -99,6 +100,29 @@ fn refuse_tcp(config: &Config) -> Result<(), Error> {
         })
         .collect();
     Err(Error::config(lines.join("\n")))
+}
+
+/// Who asks for another account must not get a gateway that goes on as root.
+fn refuse_accounts(config: &Config) -> Result<(), Error> {
+    let asked = [
+        ("user", config.server.user.is_some()),
+        ("group", config.server.group.is_some()),
+    ];
+    let lines: Vec<String> = asked
+        .into_iter()
+        .filter(|(_, asked)| *asked)
+        .map(|(key, _)| {
+            format!(
+                "{}: server.{key}: this version does not change its account (remove the key, and \
+                 start the gateway as that account)",
+                config.file.display()
+            )
+        })
+        .collect();
+    match lines.is_empty() {
+        true => Ok(()),
+        false => Err(Error::config(lines.join("\n"))),
+    }
 }
 
 /// The one pointer to the snapshot in force. Cloning shares it.

@@ -10,7 +10,6 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,7 +25,7 @@ use crate::config::ListenAddr;
 use crate::error::{Error, Reason};
 use crate::http::respond::RETRY_AFTER_SECS;
 use crate::server::connection::{self, Stop};
-use crate::server::drain::Drain;
+use crate::server::drain::{Connections, Drain};
 use crate::server::edge::HttpEdge;
 use crate::server::io::GateStream;
 use crate::server::refusal::refuse;
@@ -176,7 +175,7 @@ where
         close_idle: drain.close_idle(),
         cut: drain.cut_off(),
     };
-    let refusing = Arc::new(AtomicUsize::new(0));
+    let refusing = Connections::default();
     info!("listening on {}", bound.addr);
     loop {
         let accepted = tokio::select! {
@@ -225,7 +224,7 @@ where
         close_idle: drain.close_idle(),
         cut: drain.cut_off(),
     };
-    let open = crate::server::drain::Connections::default();
+    let open = Connections::default();
     info!("admin on {}", listener.bound.addr);
     loop {
         let (stream, client) = match socket.accept().await {
@@ -265,17 +264,15 @@ fn turn_away(
     client: SocketAddr,
     edge: &HttpEdge,
     listener: &str,
-    refusing: &Arc<AtomicUsize>,
+    refusing: &Connections,
 ) {
     edge.turned_away(client, listener);
-    if refusing.fetch_add(1, Ordering::AcqRel) >= MAX_REFUSING {
-        refusing.fetch_sub(1, Ordering::AcqRel);
+    let Some(place) = refusing.open(MAX_REFUSING) else {
         return;
-    }
-    let refusing = refusing.clone();
+    };
     tokio::spawn(async move {
+        let _place = place;
         refuse(stream, 503, Some(RETRY_AFTER_SECS)).await;
-        refusing.fetch_sub(1, Ordering::AcqRel);
     });
 }
 
