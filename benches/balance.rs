@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use harbr_router::config::{
-    Balance, Ejection, EndpointSpec, HashOn, Host, Scheme, UpstreamSpec, UpstreamUrl, Weight,
+    Balance, Ejection, EndpointSpec, HashOn, Host, Scheme, Target, UpstreamSpec, UpstreamUrl,
+    Weight,
 };
 use harbr_router::upstream::{Outcome, Pick, Upstream};
 use tokio::time::Instant;
@@ -77,6 +78,7 @@ fn pick(c: &mut Criterion) {
                     let want = Pick {
                         hash: Some(key),
                         avoid: &[],
+                        target: Target::Any,
                         deadline,
                     };
                     match pin!(upstream.pick(black_box(want))).poll(&mut context) {

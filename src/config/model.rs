@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,15 @@ impl fmt::Debug for Config {
             .field("tcp_routes", &self.tcp_routes)
             .field("warnings", &self.warnings)
             .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Whether what `peer` says of its client is believed. An IPv4 address that came as IPv6
+    /// counts as IPv4.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|net| net.contains(&peer))
     }
 }
 
@@ -201,6 +210,21 @@ pub struct HealthCheck {
     pub healthy_after: usize,
     /// Failed checks in a row until an endpoint is out.
     pub unhealthy_after: usize,
+}
+
+impl HealthCheck {
+    /// Whether it finds out who is primary and who replica: with a login for Postgres and MySQL,
+    /// without one for Redis and MongoDB.
+    pub fn tells_role(&self) -> bool {
+        match &self.probe {
+            Probe::Http { .. } => false,
+            Probe::Tcp { db_type, user, .. } => match db_type {
+                DbType::Postgres | DbType::Mysql => user.is_some(),
+                DbType::Redis | DbType::Mongodb => true,
+                _ => false,
+            },
+        }
+    }
 }
 
 /// What an active check does.

@@ -26,7 +26,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::sync::watch;
 
-use crate::config::{Balance, HashOn};
+use crate::config::{Balance, HashOn, Target};
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
 use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
@@ -541,6 +541,7 @@ async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
     let pick = Pick {
         hash: ctx.hash,
         avoid: &ctx.tried,
+        target: Target::Any,
         deadline: tokio::time::Instant::from_std(ctx.deadline),
     };
     let lease = route.upstream.pick(pick).await;

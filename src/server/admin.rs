@@ -17,7 +17,7 @@ use crate::server::drain::Drain;
 use crate::server::reload::Reload;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{EndpointHealthy, Metrics};
-use crate::upstream::Upstream;
+use crate::upstream::{Role, Upstream};
 
 /// The admin application of one gateway.
 pub struct Admin {
@@ -161,7 +161,7 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
         .endpoints()
         .iter()
         .map(|endpoint| {
-            json!({
+            let mut status = json!({
                 "endpoint": endpoint.label(),
                 "address": endpoint.addr().to_string(),
                 "healthy": endpoint.is_healthy(),
@@ -170,7 +170,11 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
                 "weight": endpoint.weight().as_u32(),
                 "in_flight": endpoint.in_flight(),
                 "warm": 0,
-            })
+            });
+            if endpoint.role() != Role::Unknown {
+                status["role"] = json!(endpoint.role().as_str());
+            }
+            status
         })
         .collect();
     let unresolved: Vec<String> = upstream

@@ -141,7 +141,8 @@ impl Drain {
         self.close_idle.subscribe()
     }
 
-    /// Turns true when whatever still runs is cut off.
+    /// Turns true when a drain has waited long enough: whatever still runs is cut off, and database
+    /// sessions say goodbye.
     pub fn cut_off(&self) -> watch::Receiver<bool> {
         self.cut.subscribe()
     }
@@ -175,10 +176,10 @@ impl Drain {
         let empty = tokio::time::timeout_at(deadline, self.connections.none_left()).await;
         match empty {
             Ok(()) => info!("drained"),
-            Err(_) => warn!(
-                "drain timeout: {} connections are cut off",
-                self.connections.count()
-            ),
+            Err(_) => {
+                let open = self.connections.count();
+                warn!("drain timeout: {open} connections are cut off");
+            }
         }
     }
 
@@ -202,8 +203,8 @@ impl Drain {
 
 /// How long idle keep-alive connections are left open after listeners closed.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long requests that are cut off may take for their last record.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long those who are cut off may take for their last record, and for a goodbye.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What ends the gateway: a signal, or a call in the same process.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -332,7 +332,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{EndpointSpec, HashOn, UpstreamSpec};
+    use crate::config::{EndpointSpec, HashOn, Target, UpstreamSpec};
     use crate::upstream::fixture::{any, avoiding, next, number, pick, spec, upstream, weighted};
     use crate::upstream::{Pick, Upstream};
 
@@ -405,7 +405,11 @@ mod tests {
                     let mut counts = [0; 4];
                     for _ in 0..6_000 {
                         let view = upstream.view();
-                        let endpoint = view.balancer.choose(None, &[]).unwrap();
+                        let endpoint = view
+                            .balancer(Target::Any)
+                            .unwrap()
+                            .choose(None, &[])
+                            .unwrap();
                         counts[endpoint.addr().to_string().as_bytes()[7] as usize - 48] += 1;
                     }
                     counts

@@ -7,12 +7,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 
 use super::eject::Ejector;
-use crate::config::{EndpointSpec, UpstreamSpec, UpstreamUrl, Weight};
+use super::warm::Shelf;
+use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
 
 /// Which endpoint of an upstream this is. Stays the same over reloads, for as long as the upstream
 /// keeps its name and the endpoint its address; never given to another endpoint of that upstream.
@@ -29,11 +30,25 @@ pub struct Endpoint {
     vitals: Arc<Vitals>,
 }
 
+/// What a database server is among its own kind, as the last passed check has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// No check has said, or none asks.
+    #[default]
+    Unknown,
+    /// Takes writes.
+    Primary,
+    /// Follows a primary, or takes no writes.
+    Replica,
+}
+
 /// Which verdicts count. An endpoint carried into a configuration without checks must not stay
-/// out because of the last one, since nothing would ever let it in again.
+/// out because of the last one, since nothing would ever let it in again; nor may a role count
+/// that nothing would ever correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Watch {
     checked: bool,
+    asked_for_role: bool,
     ejectable: bool,
 }
 
@@ -46,9 +61,12 @@ struct Vitals {
     passing: AtomicBool,
     /// Checks in a row that contradicted the verdict.
     against: AtomicU32,
+    /// A [`Role`], as `u8`.
+    role: AtomicU8,
     ejector: Ejector,
     picks: AtomicU64,
     failures: AtomicU64,
+    warm: Shelf,
 }
 
 impl Endpoint {
@@ -68,9 +86,11 @@ impl Endpoint {
                 in_flight: AtomicUsize::new(0),
                 passing: AtomicBool::new(true),
                 against: AtomicU32::new(0),
+                role: AtomicU8::new(Role::Unknown as u8),
                 ejector: Ejector::new(),
                 picks: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
+                warm: Shelf::default(),
             }),
         })
     }
@@ -154,6 +174,14 @@ impl Endpoint {
         !self.watch.checked || self.vitals.passing.load(Ordering::Relaxed)
     }
 
+    /// What the checks said last; [`Role::Unknown`] when they do not ask for it.
+    pub fn role(&self) -> Role {
+        if !self.watch.asked_for_role {
+            return Role::Unknown;
+        }
+        Role::from_u8(self.vitals.role.load(Ordering::SeqCst))
+    }
+
     /// Whether too many failures in a row have put it out for now.
     pub fn is_ejected(&self) -> bool {
         self.ejected_until()
@@ -170,6 +198,22 @@ impl Endpoint {
 
     pub(super) fn ejector(&self) -> &Ejector {
         &self.vitals.ejector
+    }
+
+    /// Sockets connected ahead that wait for a client.
+    pub fn warm_sockets(&self) -> usize {
+        self.vitals.warm.len()
+    }
+
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.vitals.warm
+    }
+
+    /// How many sockets may be connected ahead without leases ever being refused for them.
+    pub(super) fn room_ahead(&self) -> usize {
+        self.spec
+            .max_connections
+            .map_or(usize::MAX, |max| max.saturating_sub(self.in_flight()))
     }
 
     pub(super) fn count_failure(&self) {
@@ -218,12 +262,40 @@ impl Endpoint {
         vitals.passing.store(passed, Ordering::SeqCst);
         Some(passed)
     }
+
+    /// Takes note of the role that a passed check found. Returns whether it is another one.
+    pub(super) fn note_role(&self, role: Role) -> bool {
+        self.vitals.role.swap(role as u8, Ordering::SeqCst) != role as u8
+    }
+}
+
+impl Role {
+    /// The word for logs and `/status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Unknown => "unknown",
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+        }
+    }
+
+    const fn from_u8(role: u8) -> Role {
+        match role {
+            1 => Role::Primary,
+            2 => Role::Replica,
+            _ => Role::Unknown,
+        }
+    }
 }
 
 impl Watch {
     fn new(upstream: &UpstreamSpec) -> Watch {
         Watch {
             checked: upstream.health_check.is_some(),
+            asked_for_role: upstream
+                .health_check
+                .as_ref()
+                .is_some_and(HealthCheck::tells_role),
             ejectable: upstream.ejection.is_some(),
         }
     }

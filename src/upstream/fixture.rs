@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{EndpointId, Lease, Pick, PickError, Upstream};
 use crate::config::{
-    Balance, Ejection, EndpointSpec, Host, Scheme, UpstreamSpec, UpstreamUrl, Weight,
+    Balance, Ejection, EndpointSpec, Host, Scheme, Target, UpstreamSpec, UpstreamUrl, Weight,
 };
 
 /// `host:port`, where host may be an IPv4 address or a name.
@@ -80,6 +80,7 @@ pub(super) fn avoiding(avoid: &[EndpointId]) -> Pick<'_> {
     Pick {
         hash: None,
         avoid,
+        target: Target::Any,
         deadline: Instant::now() + Duration::from_secs(60),
     }
 }

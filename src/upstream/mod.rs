@@ -10,7 +10,8 @@
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `lease`, [`budget`]
-//! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`peer`] (Pingora's peer).
+//! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
+//! [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
@@ -28,6 +29,7 @@ mod probe;
 mod ring;
 mod set;
 mod view;
+pub mod warm;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -39,7 +41,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use self::endpoint::{Endpoint, EndpointId};
+pub use self::endpoint::{Endpoint, EndpointId, Role};
 pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
@@ -48,7 +50,7 @@ pub use self::set::EndpointSet;
 use self::budget::RetryBudget;
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
-use self::view::{Regime, View};
+use self::view::{GROUPS, Regime, View};
 use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec};
 
 /// Gives the upstreams of the current configuration. Asked several times a second by the work in
@@ -95,11 +97,10 @@ impl Upstream {
         let addresses = known_addresses(&spec, known.as_deref());
         let set = EndpointSet::new(&spec, &addresses, known.as_deref(), &lineage.ids);
         let changes = lineage.changes.load(Ordering::SeqCst);
-        let mut view = View::new(&set, &spec.balance, changes, Instant::now(), 0);
+        let mut view = View::new(&set, &spec.balance, changes, Instant::now(), None);
         if let Some(previous) = previous {
             // Entering fail-open is said by the pick that sees it first, not by a reload.
-            view.regime = previous.view.load().regime;
-            view.changes = changes.wrapping_sub(1);
+            view = view.stale(previous.view.load().regimes());
         }
         let limited = spec.max_connections.is_some()
             || spec.endpoints.iter().any(|e| e.max_connections.is_some());
@@ -194,19 +195,21 @@ impl Upstream {
                 );
             }
         }
-        let position = old.balancer.position();
-        let view = View::new(&set, &self.spec.balance, changes, now, position);
-        match (old.regime, view.regime) {
-            (Regime::Normal, Regime::FailOpen) => log::warn!(
-                "fewer than half of the endpoints would be left, ejected ones serve again: \
-                 upstream={}",
-                self.label()
-            ),
-            (Regime::FailOpen, Regime::Normal) => log::info!(
-                "enough endpoints again, ejection is back in force: upstream={}",
-                self.label()
-            ),
-            _ => {}
+        let view = View::new(&set, &self.spec.balance, changes, now, Some(&old));
+        let regimes = old.regimes().into_iter().zip(view.regimes());
+        for (group, (old, new)) in GROUPS.into_iter().zip(regimes) {
+            match (old, new) {
+                (Regime::Normal, Regime::FailOpen) => log::warn!(
+                    "fewer than half of the endpoints would be left, ejected ones serve again: \
+                     upstream={} of={group}",
+                    self.label()
+                ),
+                (Regime::FailOpen, Regime::Normal) => log::info!(
+                    "enough endpoints again, ejection is back in force: upstream={} of={group}",
+                    self.label()
+                ),
+                _ => {}
+            }
         }
         self.view.store(Arc::new(view));
     }
@@ -237,10 +240,24 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         policy: &HealthCheck,
-        result: &Result<(), String>,
+        result: &Result<Role, String>,
     ) -> Option<bool> {
+        // Before the verdict: who comes back never does so in the role it had.
+        let new_role = match result {
+            Ok(role) => endpoint.note_role(*role).then_some(*role),
+            Err(_) => None,
+        };
+        if let Some(role) = new_role {
+            log::info!(
+                "endpoint has another role: upstream={} endpoint={} addr={} role={}",
+                self.label(),
+                endpoint.label(),
+                endpoint.addr(),
+                role.as_str()
+            );
+        }
         let needed = match result {
-            Ok(()) => policy.healthy_after,
+            Ok(_) => policy.healthy_after,
             Err(_) => policy.unhealthy_after,
         };
         let verdict = endpoint.note_check(result.is_ok(), needed);
@@ -256,7 +273,7 @@ impl Upstream {
                 endpoint.addr()
             );
         }
-        if reinstated || verdict.is_some() {
+        if reinstated || verdict.is_some() || new_role.is_some() {
             self.changed();
         }
         verdict
@@ -266,6 +283,15 @@ impl Upstream {
     fn changed(&self) {
         self.lineage.changes.fetch_add(1, Ordering::SeqCst);
         self.lineage.limit.wake_first();
+    }
+
+    /// How many sockets may be connected ahead: none that a lease could want.
+    fn room_ahead(&self) -> usize {
+        match self.spec.max_connections {
+            _ if self.queued() > 0 => 0,
+            None => usize::MAX,
+            Some(max) => max.saturating_sub(self.in_flight()),
+        }
     }
 
     fn limit(&self) -> &Limit {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Upstream;
 use super::endpoint::EndpointId;
 use super::lease::Lease;
+use crate::config::Target;
 use crate::error::Reason;
 
 /// What a request wants of a pick.
@@ -21,6 +22,8 @@ pub struct Pick<'a> {
     pub hash: Option<u64>,
     /// Tried already: others are preferred, but these are used again when nothing else is left.
     pub avoid: &'a [EndpointId],
+    /// The role that the endpoint must have, or had better have.
+    pub target: Target,
     /// Looked at only when the pick has to wait.
     pub deadline: Instant,
 }
@@ -28,7 +31,7 @@ pub struct Pick<'a> {
 /// Why there is no lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PickError {
-    /// Every endpoint is out or unresolved.
+    /// Every endpoint is out or unresolved, or none of those in has the role.
     NoHealthyEndpoint,
     /// Everything was in use for `queue_timeout`, or too many wait already.
     QueueTimeout,
@@ -125,16 +128,16 @@ impl Upstream {
     /// One try, now. Limited upstreams call it under the lock of their queue.
     fn attempt(self: &Arc<Self>, want: &Pick<'_>) -> Try {
         let view = self.view();
-        if view.balancer.is_empty() {
+        let Some(balancer) = view.balancer(want.target) else {
             return Try::NoneHealthy;
-        }
+        };
         let limit = &self.lineage.limit;
         if let Some(max) = self.spec.max_connections
             && limit.in_flight() >= max
         {
             return Try::AllFull(None);
         }
-        match view.balancer.choose(want.hash, want.avoid) {
+        match balancer.choose(want.hash, want.avoid) {
             Some(endpoint) => {
                 limit.enter();
                 Try::Leased(Lease::new(Arc::clone(self), Arc::clone(endpoint)))

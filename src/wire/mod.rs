@@ -2,5 +2,35 @@
 //!
 //! Its own floor because it is the part that reads what strangers send. Invariant: no sockets, no
 //! runtime, no panic; every reader here is bounded and can be fed one byte at a time.
+//!
+//! [`sniff`] tells the protocols apart, [`refusal`] says no in each of them, [`probe`] asks whether
+//! a server lives, [`login`] also which role it has. The other modules are one protocol each.
 
+mod cql;
 pub mod http1;
+mod http_db;
+pub mod login;
+mod mongodb;
+mod mysql;
+pub mod postgres;
+pub mod probe;
+pub mod proxy_protocol;
+mod reader;
+mod redis;
+pub mod refusal;
+pub mod sniff;
+mod tds;
+pub mod tls;
+mod tns;
+
+/// What a peer wrote, fit for a log line or an error: valid UTF-8 without control characters, at
+/// most 200 characters.
+fn printable(bytes: &[u8]) -> String {
+    let bytes = &bytes[..bytes.len().min(800)];
+    String::from_utf8_lossy(bytes)
+        .trim()
+        .chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .take(200)
+        .collect()
+}

@@ -168,27 +168,35 @@ impl Said {
             let wrong = Wrong::new("means something with `path` only", "leave it away");
             refuse(report, fields, "status", wrong);
         }
-        if logs_in && (has_path || db_type == DbType::Tcp) {
+        let can_log_in = matches!(db_type, DbType::Postgres | DbType::Mysql | DbType::Redis);
+        if logs_in && (has_path || !can_log_in) {
             let name = if has(fields, "user") {
                 "user"
             } else {
                 "password"
             };
-            let (what, hint) = match has_path {
-                true => (
+            let wrong = match (has_path, db_type) {
+                (true, _) => Wrong::new(
                     "a check with `path` does not log in",
                     "leave one of them away",
                 ),
-                false => (
+                (_, DbType::Tcp) => Wrong::new(
                     "plain TCP has no login",
                     "say which database it is: `db_type`",
                 ),
+                _ => Wrong::new(
+                    format!("checks of `{}` do not log in", db_type.as_str()),
+                    "leave `user` and `password` away",
+                ),
             };
-            refuse(report, fields, name, Wrong::new(what, hint));
-        }
-        if has(fields, "password") && !has(fields, "user") && db_type != DbType::Redis {
+            refuse(report, fields, name, wrong);
+        } else if has(fields, "password") && !has(fields, "user") && db_type != DbType::Redis {
             let wrong = Wrong::new("stands without `user`", "write `user` too");
             refuse(report, fields, "password", wrong);
+        } else if has(fields, "user") && !has(fields, "password") && db_type == DbType::Redis {
+            // AUTH takes a name with a password only; an account without one takes any.
+            let wrong = Wrong::new("stands without `password`", "write `password` too");
+            refuse(report, fields, "user", wrong);
         }
         if has_path {
             return self.http_check();

@@ -168,6 +168,7 @@ impl Reader<'_, '_> {
                 tcp_only.check(report, &fields, db_type);
                 let carries = Carries::Tcp(db_type);
                 if let Some(upstream) = self.finish(report, &fields, &entry.key, goes, carries) {
+                    tcp_only.check_target(report, &fields, db_type, &upstream);
                     self.routes
                         .tcp
                         .push(tcp_only.route(&entry.key, upstream, common, db_type));

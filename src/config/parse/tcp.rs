@@ -14,9 +14,10 @@ use super::upstream::Told;
 use crate::config::host::parse_name;
 use crate::config::keys::Section;
 use crate::config::model::{
-    DbType, FilterSpec, ProxyProtocol, Target, TcpMatch, TcpProxy, TcpRoute, Tries, UpstreamSpec,
+    DbType, FilterSpec, HealthCheck, ProxyProtocol, Target, TcpMatch, TcpProxy, TcpRoute, Tries,
+    UpstreamSpec,
 };
-use crate::config::problem::{Mark, Wrong};
+use crate::config::problem::{Mark, Wrong, shown};
 use crate::config::tree::{Entry, Value};
 
 /// What both kinds of routes have.
@@ -99,13 +100,51 @@ impl TcpOnly {
             );
             report.problem(at, trail.key("sni"), wrong);
         }
-        if self.target != Target::Any && db_type == DbType::Tcp {
-            let wrong = Wrong::new(
+    }
+
+    /// Whether the checks of `upstream` can tell the role that `target` asks for.
+    pub(super) fn check_target(
+        &self,
+        report: &mut Report,
+        fields: &Fields,
+        db_type: DbType,
+        upstream: &UpstreamSpec,
+    ) {
+        let told = upstream
+            .health_check
+            .as_ref()
+            .is_some_and(HealthCheck::tells_role);
+        if self.target == Target::Any || told {
+            return;
+        }
+        let word = db_type.as_str();
+        let wrong = match db_type {
+            DbType::Tcp => Wrong::new(
                 "plain TCP servers have no role",
                 "say which database it is: `db_type`",
-            );
-            fields.wrong(report, "target", wrong);
-        }
+            ),
+            DbType::Postgres | DbType::Mysql => {
+                let place = match fields.find("upstream").map(|field| &field.node.value) {
+                    Some(Value::Text(text)) if !text.contains("://") => {
+                        format!(" under `upstreams.{}`", shown(text))
+                    }
+                    _ => String::new(),
+                };
+                Wrong::new(
+                    format!("`{word}` servers tell their role only to who logs in"),
+                    format!("write `health_check: {{user: NAME, password: \"${{NAME}}\"}}`{place}"),
+                )
+            }
+            DbType::Redis | DbType::Mongodb => Wrong::new(
+                "needs the health check, which finds out the role",
+                "leave `health_check: false` away",
+            ),
+            _ => Wrong::new(
+                format!("`{word}` servers are not asked for a role"),
+                "leave it away: postgres, mysql, redis and mongodb servers are",
+            ),
+        };
+        fields.wrong(report, "target", wrong);
     }
 
     pub(super) fn route(

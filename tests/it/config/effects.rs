@@ -418,19 +418,19 @@ const TCP: &[(&str, &str, Probe, &str)] = &[
     ),
     (
         "target",
-        "target: primary",
+        "target: primary\n    health_check: {user: u, password: p}",
         probe!(c => tcp(c).target),
         "Primary",
     ),
     (
         "target",
-        "target: replica",
+        "target: replica\n    health_check: {user: u, password: p}",
         probe!(c => tcp(c).target),
         "Replica",
     ),
     (
         "target",
-        "target: prefer_replica",
+        "target: prefer_replica\n    health_check: {user: u, password: p}",
         probe!(c => tcp(c).target),
         "PreferReplica",
     ),

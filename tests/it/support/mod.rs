@@ -6,11 +6,15 @@
 pub mod binary;
 pub mod client;
 pub mod conn;
+pub mod daemon;
 pub mod gateway;
 pub mod http1;
 pub mod load;
+pub mod mariadb;
 pub mod nginx;
 pub mod origin;
+pub mod postgres;
+pub mod redis;
 pub mod wait;
 
 pub use binary::Binary;
@@ -19,6 +23,9 @@ pub use conn::{Conn, Next};
 pub use gateway::{Gw, route, route_entry};
 pub use http1::Response;
 pub use load::Load;
+pub use mariadb::Mariadb;
 pub use nginx::Nginx;
 pub use origin::{Origin, echoed};
+pub use postgres::Postgres;
+pub use redis::Redis;
 pub use wait::{eventually, loaded, timed};

@@ -1,0 +1,253 @@
+//! MongoDB's wire protocol as far as a gateway needs it: first bytes, `hello`, refusal.
+//!
+//! Its own file because it is one message format. Invariant: of a document only the top level is
+//! read, everything else is skipped by its length. `hello` needs no credentials, so the probe
+//! learns the role as well.
+//!
+//! Sources: MongoDB manual, "MongoDB Wire Protocol"; bsonspec.org; the driver specification
+//! "Server Discovery and Monitoring".
+
+mod bson;
+
+use self::bson::{Document, Value};
+use super::printable;
+use super::probe::Verdict;
+use super::reader::Reader;
+use super::sniff::Fit;
+
+/// Bytes of a message header: length, request id, the id it answers, opcode; all little endian.
+pub(super) const HEADER_BYTES: usize = 16;
+
+/// Whether a client begins like this: a message shorter than 64 KiB that answers nothing.
+pub(super) fn fits(bytes: &[u8]) -> Fit {
+    let known = |from: usize, expected: &[u8]| {
+        let there = bytes.get(from..).unwrap_or_default();
+        Fit::prefix(there, expected) != Fit::No
+    };
+    let opcode = [OP_MSG, OP_QUERY, OP_COMPRESSED]
+        .iter()
+        .any(|opcode| known(12, &opcode.to_le_bytes()));
+    if !(known(2, &[0, 0]) && known(8, &[0; 4]) && opcode) {
+        return Fit::No;
+    }
+    match Reader::new(bytes).u16_le() {
+        Some(length) if usize::from(length) < HEADER_BYTES => Fit::No,
+        Some(_) if bytes.len() >= HEADER_BYTES => Fit::Yes,
+        _ => Fit::Maybe,
+    }
+}
+
+/// The answer `ok: 0`, code 91 (drivers look for another server and retry) to the request that
+/// begins with `first`. `None` until its header is there.
+pub(super) fn shutdown_in_progress(text: &str, first: &[u8]) -> Option<Vec<u8>> {
+    let mut header = Reader::new(first);
+    header.u32_le()?;
+    let request = header.u32_le()?;
+    header.u32_le()?;
+    let opcode = header.u32_le()?;
+    let document = bson::write(&[
+        ("ok", Value::Double(0.0)),
+        ("errmsg", Value::String(text.as_bytes())),
+        ("code", Value::Int32(91)),
+        ("codeName", Value::String(b"ShutdownInProgress")),
+    ]);
+    Some(if opcode == OP_QUERY {
+        // Response flags, cursor, starting from, number returned.
+        let mut body = vec![0; 16];
+        body.extend(1_u32.to_le_bytes());
+        body.extend(document);
+        message(request, OP_REPLY, &body)
+    } else {
+        message(request, OP_MSG, &op_msg(document))
+    })
+}
+
+/// `hello`, which a server answers before anybody is authenticated.
+pub(super) fn probe() -> Vec<u8> {
+    let document = bson::write(&[("hello", Value::Int32(1)), ("$db", Value::String(b"admin"))]);
+    message(0, OP_MSG, &op_msg(document))
+}
+
+/// Judges the answer to [`probe`].
+pub(super) fn judge(answer: &[u8]) -> Verdict {
+    match read_hello(answer) {
+        Hello::NeedMore => Verdict::NeedMore,
+        Hello::Malformed => Verdict::Refused("not MongoDB: no answer to hello".into()),
+        Hello::Member { .. } => Verdict::Alive,
+        // Servers before 4.4.2 know the command by its older name.
+        Hello::Error { code: 59, .. } => Verdict::Alive,
+        Hello::Error { code, text } => Verdict::Refused(format!("{code} {text}")),
+    }
+}
+
+/// What a server says of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Hello {
+    NeedMore,
+    Malformed,
+    Error {
+        code: i64,
+        text: String,
+    },
+    /// Neither: starting, recovering, an arbiter.
+    Member {
+        writable: bool,
+        secondary: bool,
+    },
+}
+
+/// Reads the answer to `hello`.
+pub(super) fn read_hello(answer: &[u8]) -> Hello {
+    let Some(header) = answer.get(..HEADER_BYTES) else {
+        return Hello::NeedMore;
+    };
+    let field = |at: usize| Reader::new(&header[at..]).u32_le().unwrap_or_default();
+    let length = field(0) as usize;
+    let before_document = match field(12) {
+        OP_MSG => 5,
+        OP_REPLY => 20,
+        _ => return Hello::Malformed,
+    };
+    if !(HEADER_BYTES + before_document..=MAX_REPLY_BYTES).contains(&length) {
+        return Hello::Malformed;
+    }
+    let Some(message) = answer.get(..length) else {
+        return Hello::NeedMore;
+    };
+    // A checksum may follow the document, whose own length excludes it.
+    let Some(document) = Document::read(&message[HEADER_BYTES + before_document..]) else {
+        return Hello::Malformed;
+    };
+    let (mut ok, mut writable, mut secondary, mut code) = (false, false, false, 0);
+    let mut text = String::new();
+    for element in document {
+        let Some((name, value)) = element else {
+            return Hello::Malformed;
+        };
+        match (name, value) {
+            (b"ok", value) => ok = value.is_true(),
+            (b"isWritablePrimary" | b"ismaster", value) => writable |= value.is_true(),
+            (b"secondary", value) => secondary = value.is_true(),
+            (b"code", Value::Int32(number)) => code = i64::from(number),
+            (b"errmsg", Value::String(message)) => text = printable(message),
+            _ => (),
+        }
+    }
+    if ok {
+        Hello::Member {
+            writable,
+            secondary,
+        }
+    } else {
+        Hello::Error { code, text }
+    }
+}
+
+/// No flags, one section of kind 0.
+fn op_msg(document: Vec<u8>) -> Vec<u8> {
+    [&[0; 5][..], &document].concat()
+}
+
+fn message(answers: u32, opcode: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = ((body.len() + HEADER_BYTES) as u32).to_le_bytes().to_vec();
+    for field in [1, answers, opcode] {
+        bytes.extend(field.to_le_bytes());
+    }
+    bytes.extend(body);
+    bytes
+}
+
+const OP_REPLY: u32 = 1;
+const OP_QUERY: u32 = 2004;
+const OP_COMPRESSED: u32 = 2012;
+const OP_MSG: u32 = 2013;
+
+/// Longest answer to `hello` believed, in bytes: it lists at most 50 members.
+const MAX_REPLY_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer of a server to request 1 with these fields.
+    fn answer(fields: &[(&str, Value)]) -> Vec<u8> {
+        message(1, OP_MSG, &op_msg(bson::write(fields)))
+    }
+
+    #[test]
+    fn a_refusal_answers_the_request_in_its_own_kind() {
+        let msg = b"\x3a\x01\0\0\x07\x06\x05\x04\0\0\0\0\xdd\x07\0\0";
+        assert_eq!(shutdown_in_progress("no", &msg[..15]), None);
+        let reply = shutdown_in_progress("no", msg).unwrap();
+        let expected: &[u8] = b"\x60\0\0\0\x01\0\0\0\x07\x06\x05\x04\xdd\x07\0\0\
+            \0\0\0\0\0\
+            \x4b\0\0\0\
+            \x01ok\0\0\0\0\0\0\0\0\0\
+            \x02errmsg\0\x03\0\0\0no\0\
+            \x10code\0\x5b\0\0\0\
+            \x02codeName\0\x13\0\0\0ShutdownInProgress\0\0";
+        assert_eq!(reply, expected);
+
+        let query = b"\x12\x01\0\0\x05\0\0\0\0\0\0\0\xd4\x07\0\0";
+        let reply = shutdown_in_progress("no", query).unwrap();
+        assert_eq!(reply[..16], *b"\x6f\0\0\0\x01\0\0\0\x05\0\0\0\x01\0\0\0");
+        assert_eq!(reply[16..36], [&[0; 16][..], &[1, 0, 0, 0]].concat());
+        let error = Hello::Error {
+            code: 91,
+            text: "no".into(),
+        };
+        assert_eq!(read_hello(&reply), error);
+    }
+
+    #[test]
+    fn hello_tells_the_role() {
+        assert_eq!(
+            probe(),
+            b"\x34\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0\0\0\0\0\0\
+              \x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
+        );
+        for (field, writable, secondary) in [
+            ("isWritablePrimary", true, false),
+            ("ismaster", true, false),
+            ("secondary", false, true),
+            ("arbiterOnly", false, false),
+        ] {
+            let bytes = answer(&[
+                ("topologyVersion", Value::Other),
+                (field, Value::Bool(true)),
+                ("ok", Value::Double(1.0)),
+            ]);
+            for end in 0..bytes.len() {
+                assert_eq!(read_hello(&bytes[..end]), Hello::NeedMore);
+            }
+            assert_eq!(
+                read_hello(&bytes),
+                Hello::Member {
+                    writable,
+                    secondary
+                }
+            );
+            assert_eq!(judge(&bytes), Verdict::Alive);
+        }
+    }
+
+    #[test]
+    fn a_server_that_says_no_is_not_alive_but_an_old_one_is() {
+        let error = |code| {
+            answer(&[
+                ("ok", Value::Double(0.0)),
+                ("errmsg", Value::String(b"bad\nday")),
+                ("code", Value::Int32(code)),
+            ])
+        };
+        assert_eq!(judge(&error(91)), Verdict::Refused("91 bad day".into()));
+        assert_eq!(judge(&error(59)), Verdict::Alive);
+        assert!(matches!(judge(b"HTTP/1.1 400 Bad"), Verdict::Refused(_)));
+        let mut lying = error(91);
+        lying[..4].copy_from_slice(&[0xff; 4]);
+        assert_eq!(read_hello(&lying), Hello::Malformed);
+        let mut inner = error(91);
+        inner[21..25].copy_from_slice(&[0xff; 4]);
+        assert_eq!(read_hello(&inner), Hello::Malformed);
+    }
+}

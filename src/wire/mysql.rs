@@ -1,0 +1,124 @@
+//! MySQL's and MariaDB's packets as far as a gateway needs them: the refusal before a handshake,
+//! and what a server says first.
+//!
+//! Its own file because it is the protocol in which the server speaks first. Invariant: a packet's
+//! length is believed up to a bound only.
+//!
+//! Source: MySQL Internals, "Client/Server Protocol": packets, ERR_Packet, Handshake v10.
+
+use super::printable;
+use super::probe::Verdict;
+use super::reader::Reader;
+
+/// An ERR packet in place of the greeting: number 0, and no SQLSTATE, because no capabilities are
+/// agreed on yet.
+pub(super) fn error_before_handshake(code: u16, text: &str) -> Vec<u8> {
+    let mut payload = vec![ERR];
+    payload.extend(code.to_le_bytes());
+    payload.extend(text.as_bytes());
+    packet(0, &payload)
+}
+
+/// Judges a server's first packet, for callers that do read one.
+pub(super) fn judge(answer: &[u8]) -> Verdict {
+    match read_packet(answer) {
+        Packet::NeedMore => Verdict::NeedMore,
+        Packet::Malformed => Verdict::Refused("not MySQL: no greeting".into()),
+        Packet::Whole { payload, .. } => match payload.first() {
+            Some(&GREETING) => Verdict::Alive,
+            Some(&ERR) => Verdict::Refused(error_text(payload)),
+            _ => Verdict::Refused("not MySQL: no greeting".into()),
+        },
+    }
+}
+
+/// One packet at the start of what a server sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Packet<'a> {
+    NeedMore,
+    Whole {
+        number: u8,
+        payload: &'a [u8],
+        rest: &'a [u8],
+    },
+    /// Empty, or longer than [`MAX_PACKET_BYTES`].
+    Malformed,
+}
+
+pub(super) fn read_packet(bytes: &[u8]) -> Packet<'_> {
+    let mut reader = Reader::new(bytes);
+    let Some([low, middle, high]) = reader.array() else {
+        return Packet::NeedMore;
+    };
+    let length = u32::from_le_bytes([low, middle, high, 0]) as usize;
+    if !(1..=MAX_PACKET_BYTES).contains(&length) {
+        return Packet::Malformed;
+    }
+    match (reader.u8(), reader.take(length)) {
+        (Some(number), Some(payload)) => Packet::Whole {
+            number,
+            payload,
+            rest: reader.rest(),
+        },
+        _ => Packet::NeedMore,
+    }
+}
+
+/// Code and text of an ERR packet, with or without SQLSTATE.
+pub(super) fn error_text(payload: &[u8]) -> String {
+    let mut reader = Reader::new(payload);
+    reader.u8();
+    let code = reader.u16_le().unwrap_or(0);
+    let text = match reader.rest() {
+        [b'#', _, _, _, _, _, text @ ..] => text,
+        text => text,
+    };
+    format!("{code} {}", printable(text))
+}
+
+pub(super) fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_le_bytes();
+    let mut bytes = Vec::with_capacity(payload.len() + 4);
+    bytes.extend(&length[..3]);
+    bytes.push(number);
+    bytes.extend(payload);
+    bytes
+}
+
+pub(super) const ERR: u8 = 0xff;
+pub(super) const GREETING: u8 = 0x0a;
+
+/// Longest packet believed: greetings, authentication and errors have some hundred bytes.
+const MAX_PACKET_BYTES: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_before_the_handshake_is_as_mariadb_sends_it() {
+        assert_eq!(
+            error_before_handshake(1040, "Too many connections"),
+            b"\x17\0\0\0\xff\x10\x04Too many connections"
+        );
+    }
+
+    #[test]
+    fn the_first_packet_tells_who_lives() {
+        let error = error_before_handshake(1040, "Too many connections");
+        for end in 0..error.len() {
+            assert_eq!(judge(&error[..end]), Verdict::NeedMore);
+        }
+        assert_eq!(
+            judge(&error),
+            Verdict::Refused("1040 Too many connections".into())
+        );
+        assert_eq!(judge(b"\x02\0\0\0\x0a5"), Verdict::Alive);
+        assert!(matches!(judge(b"HTTP/1.1"), Verdict::Refused(_)));
+        assert_eq!(
+            error_text(b"\xff\x15\x04#28000Access denied"),
+            "1045 Access denied"
+        );
+        assert_eq!(error_text(b"\xff"), "0 ");
+    }
+}

@@ -1,0 +1,165 @@
+//! Health probes without credentials: what to send to a server, and whether its answer is life.
+//!
+//! Its own file because it is one table over all protocols. Invariant: no probe logs in, leaves a
+//! line in a server's log that is not asked for, or counts as a failed login. Called by the health
+//! checks of TCP upstreams, which own the socket and the time.
+
+use super::reader::Reader;
+use super::{cql, http_db, mongodb, mysql, postgres, printable, redis, tds, tns};
+use crate::config::DbType;
+
+/// What an answer says so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    NeedMore,
+    Alive,
+    /// Up but not serving, or not this protocol; the text is what the server said, printable.
+    Refused(String),
+}
+
+/// Most bytes of an answer that [`judge`] waits for.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// What to send. `None`: a connect that succeeds is the whole probe. For MySQL the caller closes by
+/// RST before the greeting: a polite close counts as an abandoned handshake, and enough of those
+/// block our address.
+pub fn probe(db: DbType) -> Option<Vec<u8>> {
+    Some(match db {
+        DbType::Postgres => postgres::SSL_REQUEST.to_vec(),
+        DbType::Redis => redis::PROBE.to_vec(),
+        DbType::Mongodb => mongodb::probe(),
+        DbType::Cassandra => cql::PROBE.to_vec(),
+        DbType::Sqlserver => tds::probe(),
+        DbType::Oracle => tns::probe(),
+        DbType::Couchdb | DbType::Influxdb | DbType::Elasticsearch => http_db::probe(db),
+        DbType::Mysql | DbType::Tcp => return None,
+    })
+}
+
+/// Judges all that a server answered so far.
+pub fn judge(db: DbType, answer: &[u8]) -> Verdict {
+    let verdict = match db {
+        DbType::Postgres => judge_postgres(answer),
+        DbType::Redis => redis::judge(answer),
+        DbType::Mongodb => mongodb::judge(answer),
+        DbType::Cassandra => cql::judge(answer),
+        DbType::Sqlserver => tds::judge(answer),
+        DbType::Oracle => tns::judge(answer),
+        DbType::Couchdb | DbType::Influxdb | DbType::Elasticsearch => http_db::judge(answer),
+        DbType::Mysql => mysql::judge(answer),
+        DbType::Tcp => Verdict::Alive,
+    };
+    match verdict {
+        Verdict::NeedMore if answer.len() >= MAX_ANSWER_BYTES => {
+            Verdict::Refused("the answer to the probe has no end".into())
+        }
+        verdict => verdict,
+    }
+}
+
+/// `S` or `N` to SSLRequest; an ErrorResponse when the server cannot start a backend.
+fn judge_postgres(answer: &[u8]) -> Verdict {
+    match answer.first() {
+        None => Verdict::NeedMore,
+        Some(b'S' | b'N') => Verdict::Alive,
+        Some(b'E') => postgres_error(&answer[1..]),
+        Some(_) => Verdict::Refused(format!(
+            "not PostgreSQL: {}",
+            printable(&answer[..answer.len().min(16)])
+        )),
+    }
+}
+
+/// The text of an ErrorResponse, or of the bare string that a server sends when it cannot fork.
+fn postgres_error(error: &[u8]) -> Verdict {
+    let mut reader = Reader::new(error);
+    let Some(length) = reader.u32() else {
+        return Verdict::NeedMore;
+    };
+    if length <= MAX_ERROR_BYTES {
+        return match reader.take((length as usize).saturating_sub(4)) {
+            None => Verdict::NeedMore,
+            Some(body) => {
+                let text = postgres::error_field(body, b'M').unwrap_or(b"no message");
+                Verdict::Refused(printable(text))
+            }
+        };
+    }
+    match Reader::new(error).c_string() {
+        Some(text) => Verdict::Refused(printable(text)),
+        None => Verdict::NeedMore,
+    }
+}
+
+/// Longest ErrorResponse believed; the first four characters of a bare string are more.
+const MAX_ERROR_BYTES: u32 = 30_000;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn postgres_lives_when_it_answers_ssl_request() {
+        assert_eq!(
+            probe(DbType::Postgres).unwrap(),
+            b"\0\0\0\x08\x04\xd2\x16\x2f"
+        );
+        assert_eq!(judge(DbType::Postgres, b""), Verdict::NeedMore);
+        assert_eq!(judge(DbType::Postgres, b"S"), Verdict::Alive);
+        assert_eq!(judge(DbType::Postgres, b"N"), Verdict::Alive);
+        let error = postgres::error_response("53300", "sorry, too many clients already");
+        assert_eq!(
+            judge(DbType::Postgres, &error),
+            Verdict::Refused("sorry, too many clients already".into())
+        );
+        assert_eq!(
+            judge(DbType::Postgres, b"Ecould not fork new process\0"),
+            Verdict::Refused("could not fork new process".into())
+        );
+        assert!(matches!(
+            judge(DbType::Postgres, b"\x0a"),
+            Verdict::Refused(_)
+        ));
+    }
+
+    #[test]
+    fn a_bare_connect_is_the_probe_where_a_server_counts_visitors() {
+        assert_eq!(probe(DbType::Mysql), None);
+        assert_eq!(probe(DbType::Tcp), None);
+        assert_eq!(judge(DbType::Tcp, b""), Verdict::Alive);
+    }
+
+    #[test]
+    fn an_answer_without_end_is_no_life() {
+        let endless = vec![b'+'; MAX_ANSWER_BYTES];
+        for db in DbType::ALL {
+            assert_ne!(judge(db, &endless), Verdict::NeedMore, "{db:?}");
+        }
+    }
+
+    #[test]
+    fn each_probe_looks_like_a_client_of_its_protocol() {
+        use crate::wire::sniff;
+        for db in DbType::ALL {
+            if let Some(bytes) = probe(db) {
+                let sniffed = sniff::classify(&bytes);
+                assert!(sniff::can_be(db, &sniffed), "{db:?} {sniffed:?}");
+                assert_ne!(sniffed, sniff::Sniffed::NeedMore);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_judged(
+            db in prop::sample::select(DbType::ALL.to_vec()),
+            answer in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Verdict::Refused(text) = judge(db, &answer) {
+                prop_assert!(!text.contains(char::is_control) && text.len() <= 1000);
+            }
+        }
+    }
+}

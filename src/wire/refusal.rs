@@ -1,0 +1,388 @@
+//! What a client reads when it cannot be served: its own protocol's refusal, never a bare reset.
+//!
+//! Its own file because it is one table over all protocols, and the drivers' behaviour hangs on its
+//! numbers. Invariant: at most [`MAX_HELD_BYTES`] of a client are held, and every refusal ends: in
+//! [`Step::Done`], after a bounded number of bytes. Called by TCP sessions; only `why` varies, and
+//! it is a text of the gateway's own.
+
+use super::postgres::{self, Start};
+use super::sniff::{self, Sniffed};
+use super::{cql, http_db, mongodb, mysql, redis, tds, tns};
+use crate::config::DbType;
+
+/// Why a client is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// More clients than the route or the gateway takes.
+    TooManyConnections,
+    /// No place became free in time.
+    QueueTimeout,
+    /// No healthy endpoint, or none that could be connected to.
+    Unavailable,
+    /// The gateway drains.
+    ShuttingDown,
+    /// Nothing in the configuration matches.
+    NoRoute,
+}
+
+/// The refusal in one piece. `first` is what the client has sent so far; where the answer depends
+/// on it (request ids) and it is not there, and for [`DbType::Tcp`], nothing can be said and the
+/// result is empty. A [`Refuser`] also leads a client that must be asked first to that point.
+///
+/// | database | answer |
+/// |---|---|
+/// | Postgres | FATAL 53300 (too many, queue), 57P03 (unavailable), 57P01 (shutting down), 08004 (no route) |
+/// | MySQL | ERR 1040 (too many, queue), 1053, in place of the greeting |
+/// | Redis | `-ERR <why>` |
+/// | MongoDB | `ok: 0`, 91 ShutdownInProgress |
+/// | Cassandra | ERROR 0x1001 Overloaded |
+/// | SQL Server | ERROR 17809 of class 20 |
+/// | Oracle | REFUSE with ORA-12520 (too many, queue), 12541 (unavailable, shutting down), 12514 (no route) |
+/// | HTTP | 503 with Retry-After, or 404 (no route), and the product's JSON |
+pub fn refuse(db: DbType, refusal: Refusal, why: &str, first: &[u8]) -> Vec<u8> {
+    let why = &*super::printable(why.as_bytes());
+    let text = text(refusal, why);
+    match db {
+        DbType::Postgres => {
+            let state = match refusal {
+                Refusal::TooManyConnections | Refusal::QueueTimeout => "53300",
+                Refusal::Unavailable => "57P03",
+                Refusal::ShuttingDown => "57P01",
+                Refusal::NoRoute => "08004",
+            };
+            postgres::error_response(state, &postgres_text(refusal, why))
+        }
+        DbType::Mysql => match refusal {
+            Refusal::TooManyConnections | Refusal::QueueTimeout => {
+                mysql::error_before_handshake(1040, &format!("Too many connections ({why})"))
+            }
+            _ => {
+                mysql::error_before_handshake(1053, &format!("Server shutdown in progress ({why})"))
+            }
+        },
+        DbType::Redis => redis::error_reply(why),
+        DbType::Mongodb => mongodb::shutdown_in_progress(&text, first).unwrap_or_default(),
+        DbType::Cassandra => cql::overloaded(&text, first).unwrap_or_default(),
+        DbType::Sqlserver => tds::fatal_error(17809, &text, TDS_VERSION),
+        DbType::Oracle => {
+            let code = match refusal {
+                Refusal::TooManyConnections | Refusal::QueueTimeout => 12520,
+                Refusal::Unavailable | Refusal::ShuttingDown => 12541,
+                Refusal::NoRoute => 12514,
+            };
+            tns::refuse(code, why)
+        }
+        DbType::Couchdb | DbType::Influxdb | DbType::Elasticsearch => {
+            http_db::response(db, refusal, why, first)
+        }
+        DbType::Tcp => Vec::new(),
+    }
+}
+
+/// What to do for a client that is being refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Read more of it.
+    NeedMore,
+    /// Write this, then read more.
+    Send(Vec<u8>),
+    /// Write this (it may be empty) and close, with a moment for the client to read: bytes of it
+    /// that lie unread would turn the close into a reset and take the answer away.
+    Done(Vec<u8>),
+}
+
+/// Leads one client to its refusal.
+#[derive(Debug)]
+pub struct Refuser {
+    refusal: Refusal,
+    why: String,
+    state: State,
+    /// What was read and is not consumed.
+    held: Vec<u8>,
+    /// Bytes taken in all.
+    taken: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The protocol is not known yet.
+    Sniffing,
+    Postgres {
+        had_ssl: bool,
+        had_gssenc: bool,
+    },
+    Redis {
+        answers_left: u32,
+    },
+    Tds(tds::LoginReader),
+    /// One answer to the first request, or before it.
+    Once(DbType),
+    /// HTTP that belongs to no product.
+    Http,
+    Over,
+}
+
+/// Most bytes of a client held while it is refused.
+pub const MAX_HELD_BYTES: usize = sniff::MAX_BYTES;
+
+/// Bytes of a client after which its refusal is written, whatever they are.
+const MAX_TAKEN_BYTES: usize = 160 * 1024;
+
+/// Set-up commands of a Redis driver that are answered one by one.
+const MAX_ANSWERS: u32 = 16;
+
+/// Spoken when a client has not said its own: 7.4.
+const TDS_VERSION: u32 = 0x7400_0004;
+
+impl Refuser {
+    /// For a client of a route with this protocol. `why` reaches the client.
+    pub fn new(db: DbType, refusal: Refusal, why: &str) -> Refuser {
+        Refuser::with_state(state_for(db), refusal, why)
+    }
+
+    /// For a client that matched no route of a shared listener: the protocol is told by its first
+    /// bytes, and nothing is said in one that is not known.
+    pub fn sniffing(refusal: Refusal, why: &str) -> Refuser {
+        Refuser::with_state(State::Sniffing, refusal, why)
+    }
+
+    fn with_state(state: State, refusal: Refusal, why: &str) -> Refuser {
+        Refuser {
+            refusal,
+            why: super::printable(why.as_bytes()),
+            state,
+            held: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// Takes the client's next bytes; call it first with what was read before the refusal was
+    /// decided, even if that is nothing. After [`Step::Done`] there is no more to say.
+    pub fn advance(&mut self, client_bytes: &[u8]) -> Step {
+        self.taken = self.taken.saturating_add(client_bytes.len());
+        if self.taken > MAX_TAKEN_BYTES {
+            let last = match self.state {
+                State::Over | State::Sniffing => Vec::new(),
+                State::Tds(_) => self.answer(DbType::Sqlserver),
+                State::Postgres { .. } => self.answer(DbType::Postgres),
+                State::Redis { .. } => self.answer(DbType::Redis),
+                State::Http => self.http_answer(),
+                State::Once(db) => self.answer(db),
+            };
+            return self.done(last);
+        }
+        if let State::Tds(reader) = &mut self.state {
+            return advance_tds(reader, client_bytes, self.refusal, &self.why)
+                .inspect_done(|| self.state = State::Over);
+        }
+        let room = MAX_HELD_BYTES - self.held.len().min(MAX_HELD_BYTES);
+        let is_full = client_bytes.len() > room;
+        self.held
+            .extend(&client_bytes[..client_bytes.len().min(room)]);
+        self.step(is_full)
+    }
+
+    fn step(&mut self, is_full: bool) -> Step {
+        match &mut self.state {
+            State::Over => Step::Done(Vec::new()),
+            State::Sniffing => match sniff::classify(&self.held) {
+                Sniffed::NeedMore => Step::NeedMore,
+                Sniffed::Http => self.go_on(State::Http),
+                sniffed => match sniffed.db_type() {
+                    Some(db) => self.go_on(state_for(db)),
+                    None => self.done(Vec::new()),
+                },
+            },
+            State::Tds(_) => {
+                let held = std::mem::take(&mut self.held);
+                self.taken -= held.len();
+                self.advance(&held)
+            }
+            State::Postgres { .. } => self.step_postgres(),
+            State::Redis { .. } => self.step_redis(is_full),
+            State::Http => match is_full || http_db::has_head(&self.held) {
+                true => {
+                    let last = self.http_answer();
+                    self.done(last)
+                }
+                false => Step::NeedMore,
+            },
+            State::Once(db) => {
+                let db = *db;
+                if !is_full && db.speaks_http() && !http_db::has_head(&self.held) {
+                    return Step::NeedMore;
+                }
+                if db == DbType::Oracle && self.held.len() < ORACLE_HEADER_BYTES {
+                    return Step::NeedMore;
+                }
+                let answer = self.answer(db);
+                // Only what echoes the client's request can be empty: its header is not there yet.
+                match answer.is_empty() && db != DbType::Tcp {
+                    true => Step::NeedMore,
+                    false => self.done(answer),
+                }
+            }
+        }
+    }
+
+    /// The same bytes under the protocol that they turned out to be.
+    fn go_on(&mut self, state: State) -> Step {
+        self.state = state;
+        self.step(false)
+    }
+
+    fn done(&mut self, last: Vec<u8>) -> Step {
+        self.state = State::Over;
+        self.held = Vec::new();
+        Step::Done(last)
+    }
+
+    fn answer(&self, db: DbType) -> Vec<u8> {
+        refuse(db, self.refusal, &self.why, &self.held)
+    }
+
+    fn http_answer(&self) -> Vec<u8> {
+        http_db::response(DbType::Tcp, self.refusal, &self.why, &self.held)
+    }
+
+    /// libpq hides an error that answers SSLRequest, so: no to encryption, then the StartupMessage,
+    /// then the error.
+    fn step_postgres(&mut self) -> Step {
+        let mut written = Vec::new();
+        loop {
+            let State::Postgres {
+                had_ssl,
+                had_gssenc,
+            } = &mut self.state
+            else {
+                return Step::Done(written);
+            };
+            let asked = match postgres::parse_start(&self.held) {
+                Start::NeedMore if written.is_empty() => return Step::NeedMore,
+                Start::NeedMore => return Step::Send(written),
+                Start::Startup(_) => {
+                    written.extend(self.answer(DbType::Postgres));
+                    return self.done(written);
+                }
+                Start::Ssl => had_ssl,
+                Start::Gssenc => had_gssenc,
+                // Neither is answered by servers.
+                Start::Cancel(_) | Start::Malformed => return self.done(written),
+            };
+            if std::mem::replace(asked, true) {
+                return self.done(written);
+            }
+            self.held.drain(..postgres::SSL_REQUEST.len());
+            written.push(b'N');
+        }
+    }
+
+    /// Drivers swallow an error that answers their own set-up commands and would report the close
+    /// that follows as a lost connection. So each of them is refused, and the first command of the
+    /// user's ends it.
+    fn step_redis(&mut self, is_full: bool) -> Step {
+        let mut written = Vec::new();
+        loop {
+            let State::Redis { answers_left } = &mut self.state else {
+                return Step::Done(written);
+            };
+            let length = match redis::command(&self.held) {
+                redis::Command::NeedMore if !is_full => break,
+                redis::Command::Named { verb, length } if redis::is_set_up(verb) => match length {
+                    None if !is_full => break,
+                    length => length,
+                },
+                _ => None,
+            };
+            written.extend(redis::error_reply(&self.why));
+            match length {
+                Some(length) if *answers_left > 1 => {
+                    *answers_left -= 1;
+                    self.held.drain(..length);
+                }
+                _ => return self.done(written),
+            }
+        }
+        match written.is_empty() {
+            true => Step::NeedMore,
+            false => Step::Send(written),
+        }
+    }
+}
+
+impl Step {
+    fn inspect_done(self, note: impl FnOnce()) -> Step {
+        if matches!(self, Step::Done(_)) {
+            note();
+        }
+        self
+    }
+}
+
+fn state_for(db: DbType) -> State {
+    match db {
+        DbType::Postgres => State::Postgres {
+            had_ssl: false,
+            had_gssenc: false,
+        },
+        DbType::Redis => State::Redis {
+            answers_left: MAX_ANSWERS,
+        },
+        DbType::Sqlserver => State::Tds(tds::LoginReader::new()),
+        db => State::Once(db),
+    }
+}
+
+/// PRELOGIN is answered with "no encryption", the login with the error.
+fn advance_tds(
+    reader: &mut tds::LoginReader,
+    mut bytes: &[u8],
+    refusal: Refusal,
+    why: &str,
+) -> Step {
+    let mut written = Vec::new();
+    loop {
+        match reader.next(&mut bytes) {
+            tds::Sent::NeedMore if written.is_empty() => return Step::NeedMore,
+            tds::Sent::NeedMore => return Step::Send(written),
+            tds::Sent::Prelogin => written.extend(tds::prelogin_answer()),
+            tds::Sent::Login { version } => {
+                let version = if version == 0 { TDS_VERSION } else { version };
+                written.extend(tds::fatal_error(17809, &text(refusal, why), version));
+                return Step::Done(written);
+            }
+            tds::Sent::Other => return Step::Done(written),
+        }
+    }
+}
+
+fn postgres_text(refusal: Refusal, why: &str) -> String {
+    match refusal {
+        Refusal::TooManyConnections | Refusal::QueueTimeout => {
+            format!("sorry, too many clients already ({why})")
+        }
+        Refusal::Unavailable => format!("the database system is not available ({why})"),
+        Refusal::ShuttingDown => {
+            format!("terminating connection due to administrator command ({why})")
+        }
+        Refusal::NoRoute => format!("no route matches this connection ({why})"),
+    }
+}
+
+/// For the protocols that have no text of their own for it.
+fn text(refusal: Refusal, why: &str) -> String {
+    match refusal {
+        Refusal::TooManyConnections | Refusal::QueueTimeout => {
+            format!("too many connections ({why})")
+        }
+        Refusal::Unavailable => format!("the server is not available ({why})"),
+        Refusal::ShuttingDown => format!("the server is shutting down ({why})"),
+        Refusal::NoRoute => format!("no route matches this connection ({why})"),
+    }
+}
+
+/// A TNS packet header: what it takes to know that a request was sent.
+const ORACLE_HEADER_BYTES: usize = 8;
+
+#[cfg(test)]
+mod tests;
