@@ -17,12 +17,14 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::filter::Registry;
 use crate::http::Proxy;
-use crate::server::Signals;
 use crate::server::admin::Admin;
 use crate::server::drain::{Drain, Stop, StopWatch};
 use crate::server::edge::HttpEdge;
 use crate::server::listener::{Edges, Listener, Listeners};
-use crate::server::reload::{OnHangup, Reload};
+use crate::server::occasions::Occasions;
+use crate::server::reload::Reload;
+use crate::server::signals::Signals;
+use crate::server::systemd;
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::cancel::Cancels;
 use crate::tcp::probe;
@@ -38,7 +40,10 @@ use crate::upstream::warm::Warm;
 pub(super) struct Assembled {
     pub config: Arc<Config>,
     pub registry: Registry,
-    pub signals: Signals,
+    /// `None`: the process and its signals are somebody else's.
+    pub signals: Option<Signals>,
+    /// Opens the logs of whoever runs us again.
+    pub reopen: Box<dyn Fn() + Send + Sync>,
     pub snapshots: SnapshotHandle,
     pub metrics: Metrics,
     pub access_log: Arc<AccessLog>,
@@ -73,6 +78,10 @@ impl Assembled {
             metrics: self.metrics.clone(),
             changes,
             running: Mutex::new(()),
+            supervisor: match self.signals {
+                Some(_) => systemd::notify,
+                None => |_| {},
+            },
         });
         let edges = self.edges(&server, &drain, &reload, &warm);
         let resolve = {
@@ -93,9 +102,13 @@ impl Assembled {
         server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));
-        if self.signals == Signals::Heed {
-            server.add_service(background_service("reload", OnHangup { reload }));
-        }
+        let occasions = Occasions {
+            reload,
+            access_log: self.access_log.clone(),
+            reopen: self.reopen,
+            signals: Mutex::new(self.signals),
+        };
+        server.add_service(background_service("occasions", occasions));
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
                 stop: Mutex::new(Some(stop)),

@@ -8,14 +8,22 @@
 pub mod admin;
 mod assembled;
 pub mod connection;
+pub mod daemon;
 pub mod drain;
 pub mod edge;
 pub mod io;
 pub mod listener;
+pub mod occasions;
+pub mod paths;
+pub mod pid_file;
 pub mod refusal;
 pub mod reload;
+mod signals;
+pub mod systemd;
+mod watch;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,12 +31,15 @@ use std::time::Duration;
 use log::{info, warn};
 use tokio::sync::oneshot;
 
+use crate::account::Account;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
 use crate::server::listener::{Identity, Kind, Listener, wanted};
+use crate::server::pid_file::PidFile;
+use crate::server::signals::{Heard, Signals};
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -36,14 +47,45 @@ use crate::telemetry::{AccessLog, Metrics};
 pub struct Gateway {
     config: Arc<Config>,
     registry: Registry,
+    pid_file: Option<PathBuf>,
+    serving: Box<dyn FnOnce() + Send + Sync>,
+    reopen: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Gateway {
     /// A gateway for one configuration.
     pub fn new(config: Config) -> Gateway {
         Gateway {
+            pid_file: config.server.pid_file.clone(),
             config: Arc::new(config),
             registry: Registry::default(),
+            serving: Box::new(|| {}),
+            reopen: Box::new(|| {}),
+        }
+    }
+
+    /// Where [`run`](Gateway::run) writes its process id, instead of `server.pid_file`.
+    pub fn pid_file(self, path: Option<PathBuf>) -> Gateway {
+        Gateway {
+            pid_file: path,
+            ..self
+        }
+    }
+
+    /// What [`run`](Gateway::run) calls once, when every listener accepts.
+    pub fn on_serving(self, call: impl FnOnce() + Send + Sync + 'static) -> Gateway {
+        Gateway {
+            serving: Box::new(call),
+            ..self
+        }
+    }
+
+    /// What [`run`](Gateway::run) calls at USR1, after the access log: a log of the caller's own is
+    /// opened again. Must not wait.
+    pub fn on_reopen(self, call: impl Fn() + Send + Sync + 'static) -> Gateway {
+        Gateway {
+            reopen: Box::new(call),
+            ..self
         }
     }
 
@@ -54,21 +96,41 @@ impl Gateway {
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
-        self.assemble(Signals::Ignore)?.run(stop, again, || {});
+        self.assemble(None)?.run(stop, again, || {});
         Ok(())
     }
 
-    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads.
-    pub fn run(self) -> Result<(), Error> {
-        let assembled = self.assemble(Signals::Heed)?;
-        let (stop, again) = signals();
-        assembled.run(stop, again, || info!("serving"));
+    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads, USR1
+    /// reopens log files. This process is the gateway's: its pid file is written, its account
+    /// changed to `server.user` once all is bound and open, its supervisor told.
+    pub fn run(mut self) -> Result<(), Error> {
+        let heard = signals::listen()?;
+        let pid_file = self.pid_file.take();
+        let _pid_file = pid_file.as_deref().map(PidFile::claim).transpose()?;
+        let serving = std::mem::replace(&mut self.serving, Box::new(|| {}));
+        let Heard {
+            stop,
+            again,
+            signals,
+        } = heard;
+        let stop = Box::pin(async {
+            stop.await;
+            systemd::notify("STOPPING=1");
+        });
+        let account = Account::look_up(&self.config)?;
+        let assembled = self.assemble(Some(signals))?;
+        account.assume()?;
+        assembled.run(stop, again, || {
+            info!("serving");
+            systemd::notify("READY=1");
+            serving();
+        });
         Ok(())
     }
 
     /// Runs in threads of its own; returns once it serves.
     pub fn spawn(self) -> Result<Running, Error> {
-        let assembled = self.assemble(Signals::Ignore)?;
+        let assembled = self.assemble(None)?;
         let listening = assembled
             .listeners
             .iter()
@@ -97,7 +159,7 @@ impl Gateway {
         })
     }
 
-    fn assemble(self, signals: Signals) -> Result<Assembled, Error> {
+    fn assemble(self, signals: Option<Signals>) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
         let access_log = open_access_log(&self.config, &metrics)?;
@@ -106,12 +168,12 @@ impl Gateway {
             .map(|wanted| Listener::bind(wanted, &metrics))
             .collect::<Result<Vec<_>, Error>>()?;
         raise_descriptor_limit(self.config.max_connections);
-        warn_of_idle_keys(&self.config);
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
             registry: self.registry,
             signals,
+            reopen: self.reopen,
             snapshots: SnapshotHandle::new(snapshot),
             metrics,
             access_log: Arc::new(access_log),
@@ -168,13 +230,6 @@ impl Drop for Running {
     }
 }
 
-/// Whether the process's signals are this gateway's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signals {
-    Heed,
-    Ignore,
-}
-
 fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Error> {
     let dropped = metrics.access_log_dropped();
     match &config.server.access_log {
@@ -183,20 +238,6 @@ fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Erro
         config::AccessLog::File(path) => AccessLog::file(path, dropped).map_err(|source| {
             Error::io(format!("server.access_log: cannot open {}", path.display())).because(source)
         }),
-    }
-}
-
-/// A key that is accepted and does nothing is said to do nothing.
-fn warn_of_idle_keys(config: &Config) {
-    let server = &config.server;
-    for (key, asked) in [
-        ("server.pid_file", server.pid_file.is_some()),
-        ("server.upgrade_sock", server.upgrade_sock.is_some()),
-        ("server.watch_config", server.watch_config),
-    ] {
-        if asked {
-            warn!("{key} has no effect in this version");
-        }
     }
 }
 
@@ -218,29 +259,6 @@ fn raise_descriptor_limit(max_connections: usize) {
              {max_connections} can need {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=)"
         );
     }
-}
-
-/// Done at the first TERM or INT, and at the second. Both listen from when the first is awaited, so
-/// that none is missed in between.
-fn signals() -> (Stop, Stop) {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    type Streams = Option<(Signal, Signal)>;
-    let streams: Arc<tokio::sync::Mutex<Streams>> = Arc::default();
-    let next = |streams: Arc<tokio::sync::Mutex<Streams>>| async move {
-        let mut streams = streams.lock().await;
-        if streams.is_none() {
-            let term = signal(SignalKind::terminate());
-            *streams = term.ok().zip(signal(SignalKind::interrupt()).ok());
-        }
-        let Some((term, int)) = streams.as_mut() else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = term.recv() => info!("TERM received"),
-            _ = int.recv() => info!("INT received"),
-        }
-    };
-    (Box::pin(next(streams.clone())), Box::pin(next(streams)))
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
