@@ -280,7 +280,7 @@ impl Upstream {
     /// Makes every generation look again at who is usable.
     fn changed(&self) {
         self.lineage.changes.fetch_add(1, Ordering::SeqCst);
-        self.lineage.limit.wake_first();
+        self.lineage.limit.wake();
     }
 
     fn limit(&self) -> &Limit {
