@@ -5,8 +5,9 @@
 //! loads it once and lives in it to its end; an upstream whose spec is equal to the one before
 //! keeps its `Arc` and with it health, counts and connections.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,9 +15,10 @@ use arc_swap::ArcSwap;
 use crate::config::{Config, UpstreamSpec};
 use crate::error::Error;
 use crate::filter::Registry;
-use crate::route::{Route, Table};
+use crate::route::{Route, Table, TcpRoute, TcpTable};
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
+use crate::upstream::warm::{Policy, Wanted};
 
 /// Everything that serves requests, compiled from one configuration.
 pub struct Snapshot {
@@ -26,6 +28,8 @@ pub struct Snapshot {
     /// Of the configuration's text: equal texts have equal hashes.
     pub hash: u64,
     pub routes: Table<Arc<Route>>,
+    /// The TCP routes of each listener, by its configured address.
+    pub tcp: BTreeMap<SocketAddr, Arc<TcpTable>>,
     /// Each upstream once, in the order of the routes.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Where requests are counted that matched no route (`route="-"`).
@@ -41,30 +45,18 @@ impl Snapshot {
         previous: Option<&Snapshot>,
     ) -> Result<Snapshot, Error> {
         registry.check(&config)?;
-        refuse_tcp(&config)?;
-        let before: HashMap<&str, &Arc<Upstream>> = previous
-            .map(|snapshot| snapshot.upstreams.iter().map(|u| (u.label(), u)).collect())
-            .unwrap_or_default();
-        let mut upstreams = Vec::new();
-        let mut by_spec: HashMap<*const UpstreamSpec, Arc<Upstream>> = HashMap::new();
+        let mut upstreams = Upstreams::new(previous);
         let mut routes = Vec::with_capacity(config.http_routes.len());
         for route in &config.http_routes {
-            let upstream = by_spec
-                .entry(Arc::as_ptr(&route.upstream))
-                .or_insert_with(|| {
-                    let upstream = match before.get(route.upstream.name.as_str()) {
-                        Some(same) if **same.spec() == *route.upstream => (*same).clone(),
-                        changed => Upstream::new(
-                            route.upstream.clone(),
-                            changed.map(|upstream| upstream.as_ref()),
-                        ),
-                    };
-                    upstreams.push(upstream.clone());
-                    upstream
-                })
-                .clone();
+            let upstream = upstreams.of(&route.upstream);
             let compiled = Route::new(route, upstream, metrics);
             routes.push((route.key.clone(), Arc::new(compiled)));
+        }
+        let mut tcp: BTreeMap<SocketAddr, Vec<Arc<TcpRoute>>> = BTreeMap::new();
+        for route in &config.tcp_routes {
+            let upstream = upstreams.of(&route.upstream);
+            let compiled = Arc::new(TcpRoute::new(route, upstream, metrics));
+            tcp.entry(route.listen).or_default().push(compiled);
         }
         let mut hasher = DefaultHasher::new();
         config.text.hash(&mut hasher);
@@ -72,33 +64,74 @@ impl Snapshot {
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
             hash: hasher.finish(),
             routes: Table::build(routes)?,
-            upstreams,
+            tcp: tcp
+                .into_iter()
+                .map(|(address, routes)| (address, Arc::new(TcpTable::new(routes))))
+                .collect(),
+            upstreams: upstreams.all,
             unrouted: metrics.http_route("-"),
             config,
         })
     }
+
+    /// The TCP routes of the listener with this configured address.
+    pub fn tcp_table(&self, address: SocketAddr) -> Option<&Arc<TcpTable>> {
+        self.tcp.get(&address)
+    }
+
+    /// The upstreams that sockets are connected ahead for, and how.
+    pub fn warm(&self) -> Vec<Wanted> {
+        let settings = &self.config.tcp_proxy;
+        if !settings.connection_pooling {
+            return Vec::new();
+        }
+        self.tcp
+            .values()
+            .flat_map(|table| table.routes())
+            .filter_map(|route| {
+                let policy = Policy::of(route.db_type, settings.max_idle_time)?;
+                Some(Wanted {
+                    upstream: route.upstream.clone(),
+                    policy,
+                    metrics: route.metrics.clone(),
+                })
+            })
+            .collect()
+    }
 }
 
-/// TCP routes are parsed and checked, but nothing serves them: saying so beats a closed port.
-fn refuse_tcp(config: &Config) -> Result<(), Error> {
-    if config.tcp_routes.is_empty() {
-        return Ok(());
+/// The upstreams of a snapshot in the making: each spec once, and the one before where it is equal.
+struct Upstreams<'p> {
+    before: HashMap<&'p str, &'p Arc<Upstream>>,
+    by_spec: HashMap<*const UpstreamSpec, Arc<Upstream>>,
+    all: Vec<Arc<Upstream>>,
+}
+
+impl<'p> Upstreams<'p> {
+    fn new(previous: Option<&'p Snapshot>) -> Upstreams<'p> {
+        let before = previous
+            .map(|snapshot| snapshot.upstreams.iter().map(|u| (u.label(), u)).collect())
+            .unwrap_or_default();
+        Upstreams {
+            before,
+            by_spec: HashMap::new(),
+            all: Vec::new(),
+        }
     }
-    let lines: Vec<String> = config
-        .tcp_routes
-        .iter()
-        .map(|route| {
-            format!(
-                "{}:{}:{}: routes.{}: TCP routes are not served by this version \
-                 (remove the route, or set tcp_proxy.enabled: false)",
-                config.file.display(),
-                route.at.0,
-                route.at.1,
-                route.name
-            )
-        })
-        .collect();
-    Err(Error::config(lines.join("\n")))
+
+    /// The upstream for `spec`, which routes share by its `Arc`.
+    fn of(&mut self, spec: &Arc<UpstreamSpec>) -> Arc<Upstream> {
+        if let Some(upstream) = self.by_spec.get(&Arc::as_ptr(spec)) {
+            return upstream.clone();
+        }
+        let upstream = match self.before.get(spec.name.as_str()) {
+            Some(same) if **same.spec() == **spec => (*same).clone(),
+            changed => Upstream::new(spec.clone(), changed.map(|u| u.as_ref())),
+        };
+        self.by_spec.insert(Arc::as_ptr(spec), upstream.clone());
+        self.all.push(upstream.clone());
+        upstream
+    }
 }
 
 /// The one pointer to the snapshot in force. Cloning shares it.

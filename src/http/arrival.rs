@@ -24,6 +24,8 @@ pub struct Arrival {
     pub head_started: Instant,
     /// How many requests this connection carried before.
     pub requests_before: u64,
+    /// The client will not send another request on this connection.
+    pub last: bool,
     /// The deadline of the try in flight; the connection loop carries it out.
     pub cutoff: Arc<Cutoff>,
 }

@@ -51,6 +51,11 @@ impl Cutoff {
         };
     }
 
+    /// Stops the clock and goes on holding the socket: the client uploads now.
+    pub fn pause(&self) {
+        self.lock().at = None;
+    }
+
     /// Starts the clock of a held socket.
     pub fn start(&self, at: Instant) {
         let mut state = self.lock();

@@ -38,6 +38,8 @@ pub struct Exchange {
     pub deadline: Instant,
     /// The body is still coming from the client.
     pub uploading: bool,
+    /// The client may wait for `100 Continue` before it sends its body, and none came yet.
+    pub expects_continue: bool,
     /// Body bytes of this try so far.
     pub body_bytes: u64,
     pub next: Next,
@@ -51,6 +53,8 @@ pub struct Exchange {
     pub retry_decided: bool,
     pub end: Option<End>,
     pub try_started: Instant,
+    /// When an endpoint was last asked for.
+    pub asked: Option<Instant>,
     pub queued: Option<Duration>,
     pub connect: Option<Duration>,
     pub first_byte: Option<Duration>,
@@ -100,6 +104,7 @@ impl Exchange {
             hash: None,
             deadline: now,
             uploading: false,
+            expects_continue: false,
             body_bytes: 0,
             next: Next::First,
             tries: 0,
@@ -110,6 +115,7 @@ impl Exchange {
             retry_decided: false,
             end: None,
             try_started: now,
+            asked: None,
             queued: None,
             connect: None,
             first_byte: None,
@@ -130,6 +136,25 @@ impl Exchange {
         }
     }
 
+    /// Neither has the endpoint asked for the body nor has the client begun it: the clock of
+    /// `timeout_ms` runs, although the body is not in.
+    pub fn awaits_continue(&self) -> bool {
+        self.uploading && self.expects_continue && self.body_bytes == 0
+    }
+
+    /// Whose silence it is that a read timed out on, before a response header and while the body is
+    /// not in. The client's, unless it waits for the endpoint itself.
+    pub fn silence(&self, error: &Error) -> Option<Silence> {
+        let during_upload = self.uploading && self.first_byte.is_none();
+        if *error.etype() != ErrorType::ReadTimedout || !during_upload {
+            return None;
+        }
+        Some(match self.awaits_continue() {
+            true => Silence::OfEndpoint,
+            false => Silence::OfClient,
+        })
+    }
+
     /// The body is in: the clock of `timeout_ms` starts anew.
     pub fn upload_ended(&mut self, route: &Route) {
         self.uploading = false;
@@ -146,8 +171,8 @@ impl Exchange {
         if let Some(lease) = lease {
             lease.finish(match failure {
                 Failure::Connect => Outcome::ConnectFailed,
-                // The endpoint closed an idle connection, which is its right.
-                Failure::Stale => Outcome::Neutral,
+                // The endpoint closed an idle connection, which is its right; or it never heard of us.
+                Failure::Stale | Failure::NoSocket => Outcome::Neutral,
                 Failure::Broken | Failure::TryTimeout | Failure::Status(_) => Outcome::Failed,
             });
         }
@@ -182,6 +207,19 @@ impl Exchange {
         true
     }
 
+    /// Counts a wait in the queue.
+    pub fn waited(&mut self, route: &Route, queued: Duration) {
+        *self.queued.get_or_insert_default() += queued;
+        route.metrics.queue_waited(queued.as_secs_f64());
+    }
+
+    /// Counts a wait that ended without a place.
+    pub fn waited_in_vain(&mut self, route: &Route) {
+        if let Some(asked) = self.asked.take() {
+            self.waited(route, asked.elapsed());
+        }
+    }
+
     /// Gives the lease back with what became of it.
     pub fn finish_lease(&mut self, outcome: Outcome) {
         if let Some(lease) = self.lease.take() {
@@ -203,6 +241,13 @@ impl Default for Exchange {
     fn default() -> Self {
         Exchange::new()
     }
+}
+
+/// Who has said nothing for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    OfClient,
+    OfEndpoint,
 }
 
 /// What the session tells about sending its request again.
@@ -242,4 +287,68 @@ pub fn classify(error: &Error) -> End {
         _ => Reason::FilterError,
     };
     reason.into()
+}
+
+/// How a connect failed: without a descriptor, a port or memory left, no endpoint would have been
+/// reached.
+pub fn connect_failure(error: &Error) -> Failure {
+    use nix::errno::Errno::*;
+    let wanting = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL].map(|errno| errno as i32);
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    match cause.and_then(std::io::Error::raw_os_error) {
+        Some(errno) if wanting.contains(&errno) => Failure::NoSocket,
+        _ => Failure::Connect,
+    }
+}
+
+/// Pingora's error for the log: its kind and its cause. Not its context, which may quote a whole
+/// response head with whatever is secret in it.
+pub fn told(error: &Error) -> String {
+    let cause = error.root_cause();
+    match cause.is::<Error>() || cause.is::<Box<Error>>() {
+        true => error.etype().as_str().to_string(),
+        false => format!("{}: {cause}", error.etype().as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_out_of_descriptors_is_not_the_endpoints_fault() {
+        let failed = |errno: nix::errno::Errno, etype| {
+            let cause = std::io::Error::from_raw_os_error(errno as i32);
+            let inner = Error::because(ErrorType::SocketError, "a socket", cause);
+            connect_failure(&Error::because(etype, "a connect", inner))
+        };
+        use nix::errno::Errno::*;
+        for errno in [EMFILE, ENFILE, ENOBUFS, EADDRNOTAVAIL] {
+            assert_eq!(
+                failed(errno, ErrorType::InternalError),
+                Failure::NoSocket,
+                "{errno}"
+            );
+        }
+        for errno in [ECONNREFUSED, EHOSTUNREACH, EPERM] {
+            assert_eq!(
+                failed(errno, ErrorType::ConnectError),
+                Failure::Connect,
+                "{errno}"
+            );
+        }
+        let timed_out = Error::new(ErrorType::ConnectTimedout);
+        assert_eq!(connect_failure(&timed_out), Failure::Connect);
+    }
+
+    #[test]
+    fn the_log_does_not_quote_what_an_endpoint_said() {
+        let cause = std::io::Error::other("invalid header name");
+        let context = "buf: HTTP/1.1 200 OK\r\nSet-Cookie: secret";
+        let error = Error::because(ErrorType::InvalidHTTPHeader, context, cause);
+        let error = error.more_context("Peer: somebody");
+        assert_eq!(told(&error), "InvalidHTTPHeader: invalid header name");
+        let bare = Error::explain(ErrorType::ConnectionClosed, context).more_context("Peer");
+        assert_eq!(told(&bare), "ConnectionClosed");
+    }
 }

@@ -90,12 +90,72 @@ pub fn response(response: &mut ResponseHeader) {
             response.remove_header(name);
         }
     }
+    framed_once(response);
     if response.status != http::StatusCode::SWITCHING_PROTOCOLS
         && response.headers.contains_key(header::UPGRADE)
         && response.status != http::StatusCode::UPGRADE_REQUIRED
     {
         response.remove_header(&header::UPGRADE);
     }
+}
+
+/// Leaves one field that says where the body ends, or none where there is no body. Pingora has
+/// refused lengths that contradict each other.
+fn framed_once(response: &mut ResponseHeader) {
+    if response.status == http::StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6, and RFC 9112, section 6.1.
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
+    // RFC 9110, section 8.6: a length that is repeated must not go on like that.
+    if let Some(lengths) = joined(&response.headers, &header::CONTENT_LENGTH)
+        && let Some((first, _)) = lengths.split_once(',')
+        && let Ok(length) = first.trim().parse::<u64>()
+    {
+        // A number is a valid value.
+        let _ = response.insert_header(header::CONTENT_LENGTH, length);
+    }
+    // RFC 9112, section 6.1: chunked is applied once. Pingora read it once and writes it once.
+    if let Some(codings) = joined(&response.headers, &header::TRANSFER_ENCODING)
+        && codings.contains(',')
+        && codings.split(',').all(is_chunked_coding)
+    {
+        let chunked = HeaderValue::from_static("chunked");
+        let _ = response.insert_header(header::TRANSFER_ENCODING, chunked);
+    }
+}
+
+/// Whether the last transfer coding is `chunked`, so that the body tells its own end.
+pub fn is_chunked(headers: &HeaderMap) -> bool {
+    joined(headers, &header::TRANSFER_ENCODING)
+        .is_some_and(|codings| codings.rsplit(',').next().is_some_and(is_chunked_coding))
+}
+
+fn is_chunked_coding(coding: &str) -> bool {
+    coding.trim().eq_ignore_ascii_case("chunked")
+}
+
+/// Whether the request asks to become a WebSocket (RFC 9110, section 7.8; RFC 6455, section 4.1):
+/// the only upgrade that is offered.
+pub fn is_websocket(request: &RequestHeader) -> bool {
+    let to_websocket = |protocol: &HeaderValue| {
+        // As Pingora compares it.
+        protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    };
+    request.version == http::Version::HTTP_11
+        && request
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(to_websocket)
+        && joined(&request.headers, &header::CONNECTION).is_some_and(|options| {
+            let mut options = options.split(',');
+            options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+        })
+}
+
+/// Whether the client may wait for `100 Continue` (RFC 9110, section 10.1.1).
+pub fn expects_continue(request: &RequestHeader) -> bool {
+    request.version == http::Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
 }
 
 /// The address a request came from: the peer's, or, when that is a trusted proxy, the last address

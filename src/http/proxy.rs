@@ -7,6 +7,7 @@
 //! never come here; `server/` records those.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{StatusCode, header};
 use log::{debug, warn};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 use crate::config::{Balance, HashOn, Target};
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
-use crate::http::exchange::{End, Exchange, Next, Sendable};
+use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
 use crate::http::forward::{self, Outgoing};
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
@@ -44,6 +45,8 @@ pub struct Proxy {
     access_log: Arc<AccessLog>,
     /// True while draining: responses say `Connection: close`.
     closing: watch::Receiver<bool>,
+    /// True when the drain is over and requests are cut off.
+    cut: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -51,11 +54,13 @@ impl Proxy {
         snapshots: SnapshotHandle,
         access_log: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
+        cut: watch::Receiver<bool>,
     ) -> Proxy {
         Proxy {
             snapshots,
             access_log,
             closing,
+            cut,
         }
     }
 
@@ -63,8 +68,8 @@ impl Proxy {
     fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
         let snapshot = self.snapshots.load();
         ctx.started = Instant::now();
-        ctx.upgrade = session.as_downstream().is_upgrade_req();
         let request = session.req_header();
+        ctx.upgrade = forward::is_websocket(request);
         let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
         let trusted_proxies = &snapshot.config.trusted_proxies;
         ctx.trusted = peer.is_some_and(|ip| forward::is_trusted(ip, trusted_proxies));
@@ -80,21 +85,17 @@ impl Proxy {
         ctx.deadline = ctx.started + route.tries.timeout;
         ctx.hash = hash_key(&route, request, ctx.client, &target);
         let length = content_length(request);
-        ctx.uploading = !ctx.upgrade
-            && (length.is_some_and(|length| length > 0)
-                || request.headers.contains_key(header::TRANSFER_ENCODING));
+        ctx.uploading = length.is_some_and(|length| length > 0)
+            || request.headers.contains_key(header::TRANSFER_ENCODING);
+        ctx.expects_continue = ctx.uploading && forward::expects_continue(request);
         let timeout = route.tries.timeout;
         ctx.target = target;
         ctx.route = Some(route);
         if max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
             return Err(Reason::BodyTooLarge);
         }
-        let silence = match ctx.upgrade {
-            true => (None, None),
-            false => (Some(timeout), Some(timeout.max(WRITE_SILENCE))),
-        };
-        session.set_read_timeout(silence.0);
-        session.set_write_timeout(silence.1);
+        session.set_read_timeout(Some(timeout));
+        session.set_write_timeout(Some(timeout.max(WRITE_SILENCE)));
         Ok(())
     }
 }
@@ -120,11 +121,23 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9110, section 15.2: such a client does not know interim responses.
+            session.as_downstream_mut().set_ignore_info_resp(true);
+        }
+        if ctx.arrival.as_ref().is_some_and(|arrival| arrival.last) {
+            // Pingora reads the first `Connection` field only; the response must say the same.
+            session.set_keepalive(None);
+        }
         let Err(reason) = self.admit(session, ctx) else {
             return Ok(false);
         };
         let end = End::from(reason);
         ctx.end = Some(end);
+        if reason == Reason::BadRequest {
+            // Who writes such a target may mean something else by the bytes behind it, too.
+            session.set_keepalive(None);
+        }
         respond::refuse(session, end.reason, end.fault).await?;
         Ok(true)
     }
@@ -137,21 +150,26 @@ impl ProxyHttp for Proxy {
         let Some(route) = ctx.route.clone() else {
             return Err(ended(ctx, Reason::NoRoute));
         };
+        let uploading = ctx.uploading;
         let lease = tokio::select! {
             biased;
             lease = lease(&route, ctx) => lease,
-            error = departure(session, ctx.uploading) => {
+            error = departure(session, uploading) => {
+                ctx.waited_in_vain(&route);
                 return Err(error);
             }
         };
         let lease = match lease {
             Ok(lease) => lease,
-            Err(reason) => return Err(ended(ctx, reason)),
+            Err(reason) => {
+                if matches!(reason, Reason::QueueTimeout | Reason::Timeout) {
+                    ctx.waited_in_vain(&route);
+                }
+                return Err(ended(ctx, reason));
+            }
         };
-        let queued = lease.queued_for();
-        if !queued.is_zero() {
-            *ctx.queued.get_or_insert_default() += queued;
-            route.metrics.queue_waited(queued.as_secs_f64());
+        if !lease.queued_for().is_zero() {
+            ctx.waited(&route, lease.queued_for());
         }
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
@@ -192,7 +210,7 @@ impl ProxyHttp for Proxy {
         mut e: Box<Error>,
     ) -> Box<Error> {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
-        let again = ctx.failed(Failure::Connect, sendable(session));
+        let again = ctx.failed(exchange::connect_failure(&e), sendable(session));
         e.set_retry(again);
         if !again {
             let reason = match (timed_out, ctx.remaining().is_zero()) {
@@ -220,7 +238,7 @@ impl ProxyHttp for Proxy {
         let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
             return Ok(());
         };
-        match ctx.uploading {
+        match ctx.uploading && !ctx.awaits_continue() {
             true => arrival.cutoff.hold(fd),
             false => arrival.cutoff.arm(ctx.try_deadline(route), fd),
         }
@@ -229,7 +247,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Exchange,
     ) -> Result<()> {
@@ -245,6 +263,15 @@ impl ProxyHttp for Proxy {
                 &joined
             }
         };
+        if !ctx.upgrade {
+            // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
+            request.remove_header(&header::CONNECTION);
+            request.remove_header(&header::UPGRADE);
+        }
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9110, section 10.1.1.
+            request.remove_header(&header::EXPECT);
+        }
         let out = Outgoing {
             target,
             host: (!route.preserve_host).then(|| endpoint.label()),
@@ -260,7 +287,7 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Exchange,
@@ -268,8 +295,14 @@ impl ProxyHttp for Proxy {
         let (Some(route), Some(snapshot)) = (ctx.route.clone(), &ctx.snapshot) else {
             return Ok(());
         };
-        if ctx.upgrade {
+        if session.was_upgraded() {
             return Ok(());
+        }
+        if ctx.awaits_continue()
+            && body.as_ref().is_some_and(|body| !body.is_empty())
+            && let Some(arrival) = &ctx.arrival
+        {
+            arrival.cutoff.pause();
         }
         ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
         if let Some(most) = snapshot.config.max_body_bytes
@@ -296,6 +329,12 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let status = response.status.as_u16();
         if response.status.is_informational() && status != 101 {
+            if status == 100 && ctx.awaits_continue() {
+                ctx.expects_continue = false;
+                if let Some(arrival) = &ctx.arrival {
+                    arrival.cutoff.pause();
+                }
+            }
             return Ok(());
         }
         if status == 101 && !ctx.upgrade {
@@ -319,6 +358,11 @@ impl ProxyHttp for Proxy {
             let mut error = Error::new_up(ErrorType::HTTPStatus(status));
             error.set_retry(true);
             return Err(error);
+        }
+        if status == 101 {
+            // No timeout of ours cuts an upgraded connection.
+            session.set_read_timeout(None);
+            session.set_write_timeout(None);
         }
         let outcome = match status {
             500.. => Outcome::Failed,
@@ -344,13 +388,16 @@ impl ProxyHttp for Proxy {
             // The drain began after this request; Pingora looks only when one begins.
             session.set_keepalive(None);
         }
-        if session.req_header().version == http::Version::HTTP_10
-            && response.headers.contains_key(header::TRANSFER_ENCODING)
-        {
-            // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
-            // connection.
-            response.remove_header(&header::TRANSFER_ENCODING);
-            session.set_keepalive(None);
+        if response.headers.contains_key(header::TRANSFER_ENCODING) {
+            if session.req_header().version == http::Version::HTTP_10 {
+                // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
+                // connection.
+                response.remove_header(&header::TRANSFER_ENCODING);
+                session.set_keepalive(None);
+            } else if !forward::is_chunked(&response.headers) {
+                // Section 6.3: its body ends with the connection as well.
+                session.set_keepalive(None);
+            }
         }
         Ok(())
     }
@@ -371,13 +418,19 @@ impl ProxyHttp for Proxy {
             return e;
         }
         let mut e = e.more_context(format!("Peer: {peer}"));
+        match ctx.silence(&e) {
+            // Both sides are read with the same timeout, and either clock may ring first.
+            Some(Silence::OfClient) => e.as_down(),
+            Some(Silence::OfEndpoint) => e.as_up(),
+            None => {}
+        }
         if *e.esource() != ErrorSource::Upstream {
             e.set_retry(false);
             ctx.finish_lease(Outcome::Neutral);
             return e;
         }
         let failure = match e.retry {
-            _ if cut_off => Failure::TryTimeout,
+            _ if cut_off || *e.etype() == ErrorType::ReadTimedout => Failure::TryTimeout,
             RetryType::ReusedOnly if client_reused => Failure::Stale,
             _ => Failure::Broken,
         };
@@ -400,13 +453,17 @@ impl ProxyHttp for Proxy {
         match end.fault {
             Some(Fault::Client) => debug!("{}: {e}", end.reason),
             _ => warn!(
-                "{}: {e} (route {})",
+                "{}: {} (route {}, endpoint {})",
                 end.reason,
-                ctx.route.as_ref().map_or("-", |route| &route.label)
+                exchange::told(e),
+                ctx.route.as_ref().map_or("-", |route| &route.label),
+                ctx.endpoint
+                    .as_ref()
+                    .map_or("-", |endpoint| endpoint.label()),
             ),
         }
         let mut sent = 0;
-        if end.reason != Reason::ClientClosed && session.response_written().is_none() {
+        if end.reason != Reason::ClientClosed && final_response(session).is_none() {
             session.set_keepalive(None);
             match respond::refuse(session, end.reason, end.fault).await {
                 Ok(status) => sent = status,
@@ -420,14 +477,17 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Exchange) {
-        let end = ctx.end_with(e);
+        let mut end = ctx.end_with(e);
+        let left = end.reason == Reason::ClientClosed || session.was_upgraded();
+        if left && *self.cut.borrow() {
+            // It was not the client that left.
+            end = Reason::Drained.into();
+        }
         ctx.finish_lease(Outcome::Neutral);
         if let Some(arrival) = &ctx.arrival {
             arrival.cutoff.disarm();
         }
-        let status = session
-            .response_written()
-            .map_or(0, |response| response.status.as_u16());
+        let status = final_response(session).map_or(0, |response| response.status.as_u16());
         let status = match (status, end.reason) {
             (0, Reason::ClientClosed) => respond::status(end.reason, end.fault),
             (status, _) => status,
@@ -468,7 +528,8 @@ impl ProxyHttp for Proxy {
 }
 
 /// Pauses before a retry, then waits for its turn at an endpoint.
-async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
+async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
+    ctx.asked = None;
     if ctx.next == Next::Retry {
         let pause = retry::backoff(ctx.tries).min(ctx.remaining());
         tokio::time::sleep(pause).await;
@@ -476,6 +537,7 @@ async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
     if ctx.remaining().is_zero() {
         return Err(Reason::Timeout);
     }
+    ctx.asked = Some(Instant::now());
     let pick = Pick {
         hash: ctx.hash,
         avoid: &ctx.tried,
@@ -513,11 +575,12 @@ fn matched(
         .headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
+    let raw = origin_form(raw);
     if raw == "*" {
         let route = routes.lookup(host, "/").ok_or(Reason::NoRoute)?;
         return Ok((route.clone(), raw.to_string()));
     }
-    let target = normalise(origin_form(raw)).map_err(|_| Reason::BadRequest)?;
+    let target = normalise(&raw).map_err(|_| Reason::BadRequest)?;
     let route = routes
         .lookup(host, target.path())
         .ok_or(Reason::NoRoute)?
@@ -535,14 +598,15 @@ fn matched(
 
 /// The path and query of a request target (RFC 9112, section 3.2.2: absolute form from a client
 /// that takes us for its proxy).
-fn origin_form(raw: &str) -> &str {
-    if raw.starts_with('/') {
-        return raw;
-    }
-    let after_scheme = raw.find("://").map_or(0, |at| at + 3);
-    match raw[after_scheme..].find(['/', '?']) {
-        Some(at) if raw.as_bytes()[after_scheme + at] == b'/' => &raw[after_scheme + at..],
-        _ => "/",
+fn origin_form(raw: &str) -> Cow<'_, str> {
+    let Some((_, after_scheme)) = raw.split_once("://").filter(|_| !raw.starts_with('/')) else {
+        return Cow::Borrowed(raw);
+    };
+    match after_scheme.find(['/', '?']) {
+        Some(at) if after_scheme.as_bytes()[at] == b'/' => Cow::Borrowed(&after_scheme[at..]),
+        // A query behind an empty path.
+        Some(at) => Cow::Owned(format!("/{}", &after_scheme[at..])),
+        None => Cow::Borrowed("/"),
     }
 }
 
@@ -580,6 +644,13 @@ fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(this, _)| *this == name)
         .map(|(_, value)| value)
+}
+
+/// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| {
+        !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+    })
 }
 
 /// What the session says about sending its request again.

@@ -4,6 +4,7 @@
 //! everything in it was resolved when the snapshot was built, so that nothing is looked up later.
 
 mod path;
+mod select;
 mod table;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::upstream::Upstream;
 use crate::upstream::peer::group_key;
 
 pub use path::{BadPath, Normalised, normalise, strip_prefix};
+pub use select::{SslRequest, TcpRoute, TcpTable};
 pub use table::{Table, Tried, Why};
 
 /// One HTTP route, ready to be used.

@@ -82,6 +82,7 @@ pub struct Drain {
     stop_accepting: watch::Sender<bool>,
     announce: watch::Sender<bool>,
     close_idle: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     stopped: Notify,
     accepting: AtomicUsize,
 }
@@ -94,6 +95,7 @@ impl Default for Drain {
             stop_accepting: watch::Sender::new(false),
             announce: watch::Sender::new(false),
             close_idle: watch::Sender::new(false),
+            cut: watch::Sender::new(false),
             stopped: Notify::new(),
             accepting: AtomicUsize::new(0),
         }
@@ -139,6 +141,12 @@ impl Drain {
         self.close_idle.subscribe()
     }
 
+    /// Turns true when a drain has waited long enough: whatever still runs is cut off, and database
+    /// sessions say goodbye.
+    pub fn cut_off(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
+    }
+
     /// Registers an accept loop.
     pub fn accept_loop(self: &Arc<Self>) -> Accepting {
         self.accepting.fetch_add(1, Ordering::AcqRel);
@@ -168,11 +176,17 @@ impl Drain {
         let empty = tokio::time::timeout_at(deadline, self.connections.none_left()).await;
         match empty {
             Ok(()) => info!("drained"),
-            Err(_) => warn!(
-                "drain timeout: {} connections are cut off",
-                self.connections.count()
-            ),
+            Err(_) => {
+                let open = self.connections.count();
+                warn!("drain timeout: {open} connections are cut off");
+            }
         }
+    }
+
+    /// Cuts off who is left and waits, for a moment only, until they have told their end.
+    async fn cut(&self) {
+        self.cut.send_replace(true);
+        let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;
     }
 
     async fn accept_loops_ended(&self) {
@@ -189,6 +203,8 @@ impl Drain {
 
 /// How long idle keep-alive connections are left open after listeners closed.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long those who are cut off may take for their last record, and for a goodbye.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What ends the gateway: a signal, or a call in the same process.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -213,6 +229,7 @@ impl ShutdownSignalWatch for StopWatch {
                 () = self.drain.run(self.delay, self.timeout) => {}
                 () = again => warn!("second signal: not waiting any longer"),
             }
+            self.drain.cut().await;
         }
         ShutdownSignal::FastShutdown
     }

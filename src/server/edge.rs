@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use crate::error::Reason;
 use crate::server::connection::{Edge, EdgeLimits, RefusedRequest};
+use crate::server::listener::Kind;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{AccessLog, Record};
 
@@ -22,20 +23,21 @@ pub struct HttpEdge {
 }
 
 impl HttpEdge {
-    /// Client connections that may stand at once.
-    pub fn max_connections(&self) -> usize {
-        self.snapshots.load().config.max_connections
-    }
-
-    /// A client that came over `max_connections`.
-    pub fn turned_away(&self, client: SocketAddr, listener: &str) {
+    /// A client that came over `max_connections`, to a listener of this kind.
+    pub fn turned_away(&self, client: SocketAddr, listener: &str, kind: Kind) {
         let reason = Reason::TooManyConnections;
-        self.snapshots.load().unrouted.finished(503, reason, 0.0);
+        let status = match kind {
+            Kind::Tcp => 0,
+            Kind::Http | Kind::Admin => {
+                self.snapshots.load().unrouted.finished(503, reason, 0.0);
+                503
+            }
+        };
         if self.access_log.is_on() {
             self.access_log.log(&Record {
                 client: Some(client),
                 route: "-",
-                status: 503,
+                status,
                 ..Record::new(listener, reason)
             });
         }

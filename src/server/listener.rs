@@ -15,22 +15,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use log::{debug, info, warn};
-use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
+use pingora_proxy::HttpProxy;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
-use crate::config::ListenAddr;
+use crate::config::{Config, ListenAddr};
 use crate::error::{Error, Reason};
+use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
+use crate::route::TcpTable;
+use crate::server::admin::Admin;
 use crate::server::connection::{self, Stop};
-use crate::server::drain::Drain;
+use crate::server::drain::{Connections, Drain};
 use crate::server::edge::HttpEdge;
 use crate::server::io::GateStream;
 use crate::server::refusal::refuse;
-use crate::telemetry::ListenerMetrics;
+use crate::snapshot::SnapshotHandle;
+use crate::tcp::{self, Accepted, Sessions};
+use crate::telemetry::{ListenerMetrics, Metrics};
 
 /// A bound socket and what it is for.
 pub struct Bound {
@@ -40,7 +46,7 @@ pub struct Bound {
 }
 
 /// Binds `listen`; `key` is the configuration key that asked for it.
-pub fn bind(listen: &ListenAddr, key: &str) -> Result<Bound, Error> {
+fn bind(listen: &ListenAddr, key: &str) -> Result<Bound, Error> {
     let failed = |source: std::io::Error| {
         let hint = match source.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -84,24 +90,114 @@ fn open(addr: SocketAddr) -> std::io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// An application behind a bound socket.
-pub struct Listener<A> {
+/// What is behind a bound socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Http,
+    Admin,
+    /// The TCP routes of the snapshot's listener with the same configured address.
+    Tcp,
+}
+
+/// Which listener: what it is, and its address as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub kind: Kind,
+    pub configured: SocketAddr,
+}
+
+/// One listener that a configuration asks for.
+pub struct Wanted {
+    pub identity: Identity,
+    pub listen: ListenAddr,
+    /// The key that asks for it.
+    pub key: String,
+}
+
+/// All listeners that `config` asks for, each address once.
+pub fn wanted(config: &Config) -> Vec<Wanted> {
+    let one = |kind, listen: &ListenAddr, key: &str| Wanted {
+        identity: Identity {
+            kind,
+            configured: listen.addr,
+        },
+        listen: listen.clone(),
+        key: key.to_string(),
+    };
+    let mut all = vec![one(Kind::Http, &config.listen_addr, "listen_addr")];
+    if let Some(admin) = &config.admin {
+        all.push(one(Kind::Admin, &admin.listen_addr, "admin.listen_addr"));
+    }
+    let shared = &config.tcp_proxy.listen_addr;
+    for route in &config.tcp_routes {
+        let is_there = all.iter().any(|wanted| {
+            wanted.identity.kind == Kind::Tcp && wanted.identity.configured == route.listen
+        });
+        if is_there {
+            continue;
+        }
+        all.push(match route.listen == shared.addr {
+            true => one(Kind::Tcp, shared, "tcp_proxy.listen_addr"),
+            false => {
+                let listen = ListenAddr {
+                    addr: route.listen,
+                    text: route.listen.to_string(),
+                };
+                let key = format!("routes.{}.tcp_listen_port", route.name);
+                one(Kind::Tcp, &listen, &key)
+            }
+        });
+    }
+    all
+}
+
+/// A bound socket and who serves it.
+pub struct Listener {
+    pub identity: Identity,
     pub bound: Bound,
-    pub app: Arc<A>,
-    pub edge: Arc<HttpEdge>,
     pub metrics: ListenerMetrics,
+}
+
+impl Listener {
+    /// Binds what a configuration asks for.
+    pub fn bind(wanted: &Wanted, metrics: &Metrics) -> Result<Listener, Error> {
+        Ok(Listener {
+            identity: wanted.identity,
+            bound: bind(&wanted.listen, &wanted.key)?,
+            metrics: metrics.listener(&wanted.listen.text),
+        })
+    }
+}
+
+/// What all listeners of a gateway share.
+pub struct Edges {
+    pub snapshots: SnapshotHandle,
+    pub drain: Arc<Drain>,
+    pub http: Arc<HttpProxy<Proxy>>,
+    pub http_edge: Arc<HttpEdge>,
+    pub admin: Arc<Admin>,
+    pub admin_edge: Arc<HttpEdge>,
+    pub sessions: Arc<Sessions>,
 }
 
 /// Made when the service starts, awaited before it accepts. A function, because a service must be
 /// `Sync` and a future seldom is.
 pub type Before = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The service: an HTTP listener for traffic, and one for the admin where there is one.
-pub struct Listeners<A, B> {
+/// Listeners to serve and to close while running.
+pub struct Change {
+    pub add: Vec<Listener>,
+    pub remove: Vec<Identity>,
+    /// Told when all of it is done.
+    pub done: oneshot::Sender<()>,
+}
+
+/// The service.
+pub struct Listeners {
     pub threads: usize,
-    pub drain: Arc<Drain>,
-    pub traffic: Vec<Listener<A>>,
-    pub admin: Option<Listener<B>>,
+    pub edges: Arc<Edges>,
+    pub listeners: Vec<Listener>,
+    pub changes: mpsc::Receiver<Change>,
     /// Awaited before the first accept: names are resolved.
     pub before: Option<Before>,
     /// Called once, when every listener accepts.
@@ -109,11 +205,7 @@ pub struct Listeners<A, B> {
 }
 
 #[async_trait]
-impl<A, B> ServiceWithDependents for Listeners<A, B>
-where
-    A: HttpServerApp + Send + Sync + 'static,
-    B: HttpServerApp + Send + Sync + 'static,
-{
+impl ServiceWithDependents for Listeners {
     async fn start_service(
         &mut self,
         _fds: Option<ListenFds>,
@@ -124,19 +216,29 @@ where
         if let Some(before) = self.before.take() {
             before().await;
         }
-        let mut loops = JoinSet::new();
-        for listener in self.traffic.drain(..) {
-            loops.spawn(accept_traffic(listener, self.drain.clone()));
+        let mut running = Vec::new();
+        for listener in self.listeners.drain(..) {
+            running.push(start(listener, &self.edges));
         }
-        if let Some(admin) = self.admin.take() {
-            loops.spawn(accept_admin(admin, self.drain.clone()));
-        }
-        self.drain.set_ready();
+        self.edges.drain.set_ready();
         ready.notify_ready();
         if let Some(serving) = self.serving.take() {
             serving();
         }
-        while loops.join_next().await.is_some() {}
+        while let Some(change) = self.changes.recv().await {
+            for identity in &change.remove {
+                while let Some(at) = running.iter().position(|(this, _)| this == identity) {
+                    let (_, accepting) = running.swap_remove(at);
+                    accepting.abort();
+                    // The socket is closed only when the task is gone.
+                    let _ = accepting.await;
+                }
+            }
+            for listener in change.add {
+                running.push(start(listener, &self.edges));
+            }
+            let _ = change.done.send(());
+        }
         // Connections still run in this runtime; the drain decides when it ends.
         std::future::pending::<()>().await;
     }
@@ -150,22 +252,28 @@ where
     }
 
     fn listen_addresses(&self) -> Option<Vec<String>> {
-        let addresses = self.traffic.iter().map(|l| l.bound.text.to_string());
-        let admin = self.admin.iter().map(|l| l.bound.text.to_string());
-        Some(addresses.chain(admin).collect())
+        let addresses = self.listeners.iter().map(|l| l.bound.text.to_string());
+        Some(addresses.collect())
     }
 }
 
-async fn accept_traffic<A>(listener: Listener<A>, drain: Arc<Drain>)
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+fn start(listener: Listener, edges: &Arc<Edges>) -> (Identity, JoinHandle<()>) {
+    let identity = listener.identity;
+    let edges = edges.clone();
+    let accepting = match identity.kind {
+        Kind::Admin => tokio::spawn(accept_admin(listener, edges)),
+        Kind::Http | Kind::Tcp => tokio::spawn(accept_traffic(listener, edges)),
+    };
+    (identity, accepting)
+}
+
+async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
     let Listener {
+        identity,
         bound,
-        app,
-        edge,
         metrics,
     } = listener;
+    let drain = &edges.drain;
     let _accepting = drain.accept_loop();
     let Some(socket) = into_tokio(bound.socket, &bound.text) else {
         return;
@@ -174,6 +282,7 @@ where
     let stops = Stop {
         announce: drain.announce(),
         close_idle: drain.close_idle(),
+        cut: drain.cut_off(),
     };
     let refusing = Arc::new(AtomicUsize::new(0));
     info!("listening on {}", bound.addr);
@@ -190,40 +299,74 @@ where
                 continue;
             }
         };
-        let Some(open) = drain.connections.open(edge.max_connections()) else {
+        let snapshot = edges.snapshots.load();
+        let table = match identity.kind {
+            Kind::Tcp => match snapshot.tcp_table(identity.configured) {
+                Some(table) => Some(table.clone()),
+                // The snapshot changed a moment before this listener is closed.
+                None => continue,
+            },
+            Kind::Http | Kind::Admin => None,
+        };
+        let Some(open) = drain.connections.open(snapshot.config.max_connections) else {
             metrics.rejected(Reason::TooManyConnections);
-            turn_away(stream, client, &edge, &bound.text, &refusing);
+            edges
+                .http_edge
+                .turned_away(client, &bound.text, identity.kind);
+            turn_away(stream, table, &refusing);
             continue;
         };
         let active = metrics.active();
-        let (app, edge, stops, text) =
-            (app.clone(), edge.clone(), stops.clone(), bound.text.clone());
+        let (edges, stops, text) = (edges.clone(), stops.clone(), bound.text.clone());
         tokio::spawn(async move {
             let _counted = (open, active);
-            match GateStream::new(stream, client) {
-                Ok(stream) => {
-                    let reason = connection::serve(&app, edge.as_ref(), stream, text, stops).await;
-                    debug!("connection from {client} ended: {reason}");
+            let reason = match table {
+                None => serve_http(&edges, stream, client, text, stops).await,
+                Some(table) => {
+                    let accepted = Accepted {
+                        stream,
+                        client,
+                        listener: text,
+                        table,
+                        snapshot,
+                    };
+                    edges.sessions.serve(accepted).await
                 }
-                Err(error) => debug!("connection from {client} was gone at once: {error}"),
-            }
+            };
+            debug!("connection from {client} ended: {reason}");
         });
     }
 }
 
+async fn serve_http(
+    edges: &Edges,
+    stream: TcpStream,
+    client: SocketAddr,
+    text: Arc<str>,
+    stops: Stop,
+) -> Reason {
+    match GateStream::new(stream, client) {
+        Ok(stream) => {
+            connection::serve(&edges.http, edges.http_edge.as_ref(), stream, text, stops).await
+        }
+        Err(error) => {
+            debug!("connection from {client} was gone at once: {error}");
+            Reason::ClientClosed
+        }
+    }
+}
+
 /// The admin listener answers until the very end, so that a drain can be watched.
-async fn accept_admin<B>(listener: Listener<B>, drain: Arc<Drain>)
-where
-    B: HttpServerApp + Send + Sync + 'static,
-{
+async fn accept_admin(listener: Listener, edges: Arc<Edges>) {
     let Some(socket) = into_tokio(listener.bound.socket, &listener.bound.text) else {
         return;
     };
     let stops = Stop {
-        announce: drain.announce(),
-        close_idle: drain.close_idle(),
+        announce: edges.drain.announce(),
+        close_idle: edges.drain.close_idle(),
+        cut: edges.drain.cut_off(),
     };
-    let open = crate::server::drain::Connections::default();
+    let open = Connections::default();
     info!("admin on {}", listener.bound.addr);
     loop {
         let (stream, client) = match socket.accept().await {
@@ -236,16 +379,12 @@ where
         let Some(open) = open.open(MAX_ADMIN_CONNECTIONS) else {
             continue;
         };
-        let (app, edge, stops, text) = (
-            listener.app.clone(),
-            listener.edge.clone(),
-            stops.clone(),
-            listener.bound.text.clone(),
-        );
+        let (edges, stops, text) = (edges.clone(), stops.clone(), listener.bound.text.clone());
         tokio::spawn(async move {
             let _open = open;
             if let Ok(stream) = GateStream::new(stream, client) {
-                connection::serve(&app, edge.as_ref(), stream, text, stops).await;
+                let edge = edges.admin_edge.as_ref();
+                connection::serve(&edges.admin, edge, stream, text, stops).await;
             }
         });
     }
@@ -257,22 +396,22 @@ fn into_tokio(socket: StdListener, text: &str) -> Option<TcpListener> {
         .ok()
 }
 
-/// A client over `max_connections` hears 503, as long as not too many hear it at once.
-fn turn_away(
-    stream: TcpStream,
-    client: SocketAddr,
-    edge: &HttpEdge,
-    listener: &str,
-    refusing: &Arc<AtomicUsize>,
-) {
-    edge.turned_away(client, listener);
+/// A client over `max_connections` hears so in its own protocol, as long as not too many hear it
+/// at once.
+fn turn_away(stream: TcpStream, table: Option<Arc<TcpTable>>, refusing: &Arc<AtomicUsize>) {
     if refusing.fetch_add(1, Ordering::AcqRel) >= MAX_REFUSING {
         refusing.fetch_sub(1, Ordering::AcqRel);
         return;
     }
     let refusing = refusing.clone();
     tokio::spawn(async move {
-        refuse(stream, 503, Some(RETRY_AFTER_SECS)).await;
+        match table {
+            None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
+            Some(table) => {
+                let db_type = table.alone().map(|route| route.db_type);
+                tcp::refuse::too_many(stream, db_type).await;
+            }
+        }
         refusing.fetch_sub(1, Ordering::AcqRel);
     });
 }

@@ -1,11 +1,12 @@
 //! Assembly and lifecycle: one [`Gateway`] from one [`Config`].
 //!
-//! The builder binds sockets, compiles the snapshot, and hands both to a Pingora server with three
-//! services: the [`listener`]s, the health checks and the name resolution. Invariant: nothing is
+//! The builder binds sockets, compiles the snapshot, and hands both to a Pingora server with one
+//! service for all [`listener`]s and small ones for health checks, names and warm sockets. Invariant: nothing is
 //! global, so several gateways run in one process; what can fail (a taken port, a bad filter) fails
 //! before anything runs.
 
 pub mod admin;
+mod assembled;
 pub mod connection;
 pub mod drain;
 pub mod edge;
@@ -15,33 +16,21 @@ pub mod refusal;
 pub mod reload;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use log::{info, warn};
-use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownWatch};
-use pingora_core::services::background::{BackgroundService, background_service};
-use pingora_proxy::http_proxy;
 use tokio::sync::oneshot;
 
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::filter::Registry;
-use crate::http::Proxy;
-use crate::server::admin::Admin;
-use crate::server::drain::{Drain, Stop, StopWatch};
-use crate::server::edge::HttpEdge;
-use crate::server::listener::{Bound, Listener, Listeners, bind};
-use crate::server::reload::{OnHangup, Reload};
+use crate::server::assembled::Assembled;
+use crate::server::drain::Stop;
+use crate::server::listener::{Identity, Kind, Listener, wanted};
 use crate::snapshot::{Snapshot, SnapshotHandle};
-use crate::tcp::probe;
 use crate::telemetry::{AccessLog, Metrics};
-use crate::upstream::UpstreamSource;
-use crate::upstream::discovery::{Discovery, SystemResolver};
-use crate::upstream::health::Prober;
 
 /// A gateway that is not running yet.
 pub struct Gateway {
@@ -72,15 +61,19 @@ impl Gateway {
     /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads.
     pub fn run(self) -> Result<(), Error> {
         let assembled = self.assemble(Signals::Heed)?;
-        assembled.run(signal(), signal(), || info!("serving"));
+        let (stop, again) = signals();
+        assembled.run(stop, again, || info!("serving"));
         Ok(())
     }
 
     /// Runs in threads of its own; returns once it serves.
     pub fn spawn(self) -> Result<Running, Error> {
         let assembled = self.assemble(Signals::Ignore)?;
-        let http = assembled.http.addr;
-        let admin = assembled.admin.as_ref().map(|admin| admin.addr);
+        let listening = assembled
+            .listeners
+            .iter()
+            .map(|listener| (listener.identity, listener.bound.addr))
+            .collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let (serving, is_serving) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -98,8 +91,7 @@ impl Gateway {
             .recv_timeout(START_TIMEOUT)
             .map_err(|_| Error::io("the gateway did not come up"))?;
         Ok(Running {
-            http,
-            admin,
+            listening,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -109,11 +101,10 @@ impl Gateway {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
         let access_log = open_access_log(&self.config, &metrics)?;
-        let http = bind(&self.config.listen_addr, "listen_addr")?;
-        let admin = match &self.config.admin {
-            Some(admin) => Some(bind(&admin.listen_addr, "admin.listen_addr")?),
-            None => None,
-        };
+        let listeners = wanted(&self.config)
+            .iter()
+            .map(|wanted| Listener::bind(wanted, &metrics))
+            .collect::<Result<Vec<_>, Error>>()?;
         raise_descriptor_limit(self.config.max_connections);
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
@@ -123,16 +114,14 @@ impl Gateway {
             snapshots: SnapshotHandle::new(snapshot),
             metrics,
             access_log: Arc::new(access_log),
-            http,
-            admin,
+            listeners,
         })
     }
 }
 
 /// A gateway in threads of its own. Stops, draining, when dropped.
 pub struct Running {
-    http: SocketAddr,
-    admin: Option<SocketAddr>,
+    listening: Vec<(Identity, SocketAddr)>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -140,12 +129,27 @@ pub struct Running {
 impl Running {
     /// The address of the HTTP listener, with the real port where 0 was configured.
     pub fn http_addr(&self) -> SocketAddr {
-        self.http
+        // A configuration always has one.
+        self.of(Kind::Http)
+            .next()
+            .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// The address of the admin listener, where there is one.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin
+        self.of(Kind::Admin).next()
+    }
+
+    /// The addresses of the TCP listeners, in the order of the routes.
+    pub fn tcp_addrs(&self) -> Vec<SocketAddr> {
+        self.of(Kind::Tcp).collect()
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = SocketAddr> {
+        self.listening
+            .iter()
+            .filter(move |(identity, _)| identity.kind == kind)
+            .map(|(_, addr)| *addr)
     }
 
     /// Drains, at most for `server.drain_timeout_secs`, and returns when nothing runs any more.
@@ -168,128 +172,6 @@ impl Drop for Running {
 enum Signals {
     Heed,
     Ignore,
-}
-
-/// Everything that can fail has not; only threads are missing.
-struct Assembled {
-    config: Arc<Config>,
-    registry: Registry,
-    signals: Signals,
-    snapshots: SnapshotHandle,
-    metrics: Metrics,
-    access_log: Arc<AccessLog>,
-    http: Bound,
-    admin: Option<Bound>,
-}
-
-impl Assembled {
-    fn run(self, stop: Stop, again: Stop, serving: impl FnOnce() + Send + Sync + 'static) {
-        if let Err(error) = self.access_log.start() {
-            warn!("access log: cannot start its writer: {error}");
-        }
-        let threads = self.config.server.threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
-        let conf = server_conf(&self.config, threads);
-        let mut server = Server::new_with_opt_and_conf(None, conf);
-        let drain = Arc::new(Drain::default());
-        let edge = |counted| {
-            Arc::new(HttpEdge {
-                snapshots: self.snapshots.clone(),
-                access_log: self.access_log.clone(),
-                counted,
-            })
-        };
-        let proxy = http_proxy(
-            &server.configuration,
-            Proxy::new(
-                self.snapshots.clone(),
-                self.access_log.clone(),
-                drain.announce(),
-            ),
-        );
-        let source: UpstreamSource = {
-            let snapshots = self.snapshots.clone();
-            Arc::new(move || snapshots.upstreams())
-        };
-        let discovery = Arc::new(Discovery::new(source.clone(), Arc::new(SystemResolver)));
-        let resolve = {
-            let discovery = discovery.clone();
-            Box::new(move || {
-                Box::pin(async move { discovery.resolve_all_once(RESOLVE_TIMEOUT).await }) as _
-            })
-        };
-        let reload = Arc::new(Reload {
-            snapshots: self.snapshots.clone(),
-            registry: self.registry,
-            metrics: self.metrics.clone(),
-            running: Mutex::new(()),
-        });
-        server.add_service(Listeners {
-            threads,
-            drain: drain.clone(),
-            traffic: vec![Listener {
-                metrics: self.metrics.listener(&self.http.text),
-                bound: self.http,
-                app: Arc::new(proxy),
-                edge: edge(true),
-            }],
-            admin: self.admin.map(|bound| Listener {
-                metrics: self.metrics.listener(&bound.text),
-                bound,
-                app: Arc::new(Admin::new(
-                    self.snapshots.clone(),
-                    self.metrics.clone(),
-                    drain.clone(),
-                    reload.clone(),
-                )),
-                edge: edge(false),
-            }),
-            before: Some(resolve),
-            serving: Some(Box::new(serving)),
-        });
-        let prober = Prober::new(source).probing_with(probe::factory());
-        server.add_service(background_service("health", prober));
-        server.add_service(background_service("names", Names { discovery }));
-        if self.signals == Signals::Heed {
-            server.add_service(background_service("reload", OnHangup { reload }));
-        }
-        server.run(RunArgs {
-            shutdown_signal: Box::new(StopWatch {
-                stop: Mutex::new(Some(stop)),
-                again: Mutex::new(Some(again)),
-                drain,
-                delay: self.config.server.drain_delay,
-                timeout: self.config.server.drain_timeout,
-            }),
-        });
-        self.access_log.flush(FLUSH_TIMEOUT);
-    }
-}
-
-/// The background resolution of endpoint names.
-struct Names {
-    discovery: Arc<Discovery>,
-}
-
-#[async_trait]
-impl BackgroundService for Names {
-    async fn start(&self, shutdown: ShutdownWatch) {
-        self.discovery.run(shutdown).await;
-    }
-}
-
-/// Pingora's own settings. Its retry loop counts tries and 0 answers nothing: it gets more than
-/// the retry decision ever allows (21 counted tries and one resend).
-fn server_conf(config: &Config, threads: usize) -> ServerConf {
-    ServerConf {
-        threads,
-        max_retries: 64,
-        upstream_keepalive_pool_size: config.max_connections.div_ceil(threads).max(128),
-        grace_period_seconds: Some(0),
-        graceful_shutdown_timeout_seconds: Some(0),
-        ..ServerConf::default()
-    }
 }
 
 fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Error> {
@@ -323,24 +205,27 @@ fn raise_descriptor_limit(max_connections: usize) {
     }
 }
 
-/// Done at the next TERM or INT. Made in the runtime that awaits it.
-fn signal() -> Stop {
-    Box::pin(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut term), Ok(mut int)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) else {
+/// Done at the first TERM or INT, and at the second. Both listen from when the first is awaited, so
+/// that none is missed in between.
+fn signals() -> (Stop, Stop) {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    type Streams = Option<(Signal, Signal)>;
+    let streams: Arc<tokio::sync::Mutex<Streams>> = Arc::default();
+    let next = |streams: Arc<tokio::sync::Mutex<Streams>>| async move {
+        let mut streams = streams.lock().await;
+        if streams.is_none() {
+            let term = signal(SignalKind::terminate());
+            *streams = term.ok().zip(signal(SignalKind::interrupt()).ok());
+        }
+        let Some((term, int)) = streams.as_mut() else {
             return std::future::pending().await;
         };
         tokio::select! {
             _ = term.recv() => info!("TERM received"),
             _ = int.recv() => info!("INT received"),
         }
-    })
+    };
+    (Box::pin(next(streams.clone())), Box::pin(next(streams)))
 }
 
-/// How long names may take at start before traffic is served without them.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

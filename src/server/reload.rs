@@ -14,10 +14,12 @@ use pingora_core::services::background::BackgroundService;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, HttpRoute};
 use crate::error::Error;
 use crate::filter::Registry;
+use crate::server::listener::{Change, Listener, Wanted, wanted};
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
 
@@ -26,6 +28,8 @@ pub struct Reload {
     pub snapshots: SnapshotHandle,
     pub registry: Registry,
     pub metrics: Metrics,
+    /// To the service that owns the sockets.
+    pub changes: mpsc::Sender<Change>,
     /// Held while one runs.
     pub running: Mutex<()>,
 }
@@ -36,13 +40,7 @@ impl Reload {
     pub fn run(&self) -> Result<Value, Error> {
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshots.load();
-        let result = self.build(&before);
-        let result = result.map(|after| {
-            let report = report(&before, &after);
-            self.metrics.config_generation(after.generation);
-            self.snapshots.swap(after);
-            report
-        });
+        let result = self.apply(&before);
         match &result {
             Ok(report) => {
                 self.metrics.config_reloaded(ReloadResult::Ok);
@@ -54,6 +52,37 @@ impl Reload {
             }
         }
         result
+    }
+
+    /// Everything that can fail comes before the swap: reading, compiling, binding.
+    fn apply(&self, before: &Snapshot) -> Result<Value, Error> {
+        let after = self.build(before)?;
+        let (old, new) = (wanted(&before.config), wanted(&after.config));
+        let is_in = |all: &[Wanted], one: &Wanted| all.iter().any(|w| w.identity == one.identity);
+        let mut add = Vec::new();
+        for wanted in new.iter().filter(|wanted| !is_in(&old, wanted)) {
+            add.push(Listener::bind(wanted, &self.metrics)?);
+        }
+        let gone: Vec<&Wanted> = old.iter().filter(|wanted| !is_in(&new, wanted)).collect();
+        let mut report = report(before, &after);
+        let texts = |all: &[&str]| json!(all);
+        report["listeners"] = json!({
+            "added": texts(&add.iter().map(|l| &*l.bound.text).collect::<Vec<_>>()),
+            "removed": texts(&gone.iter().map(|w| w.listen.text.as_str()).collect::<Vec<_>>()),
+        });
+        self.metrics.config_generation(after.generation);
+        self.snapshots.swap(after);
+        let (done, is_done) = oneshot::channel();
+        let change = Change {
+            add,
+            remove: gone.iter().map(|wanted| wanted.identity).collect(),
+            done,
+        };
+        // Both fail only when the gateway is stopping, and then listeners are going anyway.
+        if self.changes.blocking_send(change).is_ok() {
+            let _ = is_done.blocking_recv();
+        }
+        Ok(report)
     }
 
     fn build(&self, before: &Snapshot) -> Result<Snapshot, Error> {
@@ -108,13 +137,14 @@ fn same(a: &HttpRoute, b: &HttpRoute) -> bool {
 /// The keys whose new value is not in force before the next start.
 fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     let (old, new) = (&before.server, &after.server);
-    let listens = |config: &Config| config.admin.as_ref().map(|a| a.listen_addr.clone());
     [
-        ("listen_addr", before.listen_addr != after.listen_addr),
-        ("admin.listen_addr", listens(before) != listens(after)),
         ("server.threads", old.threads != new.threads),
         ("server.access_log", old.access_log != new.access_log),
         ("server.log_file", old.log_file != new.log_file),
+        ("server.pid_file", old.pid_file != new.pid_file),
+        ("server.upgrade_sock", old.upgrade_sock != new.upgrade_sock),
+        ("server.user", old.user != new.user),
+        ("server.group", old.group != new.group),
         (
             "server.drain_timeout_secs",
             old.drain_timeout != new.drain_timeout,

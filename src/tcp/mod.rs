@@ -1,3 +1,16 @@
-//! TCP through the gateway. This version serves no TCP route: `snapshot.rs` refuses them by name.
+//! TCP through the gateway: database sessions from accept to their log line.
+//!
+//! [`session`] is the life of one session in order: [`opening`] (its first bytes and its route),
+//! [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
+//! a client no in its own protocol, [`cancel`] finds the server of a Postgres CancelRequest,
+//! [`probe`] checks the health and the role of database servers.
 
+pub mod cancel;
+pub mod connect;
+pub mod opening;
 pub mod probe;
+pub mod refuse;
+pub mod relay;
+pub mod session;
+
+pub use session::{Accepted, Sessions};

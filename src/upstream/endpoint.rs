@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use tokio::time::Instant;
 
 use super::eject::Ejector;
+use super::warm::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
 
 /// Which endpoint of an upstream this is. Stays the same over reloads, for as long as the upstream
@@ -65,6 +66,7 @@ struct Vitals {
     ejector: Ejector,
     picks: AtomicU64,
     failures: AtomicU64,
+    warm: Shelf,
 }
 
 impl Endpoint {
@@ -88,6 +90,7 @@ impl Endpoint {
                 ejector: Ejector::new(),
                 picks: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
+                warm: Shelf::default(),
             }),
         })
     }
@@ -195,6 +198,22 @@ impl Endpoint {
 
     pub(super) fn ejector(&self) -> &Ejector {
         &self.vitals.ejector
+    }
+
+    /// Sockets connected ahead that wait for a client.
+    pub fn warm_sockets(&self) -> usize {
+        self.vitals.warm.len()
+    }
+
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.vitals.warm
+    }
+
+    /// How many sockets may be connected ahead without leases ever being refused for them.
+    pub(super) fn room_ahead(&self) -> usize {
+        self.spec
+            .max_connections
+            .map_or(usize::MAX, |max| max.saturating_sub(self.in_flight()))
     }
 
     pub(super) fn count_failure(&self) {

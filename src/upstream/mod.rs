@@ -10,7 +10,8 @@
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `lease`, [`budget`]
-//! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`peer`] (Pingora's peer).
+//! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
+//! [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
@@ -28,6 +29,7 @@ mod probe;
 mod ring;
 mod set;
 mod view;
+pub mod warm;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -281,6 +283,15 @@ impl Upstream {
     fn changed(&self) {
         self.lineage.changes.fetch_add(1, Ordering::SeqCst);
         self.lineage.limit.wake();
+    }
+
+    /// How many sockets may be connected ahead: none that a lease could want.
+    fn room_ahead(&self) -> usize {
+        match self.spec.max_connections {
+            _ if self.queued() > 0 => 0,
+            None => usize::MAX,
+            Some(max) => max.saturating_sub(self.in_flight()),
+        }
     }
 
     fn limit(&self) -> &Limit {

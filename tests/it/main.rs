@@ -3,6 +3,7 @@
 mod admin;
 mod balance;
 mod bodies;
+mod chaos;
 mod cli;
 mod config;
 mod deadlines;
@@ -13,7 +14,10 @@ mod layering;
 mod lifecycle;
 mod limits;
 mod probes;
+mod regression;
+mod reload;
 mod responses;
 mod retries;
+mod smuggling;
 mod strictness;
 mod support;

@@ -201,23 +201,6 @@ fn cookies_and_repeated_headers_pass_one_by_one() {
 }
 
 #[test]
-fn the_date_is_the_origins() {
-    let date = "Tue, 15 Nov 1994 08:12:31 GMT";
-    let origin = Origin::serve(move |request, conn| match request.target.as_str() {
-        "/dated" => conn.answer(200, &[("Date", date)], b""),
-        _ => conn.answer(200, &[], b""),
-    });
-    let gw = Gw::route(&[origin.url()], "");
-    let dated = gw.get("/dated");
-    assert_eq!(
-        dated.headers.all("date").collect::<Vec<_>>(),
-        [date],
-        "RFC 9110 6.6.1"
-    );
-    assert!(gw.get("/").headers.all("date").count() <= 1);
-}
-
-#[test]
 fn a_late_408_on_an_idle_connection_is_nobodys_answer() {
     let origin = Origin::serve(|_, conn| {
         conn.answer(200, &[], b"mine")?;

@@ -3,9 +3,9 @@
 //! Its own file because exit codes, signals and memory can only be seen from outside. Invariant: the
 //! child is killed when the value goes.
 
-use std::io::Read;
+use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,28 @@ use super::nginx::free_addr;
 pub struct Binary {
     child: Child,
     addr: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Binary {
     /// Starts the program on a free port with `keys` and waits until it accepts.
     #[track_caller]
     pub fn start(keys: &str) -> Binary {
+        Binary::start_with(keys, |folder| {
+            // A file: a pipe that nobody reads is soon full.
+            let file = File::create(folder.join("stderr")).expect("a file in it");
+            file.into()
+        })
+    }
+
+    /// As [`start`](Binary::start), with nobody who reads what it writes to stderr.
+    #[track_caller]
+    pub fn start_unread(keys: &str) -> Binary {
+        Binary::start_with(keys, |_| Stdio::piped())
+    }
+
+    #[track_caller]
+    fn start_with(keys: &str, stderr: impl Fn(&Path) -> Stdio) -> Binary {
         for _ in 0..10 {
             let (addr, folder) = (free_addr(), TempDir::new().expect("a temporary folder"));
             let file = folder.path().join("config.yml");
@@ -35,13 +50,13 @@ impl Binary {
                 .arg("-c")
                 .arg(&file)
                 .stdout(Stdio::null())
-                .stderr(Stdio::piped())
+                .stderr(stderr(folder.path()))
                 .spawn()
                 .expect("the built program starts");
             let mut binary = Binary {
                 child,
                 addr,
-                _folder: folder,
+                folder,
             };
             if binary.serves() {
                 return binary;
@@ -57,6 +72,17 @@ impl Binary {
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::connect(self.addr)
+    }
+
+    /// Puts other keys into its configuration file.
+    pub fn rewrite(&self, keys: &str) {
+        let text = config(&self.addr.to_string(), keys);
+        std::fs::write(self.folder.path().join("config.yml"), text).expect("the folder is there");
+    }
+
+    /// What it has written to stderr.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).expect("text")
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -86,9 +112,8 @@ impl Binary {
         let end = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(self.addr).is_err() {
             if let Ok(Some(status)) = self.child.try_wait() {
-                let mut text = String::new();
-                let stderr = self.child.stderr.as_mut().expect("it is piped");
-                stderr.read_to_string(&mut text).expect("text");
+                let stderr = self.folder.path().join("stderr");
+                let text = std::fs::read_to_string(stderr).expect("text");
                 assert_eq!(status.code(), Some(1), "the program does not start: {text}");
                 return false;
             }
@@ -111,7 +136,20 @@ impl Drop for Binary {
 /// Runs the program with `args` to its end; panics after ten seconds.
 #[track_caller]
 pub fn run(args: &[&str]) -> Output {
-    let mut child = program()
+    run_as(program(), args)
+}
+
+/// As [`run`], in `folder` and with `CONFIG_FILE` set.
+#[track_caller]
+pub fn run_in(folder: &Path, config_file: &str, args: &[&str]) -> Output {
+    let mut command = program();
+    command.current_dir(folder).env("CONFIG_FILE", config_file);
+    run_as(command, args)
+}
+
+#[track_caller]
+fn run_as(mut command: Command, args: &[&str]) -> Output {
+    let mut child = command
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -33,7 +33,9 @@ impl Gw {
         watch_workers();
         let folder = TempDir::new().expect("a temporary folder");
         let text = filled(yaml.as_ref(), &folder.path().join("access.log"));
-        let config = harbr_router::config::parse(&text, &folder.path().join("config.yml"))
+        let file = folder.path().join("config.yml");
+        std::fs::write(&file, &text).expect("a file in it");
+        let config = harbr_router::config::parse(&text, &file)
             .unwrap_or_else(|problems| panic!("{problems}\n{text}"));
         let running = Gateway::new(config)
             .spawn()
@@ -89,6 +91,14 @@ impl Gw {
         response.json()
     }
 
+    /// Puts another configuration into the file and asks for a reload.
+    #[track_caller]
+    pub fn reload(&self, yaml: impl AsRef<str>) -> Response {
+        let text = filled(yaml.as_ref(), &self.folder.path().join("access.log"));
+        std::fs::write(self.folder.path().join("config.yml"), text).expect("the folder is there");
+        Client::connect(self.admin_addr()).call("POST", "/reload", &[], b"")
+    }
+
     /// The access log, once it has at least `records` records.
     #[track_caller]
     pub fn access_log(&self, records: usize) -> Vec<serde_json::Value> {
@@ -119,6 +129,11 @@ impl Gw {
 
     /// Drains and stops; returns once everything has ended.
     pub fn stop(mut self) {
+        self.halt();
+    }
+
+    /// As [`stop`](Gw::stop), and the access log can be read afterwards.
+    pub fn halt(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
         }

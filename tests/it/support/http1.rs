@@ -149,7 +149,10 @@ pub fn read_body(
         },
         Framing::Chunked => loop {
             let line = line(stream, buffer)?;
-            let size = line.split(';').next().unwrap_or_default().trim();
+            let size = line.split(';').next().unwrap_or_default();
+            if !size.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(malformed("chunk size"));
+            }
             let size = u64::from_str_radix(size, 16).map_err(|_| malformed("chunk size"))?;
             if size == 0 {
                 while !self::line(stream, buffer)?.is_empty() {}

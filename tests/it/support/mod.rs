@@ -5,6 +5,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod conn;
 pub mod daemon;
 pub mod gateway;
 pub mod http1;
@@ -18,12 +19,13 @@ pub mod wait;
 
 pub use binary::Binary;
 pub use client::{Client, Failure};
+pub use conn::{Conn, Next};
 pub use gateway::{Gw, route, route_entry};
 pub use http1::Response;
 pub use load::Load;
 pub use mariadb::Mariadb;
 pub use nginx::Nginx;
-pub use origin::{Next, Origin, echoed};
+pub use origin::{Origin, echoed};
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use wait::{eventually, loaded, timed};

@@ -1,0 +1,164 @@
+//! The way to a server: turn in the queue, endpoint, socket; again elsewhere when it fails.
+//!
+//! Its own file because it is the only phase of a session that is retried. Invariants: all of it
+//! happens within `timeout_ms`; a client that leaves frees its place; nothing of the client's was
+//! sent when a try is repeated. Called by `session.rs`.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rand::Rng;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::config::Balance;
+use crate::error::Reason;
+use crate::route::TcpRoute;
+use crate::tcp::relay;
+use crate::upstream::warm::Warm;
+use crate::upstream::{EndpointId, Lease, Outcome, Pick};
+use crate::wire::sniff;
+
+/// A server connection, and what it took.
+pub struct Connected {
+    pub server: TcpStream,
+    pub lease: Lease,
+    pub warmth: Warmth,
+}
+
+/// Where a server connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warmth {
+    /// Connected ahead, never used.
+    Warm,
+    Fresh,
+}
+
+/// What is known of the tries so far, for the log.
+#[derive(Debug, Default)]
+pub struct Efforts {
+    pub tries: u32,
+    pub queued: Option<Duration>,
+    pub connect: Option<Duration>,
+    pub endpoint: Option<String>,
+    tried: Vec<EndpointId>,
+}
+
+/// Finds a server for a client of `route`.
+pub async fn connect(
+    route: &TcpRoute,
+    client: IpAddr,
+    warm: Option<&Warm>,
+    deadline: Instant,
+    efforts: &mut Efforts,
+) -> Result<Connected, Reason> {
+    loop {
+        let lease = pick(route, client, deadline, efforts).await?;
+        let endpoint = lease.endpoint().clone();
+        efforts.endpoint = Some(endpoint.label().to_owned());
+        efforts.tries += 1;
+        if let Some(server) = warm.and_then(|warm| warm.take(&endpoint)) {
+            route.metrics.warm_hit();
+            efforts.connect = Some(Duration::ZERO);
+            return Ok(Connected {
+                server,
+                lease,
+                warmth: Warmth::Warm,
+            });
+        }
+        if warm.is_some() {
+            route.metrics.warm_miss();
+        }
+        let started = Instant::now();
+        let patience = route
+            .tries
+            .connect_timeout
+            .min(deadline.saturating_duration_since(started));
+        let reason = match timeout(patience, TcpStream::connect(endpoint.addr())).await {
+            Ok(Ok(server)) => {
+                efforts.connect = Some(started.elapsed());
+                lease.record(Outcome::Ok);
+                // An error here means it is gone again, which the relay will see.
+                let _ = relay::tune(&server);
+                return Ok(Connected {
+                    server,
+                    lease,
+                    warmth: Warmth::Fresh,
+                });
+            }
+            Ok(Err(error)) => {
+                log::debug!("{}: cannot connect: {error}", endpoint.label());
+                Reason::ConnectFailed
+            }
+            Err(_) => Reason::ConnectTimeout,
+        };
+        efforts.tried.push(endpoint.id());
+        lease.finish(Outcome::ConnectFailed);
+        if Instant::now() >= deadline {
+            return Err(Reason::Timeout);
+        }
+        if efforts.tries > route.tries.retry_count {
+            return Err(reason);
+        }
+        route.metrics.retried(reason);
+        let pause = BACKOFF.min(deadline.saturating_duration_since(Instant::now()));
+        let pause = rand::rng().random_range(Duration::ZERO..=pause);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn pick(
+    route: &TcpRoute,
+    client: IpAddr,
+    deadline: Instant,
+    efforts: &mut Efforts,
+) -> Result<Lease, Reason> {
+    let want = Pick {
+        hash: matches!(route.upstream.spec().balance, Balance::Hash(_)).then(|| hash(client)),
+        avoid: &efforts.tried,
+        deadline,
+        target: route.target,
+    };
+    let lease = route.upstream.pick(want).await;
+    let lease = lease.map_err(|error| error.reason())?;
+    let queued = lease.queued_for();
+    if !queued.is_zero() {
+        *efforts.queued.get_or_insert_default() += queued;
+        route.metrics.queue_waited(queued.as_secs_f64());
+    }
+    Ok(lease)
+}
+
+fn hash(client: IpAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    client.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of
+/// an opening; a client that sent something and then closed its side is still waiting.
+pub async fn departure(stream: &mut TcpStream, first: &mut BytesMut) {
+    while first.len() < sniff::MAX_BYTES {
+        first.reserve(1024);
+        match stream.read_buf(first).await {
+            Ok(0) if first.is_empty() => return,
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+    std::future::pending().await
+}
+
+/// Connects to `addr` outside of any upstream's limits: for cancels.
+pub async fn directly(addr: SocketAddr) -> Option<TcpStream> {
+    let connect = timeout(DIRECT_PATIENCE, TcpStream::connect(addr)).await;
+    connect.ok()?.ok()
+}
+
+/// The longest pause before a try elsewhere.
+const BACKOFF: Duration = Duration::from_millis(25);
+const DIRECT_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,195 @@
+//! The opening of a session: what a client's first bytes say, up to the point where its route is
+//! known.
+//!
+//! Its own file because it is all the reading the gateway ever does of a session's bytes. Where the
+//! route needs none (one route on the listener that is not Postgres) nothing is awaited. Invariants:
+//! at most [`sniff::MAX_BYTES`] are held, at most `sniff_timeout` is waited, whatever the client
+//! sends and however slowly; what was read is passed on to the server unchanged. Called by
+//! `session.rs`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::DbType;
+use crate::error::Reason;
+use crate::route::{SslRequest, TcpRoute, TcpTable};
+use crate::wire::postgres::CancelKey;
+use crate::wire::proxy_protocol::{self, Parsed};
+use crate::wire::sniff::{self, Sniffed};
+use crate::wire::tls::{self, Hello};
+
+/// What a client wants.
+pub enum Opening {
+    /// A session on this route.
+    Session {
+        route: Arc<TcpRoute>,
+        tls: PostgresTls,
+    },
+    /// To end a query of another session.
+    Cancel(CancelKey),
+    /// Nothing that a route of this listener could give.
+    Unmatched,
+}
+
+/// How TLS stands with a Postgres client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostgresTls {
+    /// It did not ask.
+    No,
+    /// Its request goes to the server, which answers for itself.
+    Asked,
+    /// We said yes in the server's name; the server must say so too.
+    Promised,
+}
+
+/// Reads the PROXY header of a trusted peer, if it sends one. Returns the client it names.
+pub async fn proxy_header(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    until: Instant,
+) -> Result<Option<SocketAddr>, Reason> {
+    loop {
+        match proxy_protocol::parse(first) {
+            Parsed::Header(header) => {
+                first.advance(header.length);
+                return Ok(header.addresses.map(|addresses| addresses.source));
+            }
+            Parsed::Absent => return Ok(None),
+            Parsed::Malformed => return Err(Reason::BadRequest),
+            Parsed::NeedMore => {}
+        }
+        match read(stream, first, until).await {
+            // Silence: a peer that sends no header, with a protocol in which the server begins.
+            Err(Reason::SniffTimeout) if first.is_empty() => return Ok(None),
+            other => other?,
+        }
+    }
+}
+
+/// Finds the route of a client.
+pub async fn open(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    table: &TcpTable,
+    sniff_timeout: Duration,
+) -> Result<Opening, Reason> {
+    if let Some(route) = table.alone()
+        && route.db_type != DbType::Postgres
+    {
+        return Ok(session(route, PostgresTls::No));
+    }
+    let until = Instant::now() + sniff_timeout;
+    if first.is_empty()
+        && let Some(route) = table.server_first()
+    {
+        let patience = Instant::now() + SERVER_FIRST_DELAY.min(sniff_timeout);
+        match read(stream, first, patience).await {
+            Err(Reason::SniffTimeout) => return Ok(session(route, PostgresTls::No)),
+            other => other?,
+        }
+    }
+    // A client may ask for GSS encryption and for TLS, each once.
+    for _ in 0..=MAX_NEGOTIATIONS {
+        let sniffed = classify(stream, first, until).await?;
+        let answer = match (&sniffed, table.on_ssl_request()) {
+            (Sniffed::PostgresCancel(key), Some(_)) => return Ok(Opening::Cancel(key.clone())),
+            (Sniffed::PostgresGssenc, Some(_)) => b'N',
+            (Sniffed::PostgresSsl, Some(SslRequest::PassOn(route))) => {
+                return Ok(session(route, PostgresTls::Asked));
+            }
+            (Sniffed::PostgresSsl, Some(SslRequest::AskForName)) => {
+                return by_name(stream, first, table, until).await;
+            }
+            (Sniffed::PostgresSsl, Some(SslRequest::Decline)) => b'N',
+            _ => {
+                return Ok(table
+                    .select(&sniffed)
+                    .map_or(Opening::Unmatched, |route| session(route, PostgresTls::No)));
+            }
+        };
+        first.advance(NEGOTIATION_BYTES);
+        reply(stream, answer).await?;
+    }
+    Err(Reason::BadRequest)
+}
+
+/// Says yes to TLS and chooses by the server name of the ClientHello, which the server gets as it
+/// is: encryption stays between client and server.
+async fn by_name(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    table: &TcpTable,
+    until: Instant,
+) -> Result<Opening, Reason> {
+    first.advance(NEGOTIATION_BYTES);
+    if !first.is_empty() {
+        // Sent in clear before TLS stood: somebody in between may have (CVE-2021-23214).
+        return Err(Reason::BadRequest);
+    }
+    reply(stream, b'S').await?;
+    loop {
+        match tls::parse(first) {
+            Hello::Hello(hello) => {
+                return Ok(table
+                    .postgres_by_name(&hello)
+                    .map_or(Opening::Unmatched, |route| {
+                        session(route, PostgresTls::Promised)
+                    }));
+            }
+            Hello::NotTls => return Err(Reason::BadRequest),
+            Hello::NeedMore => read(stream, first, until).await?,
+        }
+    }
+}
+
+async fn classify(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    until: Instant,
+) -> Result<Sniffed, Reason> {
+    loop {
+        match sniff::classify(first) {
+            Sniffed::NeedMore => read(stream, first, until).await?,
+            sniffed => return Ok(sniffed),
+        }
+    }
+}
+
+/// Reads more of the opening.
+async fn read(stream: &mut TcpStream, first: &mut BytesMut, until: Instant) -> Result<(), Reason> {
+    if first.len() >= sniff::MAX_BYTES {
+        return Err(Reason::BadRequest);
+    }
+    first.reserve(READ_BYTES);
+    match timeout_at(until, stream.read_buf(first)).await {
+        Err(_) => Err(Reason::SniffTimeout),
+        Ok(Ok(0) | Err(_)) => Err(Reason::ClientClosed),
+        Ok(Ok(_)) => Ok(()),
+    }
+}
+
+async fn reply(stream: &mut TcpStream, answer: u8) -> Result<(), Reason> {
+    // One byte into an empty send buffer cannot block.
+    let written = stream.write_all(&[answer]).await;
+    written.map_err(|_| Reason::ClientClosed)
+}
+
+fn session(route: &Arc<TcpRoute>, tls: PostgresTls) -> Opening {
+    Opening::Session {
+        route: route.clone(),
+        tls,
+    }
+}
+
+/// How long silence must last to mean that the client waits for the server's greeting.
+pub const SERVER_FIRST_DELAY: Duration = Duration::from_millis(200);
+/// SSLRequest and GSSENCRequest are eight bytes.
+const NEGOTIATION_BYTES: usize = 8;
+const MAX_NEGOTIATIONS: usize = 2;
+const READ_BYTES: usize = 1024;

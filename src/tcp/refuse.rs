@@ -1,0 +1,114 @@
+//! Telling a client no, in its own protocol.
+//!
+//! Its own file because it is the only place that decides which refusal a reason is; the bytes are
+//! `wire/refusal.rs`'s. Invariants: a refusal takes at most a few seconds and reads a bounded
+//! amount; it lingers, so that the client reads it before the connection is closed. Called by
+//! `session.rs` and the listener.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::DbType;
+use crate::error::Reason;
+use crate::wire::postgres;
+use crate::wire::refusal::{Refusal, Refuser, Step};
+
+/// Refuses the client of a route, which ended with `reason` before a server connection stood.
+/// `first` is what it sent so far.
+pub async fn client(stream: TcpStream, db_type: DbType, reason: Reason, first: &[u8]) {
+    let Some(refusal) = refusal(reason) else {
+        return;
+    };
+    let refuser = Refuser::new(db_type, refusal, reason.as_str());
+    tell(stream, refuser, first).await;
+}
+
+/// Refuses a client that no route is for.
+pub async fn unmatched(stream: TcpStream, first: &[u8]) -> Reason {
+    let refuser = Refuser::sniffing(Refusal::NoRoute, Reason::Unmatched.as_str());
+    tell(stream, refuser, first).await;
+    Reason::Unmatched
+}
+
+/// Refuses a client over `max_connections`; `db_type` where the listener has one route.
+pub async fn too_many(stream: TcpStream, db_type: Option<DbType>) {
+    let why = Reason::TooManyConnections.as_str();
+    let refuser = match db_type {
+        Some(db_type) => Refuser::new(db_type, Refusal::TooManyConnections, why),
+        None => Refuser::sniffing(Refusal::TooManyConnections, why),
+    };
+    tell(stream, refuser, b"").await;
+}
+
+/// Says goodbye to a client whose session is over although neither side ended it. Only Postgres
+/// has a word for that, and only between two queries: `last` are the last bytes of its server.
+pub async fn goodbye(
+    mut stream: TcpStream,
+    db_type: DbType,
+    reason: Reason,
+    last: Option<[u8; 6]>,
+) {
+    if db_type != DbType::Postgres || last != Some(READY_AND_IDLE) {
+        return;
+    }
+    let why = "terminating connection due to administrator command";
+    let message = postgres::error_response("57P01", &format!("{why} ({reason})"));
+    let _ = timeout(PATIENCE, stream.write_all(&message)).await;
+    let _ = timeout(PATIENCE, stream.shutdown()).await;
+}
+
+/// Which refusal a reason is. `None`: nobody is there to hear it.
+fn refusal(reason: Reason) -> Option<Refusal> {
+    match reason {
+        Reason::QueueTimeout => Some(Refusal::QueueTimeout),
+        Reason::TooManyConnections => Some(Refusal::TooManyConnections),
+        Reason::Drained | Reason::HandedOver => Some(Refusal::ShuttingDown),
+        Reason::Unmatched | Reason::NoRoute => Some(Refusal::NoRoute),
+        Reason::ClientClosed => None,
+        _ => Some(Refusal::Unavailable),
+    }
+}
+
+async fn tell(mut stream: TcpStream, mut refuser: Refuser, first: &[u8]) {
+    let talk = async {
+        let mut step = refuser.advance(first);
+        let mut buffer = [0; 1024];
+        for _ in 0..MAX_STEPS {
+            match step {
+                Step::Done(last) => {
+                    stream.write_all(&last).await?;
+                    break;
+                }
+                Step::Send(bytes) => {
+                    stream.write_all(&bytes).await?;
+                    step = refuser.advance(b"");
+                    if !matches!(step, Step::NeedMore) {
+                        continue;
+                    }
+                }
+                Step::NeedMore => {}
+            }
+            let read = stream.read(&mut buffer).await?;
+            if read == 0 {
+                break;
+            }
+            step = refuser.advance(&buffer[..read]);
+        }
+        stream.shutdown().await?;
+        // What the client sent meanwhile would turn our close into a reset, and it would never
+        // read what it was told.
+        while stream.read(&mut buffer).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    };
+    let _ = timeout(PATIENCE, talk).await;
+}
+
+/// ReadyForQuery outside of a transaction (PostgreSQL, "Message Formats").
+const READY_AND_IDLE: [u8; 6] = *b"Z\0\0\0\x05I";
+/// For a client to read its refusal and go.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Reads of a client that negotiates on and on.
+const MAX_STEPS: usize = 64;

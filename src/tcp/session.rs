@@ -1,0 +1,373 @@
+//! One TCP session from accept to its log line: open, lease, connect, relay, end.
+//!
+//! Its own file because it is the whole life of a session in the order in which it happens.
+//! Invariants: a session owns both sockets from end to end; a socket that carried a client's bytes
+//! is never given to another; a client that cannot be served gets its protocol's own refusal; a
+//! session lives in the snapshot it started with, and ends with exactly one reason. Nothing of its
+//! payload is logged; of an unmatched start at most 16 bytes. Called by the listener.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::config::{DbType, TcpProxy};
+use crate::error::Reason;
+use crate::route::{TcpRoute, TcpTable};
+use crate::snapshot::Snapshot;
+use crate::tcp::cancel::{self, Cancels};
+use crate::tcp::connect::{self, Connected, Efforts, Warmth};
+use crate::tcp::opening::{self, Opening, PostgresTls};
+use crate::tcp::refuse;
+use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, Seen, SilentClient};
+use crate::telemetry::{AccessLog, Record};
+use crate::upstream::warm::{Policy, Warm};
+use crate::upstream::{Lease, Outcome};
+use crate::wire::postgres::{self, Progress, StartupTracker};
+use crate::wire::proxy_protocol::{self, Addresses};
+
+/// What all sessions of a gateway share.
+pub struct Sessions {
+    pub access_log: Arc<AccessLog>,
+    pub warm: Arc<Warm>,
+    pub pipes: Arc<Pipes>,
+    pub cancels: Cancels,
+    /// Turns true when a drain has waited long enough.
+    pub cut: watch::Receiver<bool>,
+}
+
+/// A connection as the listener accepted it.
+pub struct Accepted {
+    pub stream: TcpStream,
+    pub client: SocketAddr,
+    /// The listener's address as written.
+    pub listener: Arc<str>,
+    pub table: Arc<TcpTable>,
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// What is known of a session, for its log line.
+struct Story {
+    started: Instant,
+    client: SocketAddr,
+    listener: Arc<str>,
+    route: Option<Arc<TcpRoute>>,
+    efforts: Efforts,
+    up: u64,
+    down: u64,
+}
+
+impl Sessions {
+    /// Carries one connection to its end.
+    pub async fn serve(&self, accepted: Accepted) -> Reason {
+        let mut story = Story {
+            started: Instant::now(),
+            client: accepted.client,
+            listener: accepted.listener.clone(),
+            route: None,
+            efforts: Efforts::default(),
+            up: 0,
+            down: 0,
+        };
+        let reason = self.carry(accepted, &mut story).await;
+        self.record(&story, reason);
+        reason
+    }
+
+    async fn carry(&self, accepted: Accepted, story: &mut Story) -> Reason {
+        let Accepted {
+            mut stream,
+            client,
+            table,
+            snapshot,
+            ..
+        } = accepted;
+        // Fails only for a socket that is gone, which the next read tells.
+        let _ = relay::tune(&stream);
+        let mut first = BytesMut::new();
+        let config = &snapshot.config;
+        let sniff_timeout = config.tcp_proxy.sniff_timeout;
+        if config.trusts(client.ip()) {
+            let patience = match table.server_first() {
+                Some(_) => opening::SERVER_FIRST_DELAY.min(sniff_timeout),
+                None => sniff_timeout,
+            };
+            let until = Instant::now() + patience;
+            match opening::proxy_header(&mut stream, &mut first, until).await {
+                Ok(Some(named)) => story.client = named,
+                Ok(None) => {}
+                Err(reason) => return reason,
+            }
+        }
+        let opened = opening::open(&mut stream, &mut first, &table, sniff_timeout).await;
+        let (route, tls) = match opened {
+            Ok(Opening::Session { route, tls }) => (route, tls),
+            Ok(Opening::Cancel(key)) => {
+                cancel::carry(&key, &self.cancels, &table, stream).await;
+                return Reason::Ok;
+            }
+            Ok(Opening::Unmatched) => {
+                let start = &first[..first.len().min(16)];
+                log::debug!("{}: no route for {start:02x?}", story.listener);
+                return refuse::unmatched(stream, &first).await;
+            }
+            Err(reason) => return reason,
+        };
+        story.route = Some(route.clone());
+        let session = route.metrics.session();
+        let settings = &config.tcp_proxy;
+        let reason = self
+            .session(&route, settings, stream, first, tls, story)
+            .await;
+        session.finished(reason);
+        reason
+    }
+
+    /// A session whose route is known.
+    async fn session(
+        &self,
+        route: &TcpRoute,
+        settings: &TcpProxy,
+        mut stream: TcpStream,
+        mut first: BytesMut,
+        tls: PostgresTls,
+        story: &mut Story,
+    ) -> Reason {
+        let deadline = Instant::now() + route.tries.timeout;
+        let warm = Policy::of(route.db_type, settings.max_idle_time)
+            .filter(|_| settings.connection_pooling)
+            .map(|_| self.warm.as_ref());
+        let connecting =
+            connect::connect(route, story.client.ip(), warm, deadline, &mut story.efforts);
+        let connected = tokio::select! {
+            biased;
+            connected = connecting => connected,
+            () = connect::departure(&mut stream, &mut first) => return Reason::ClientClosed,
+        };
+        let Connected {
+            mut server,
+            lease,
+            warmth,
+        } = match connected {
+            Ok(connected) => connected,
+            Err(reason) => {
+                refuse::client(stream, route.db_type, reason, &first).await;
+                return reason;
+            }
+        };
+        if tls == PostgresTls::Promised && !server_takes_tls(&mut server, deadline).await {
+            lease.finish(Outcome::Failed);
+            return Reason::UpstreamError;
+        }
+        let to_server = to_server(route, story.client, &stream, &first);
+        let ended = self
+            .relay(route, stream, server, &lease, to_server, tls, warmth, story)
+            .await;
+        let ended = match ended.rest {
+            Rest::Unanswered { client, sent } => {
+                self.replace(route, client, lease, sent, tls, deadline, story)
+                    .await
+            }
+            rest => (ended.reason, rest, lease),
+        };
+        let (reason, rest, lease) = ended;
+        if let Rest::Open {
+            client,
+            server,
+            cut: false,
+            last,
+        } = rest
+        {
+            drop(server);
+            refuse::goodbye(client, route.db_type, reason, last).await;
+        }
+        lease.finish(Outcome::Neutral);
+        reason
+    }
+
+    /// A warm socket was dead before any byte came back: once, and unseen by the client, a fresh
+    /// one takes its place.
+    #[expect(clippy::too_many_arguments, reason = "all of one session's state")]
+    async fn replace(
+        &self,
+        route: &TcpRoute,
+        client: TcpStream,
+        lease: Lease,
+        sent: Bytes,
+        tls: PostgresTls,
+        deadline: Instant,
+        story: &mut Story,
+    ) -> (Reason, Rest, Lease) {
+        let patience = route.tries.connect_timeout;
+        let patience = patience.min(deadline.saturating_duration_since(Instant::now()));
+        let fresh = timeout(patience, TcpStream::connect(lease.endpoint().addr())).await;
+        let Ok(Ok(server)) = fresh else {
+            lease.record(Outcome::ConnectFailed);
+            refuse::client(client, route.db_type, Reason::ConnectFailed, &sent).await;
+            return (Reason::ConnectFailed, Rest::Closed, lease);
+        };
+        let _ = relay::tune(&server);
+        lease.record(Outcome::Ok);
+        let ended = self
+            .relay(
+                route,
+                client,
+                server,
+                &lease,
+                sent,
+                tls,
+                Warmth::Fresh,
+                story,
+            )
+            .await;
+        (ended.reason, ended.rest, lease)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of one session's state")]
+    async fn relay(
+        &self,
+        route: &TcpRoute,
+        client: TcpStream,
+        server: TcpStream,
+        lease: &Lease,
+        to_server: Bytes,
+        tls: PostgresTls,
+        warmth: Warmth,
+        story: &mut Story,
+    ) -> Ended {
+        let count = |direction, bytes| route.metrics.bytes(direction, bytes);
+        let registered = Mutex::new(None);
+        let mut relay = Relay::new(&count);
+        relay.idle_timeout = route.idle_timeout;
+        relay.pipes = Some(self.pipes.clone());
+        relay.to_server = to_server;
+        if route.db_type == DbType::Mysql {
+            relay.silent_client = SilentClient::Reset;
+        }
+        if warmth == Warmth::Warm {
+            relay.keep_unanswered = KEEP_UNANSWERED;
+        }
+        if route.db_type == DbType::Postgres && tls != PostgresTls::Promised {
+            let addr = lease.endpoint().addr();
+            let mut login = Login::new(tls);
+            let registered = &registered;
+            relay.on_server_bytes = Some(Box::new(move |bytes| {
+                let seen = login.see(bytes);
+                if let Some(key) = login.key() {
+                    let entry = self.cancels.register(key, addr);
+                    *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+                }
+                seen
+            }));
+        }
+        let mut cut = self.cut.clone();
+        let stop = async move {
+            if cut.wait_for(|cut| *cut).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let ended = relay.run(client, server, stop).await;
+        story.up += ended.up;
+        story.down += ended.down;
+        if ended.reason == Reason::UpstreamReset {
+            lease.record(Outcome::Failed);
+        }
+        ended
+    }
+
+    fn record(&self, story: &Story, reason: Reason) {
+        if !self.access_log.is_on() {
+            return;
+        }
+        let route = story.route.as_ref();
+        self.access_log.log(&Record {
+            client: Some(story.client),
+            route: route.map_or("-", |route| &route.label),
+            upstream: route.map_or("", |route| route.upstream.label()),
+            endpoint: story.efforts.endpoint.as_deref().unwrap_or(""),
+            protocol: route.map_or("", |route| route.db_type.as_str()),
+            bytes_in: story.up,
+            bytes_out: story.down,
+            tries: story.efforts.tries,
+            queue: story.efforts.queued,
+            connect: story.efforts.connect,
+            total: story.started.elapsed(),
+            ..Record::new(&story.listener, reason)
+        });
+    }
+}
+
+/// Watches a Postgres login in clear for the key that cancels the session's queries.
+struct Login {
+    tracker: StartupTracker,
+    /// The server's one-byte answer to SSLRequest is still to come.
+    answer_due: bool,
+    reported: bool,
+}
+
+impl Login {
+    fn new(tls: PostgresTls) -> Login {
+        Login {
+            tracker: StartupTracker::new(),
+            answer_due: tls == PostgresTls::Asked,
+            reported: false,
+        }
+    }
+
+    fn see(&mut self, mut bytes: &[u8]) -> Seen {
+        if self.answer_due
+            && let Some((answer, rest)) = bytes.split_first()
+        {
+            if *answer == b'S' {
+                return Seen::Enough;
+            }
+            self.answer_due = false;
+            bytes = rest;
+        }
+        match self.tracker.advance(bytes) {
+            Progress::Going => Seen::More,
+            Progress::Ready | Progress::Refused(_) | Progress::Malformed => Seen::Enough,
+        }
+    }
+
+    /// The key, the first time it is known.
+    fn key(&mut self) -> Option<&postgres::CancelKey> {
+        if self.reported {
+            return None;
+        }
+        let key = self.tracker.cancel_key()?;
+        self.reported = true;
+        Some(key)
+    }
+}
+
+/// What the server gets before the relay begins.
+fn to_server(route: &TcpRoute, client: SocketAddr, stream: &TcpStream, first: &[u8]) -> Bytes {
+    let Some(version) = route.proxy_protocol else {
+        return Bytes::copy_from_slice(first);
+    };
+    let addresses = Addresses {
+        source: client,
+        destination: stream.local_addr().unwrap_or(client),
+    };
+    let mut bytes = BytesMut::from(proxy_protocol::write(version, addresses).as_slice());
+    bytes.put_slice(first);
+    bytes.freeze()
+}
+
+/// We told the client `S`: now the server must. Exactly its one byte is read.
+async fn server_takes_tls(server: &mut TcpStream, deadline: Instant) -> bool {
+    let ask = async {
+        server.write_all(&postgres::SSL_REQUEST).await?;
+        server.read_u8().await
+    };
+    matches!(tokio::time::timeout_at(deadline, ask).await, Ok(Ok(b'S')))
+}
+
+/// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
+/// noticed is told that its server is gone.
+const KEEP_UNANSWERED: usize = 16 * 1024;
