@@ -49,7 +49,7 @@ impl Checks {
         let text = format!(
             "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 3000\nmax_connections: 10\n\
              tcp_proxy: {{enabled: true}}\nroutes:\n  db:\n    upstream: {urls:?}\n    \
-             health_check: {{interval_ms: 50, timeout_ms: 2000, unhealthy_after: 2{check}}}\n"
+             health_check: {{interval_ms: 20, timeout_ms: 2000, unhealthy_after: 2{check}}}\n"
         );
         let config = config::parse(&text, Path::new("c.yml")).expect("a correct file");
         let upstream = Upstream::new(Arc::clone(&config.tcp_routes[0].upstream), None);
