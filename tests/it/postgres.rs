@@ -1,6 +1,9 @@
 //! PostgreSQL through the gateway: real servers, and psql, pgbench and psycopg as clients.
 
+mod cancel;
+mod selection;
 mod sessions;
+mod tls;
 
 use std::net::SocketAddr;
 

@@ -178,6 +178,14 @@ impl Postgres {
             .unwrap_or_else(|| program(name, &[], "postgresql"))
     }
 
+    /// Its certificate, which it signed itself, for `localhost`. A file that anybody may read.
+    pub fn certificate(&self) -> PathBuf {
+        let readable = self.folder.path().join("readable.crt");
+        std::fs::copy(self.folder.path().join("data/server.crt"), &readable)
+            .expect("every server has one");
+        readable
+    }
+
     /// The log of the server.
     pub fn log(&self) -> String {
         let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
