@@ -141,7 +141,8 @@ impl TcpTable {
             })
         });
         named.or_else(|| {
-            let mut unnamed = candidates().filter(|route| route.matches.sni.is_none());
+            // What else a route asks for is said inside of TLS.
+            let mut unnamed = candidates().filter(|route| route.matches == TcpMatch::default());
             // Two of them cannot be told apart by this hello: the default decides.
             unnamed.next().filter(|_| unnamed.next().is_none())
         })
@@ -166,8 +167,12 @@ pub enum SslRequest<'t> {
     Decline,
 }
 
-/// How many conditions a route has, all of which the login meets.
+/// How many conditions a route has, all of which the login meets. A login in clear has no server
+/// name to meet one.
 fn asked(matches: &TcpMatch, startup: &StartupMessage) -> Option<usize> {
+    if matches.sni.is_some() {
+        return None;
+    }
     let conditions = [
         (&matches.database, &startup.database),
         (&matches.user, &startup.user),
