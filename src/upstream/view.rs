@@ -424,7 +424,8 @@ mod tests {
     /// Who is picked for `target`, each once; empty when nobody can be.
     async fn with_target(upstream: &Arc<Upstream>, target: Target) -> Vec<u8> {
         let mut picked = Vec::new();
-        for _ in 0..20 {
+        // Enough for a random choice to leave nobody out.
+        for _ in 0..200 {
             match upstream.pick(of(target)).await {
                 Ok(lease) => picked.push(number(&lease)),
                 Err(error) => assert_eq!(error, PickError::NoHealthyEndpoint),
