@@ -353,13 +353,17 @@ fn proxy(kind: &str, server: SocketAddr) -> io::Result<()> {
                     let count = |direction, bytes| {
                         counted[direction as usize].fetch_add(bytes, Ordering::Relaxed);
                     };
-                    let mut relay = Relay::new(&count);
-                    relay.pipes = Some(pipes);
                     let stop = pin!(async {
                         // Nobody stops this one.
                         let _stopped = stopped.wait_for(|stop| *stop).await;
                     });
-                    relay.run(client, server, stop).await;
+                    // A block of its own, so that the task has no room for what is used up.
+                    {
+                        let mut relay = Relay::new(&count);
+                        relay.pipes = Some(pipes);
+                        relay.run(client, server, stop)
+                    }
+                    .await;
                 } else {
                     tokio::io::copy_bidirectional(&mut client, &mut server).await?;
                 }

@@ -132,6 +132,9 @@ impl<'a> Relay<'a> {
 
     /// Relays until both sides have ended, one breaks, time is up, or `stop` is ready (`pin!` it: a
     /// future that is moved in would be stored twice). Both streams should be [tuned](tune).
+    ///
+    /// 430 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
+    /// `await` has no room for that, too.
     pub fn run<S>(
         self,
         client: TcpStream,
