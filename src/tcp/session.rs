@@ -138,7 +138,7 @@ impl Sessions {
         let connected = tokio::select! {
             biased;
             connected = connecting => connected,
-            () = connect::departure(&mut stream, &mut first) => return Reason::ClientClosed,
+            () = connect::departure(&mut stream, &mut first, route.db_type) => return Reason::ClientClosed,
         };
         let Connected {
             mut server,
