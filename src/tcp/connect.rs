@@ -47,16 +47,24 @@ pub struct Efforts {
     tried: Vec<EndpointId>,
 }
 
-/// Finds a server for a client of `route`.
+/// Finds a server for a client of `route`. `waiting` is that client, and what it has sent: it is
+/// watched while it waits for its turn. A connect that has begun is not broken off when it leaves,
+/// because some servers hold that against us.
 pub async fn connect(
     route: &TcpRoute,
     client: IpAddr,
+    waiting: (&mut TcpStream, &mut BytesMut),
     warm: Option<&Warm>,
     deadline: Instant,
     efforts: &mut Efforts,
 ) -> Result<Connected, Reason> {
+    let (stream, first) = waiting;
     loop {
-        let lease = pick(route, client, deadline, efforts).await?;
+        let lease = tokio::select! {
+            biased;
+            lease = pick(route, client, deadline, efforts) => lease?,
+            () = departure(stream, first, route.db_type) => return Err(Reason::ClientClosed),
+        };
         let endpoint = lease.endpoint().clone();
         efforts.endpoint = Some(endpoint.label().to_owned());
         efforts.tries += 1;
@@ -145,7 +153,7 @@ fn hash(client: IpAddr) -> u64 {
 /// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of
 /// an opening. A client that sent something and then closed its direction may still wait for the
 /// answer, in a protocol in which that is all it has to say.
-pub async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_type: DbType) {
+async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_type: DbType) {
     let one_word = matches!(db_type, DbType::Redis | DbType::Tcp) || db_type.speaks_http();
     while first.len() < sniff::MAX_BYTES {
         first.reserve(1024);

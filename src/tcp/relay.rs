@@ -74,13 +74,14 @@ pub enum Seen {
     Enough,
 }
 
-/// What the server hears of a client that ends before its first byte.
+/// What becomes of the server of a client that ends or breaks before its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SilentClient {
-    /// Its end, like any other.
+    /// It hears of it, like any other.
     PassEnd,
-    /// A reset at once. For MySQL and MariaDB, which otherwise count an abandoned handshake.
-    Reset,
+    /// It hears nothing and is handed back ([`Rest::Abandoned`]). For MySQL and MariaDB, which
+    /// count a handshake that ends, however it ends, against our address.
+    HandBack,
 }
 
 /// How a session ended.
@@ -117,6 +118,8 @@ pub enum Rest {
         /// they were spliced.
         last: Option<[u8; 6]>,
     },
+    /// The client left without a byte; the server has not been told.
+    Abandoned { server: TcpStream },
     /// The server went before it sent a byte. `sent` is all that came from the client.
     Unanswered { client: TcpStream, sent: Bytes },
 }
@@ -187,7 +190,7 @@ enum End {
     ClientFailed,
     /// The server broke.
     ServerFailed,
-    /// The client left without a byte, and the server is to be reset.
+    /// The client left without a byte, and the server is to be handed back.
     ClientSilent,
     /// The server left without a byte, and what the client sent is kept.
     Unanswered,
@@ -290,11 +293,11 @@ impl<'a> Session<'a> {
                 None
             }
             (_, Step::Moved | Step::Pending) => None,
-            (Direction::Upstream, Step::Ended) => {
-                let silent = self.up.taken() == 0 && self.silent_client == SilentClient::Reset;
-                silent.then_some(End::ClientSilent)
-            }
+            (Direction::Upstream, Step::Ended) => self.is_silent().then_some(End::ClientSilent),
             (Direction::Downstream, Step::Ended) => self.up.keeps().then_some(End::Unanswered),
+            (Direction::Upstream, Step::SourceFailed) if self.is_silent() => {
+                Some(End::ClientSilent)
+            }
             (Direction::Upstream, Step::SourceFailed) => Some(End::ClientFailed),
             (Direction::Downstream, Step::SourceFailed) => Some(if self.up.keeps() {
                 End::Unanswered
@@ -308,6 +311,11 @@ impl<'a> Session<'a> {
                 (self.up.is_over() && self.down.is_over()).then_some(End::Over)
             }
         }
+    }
+
+    /// Whether the client has said nothing, and its server is to be handed back for that.
+    fn is_silent(&self) -> bool {
+        self.up.taken() == 0 && self.silent_client == SilentClient::HandBack
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -365,10 +373,11 @@ impl<'a> Session<'a> {
                 }
                 (over.unwrap_or(Reason::Ok), Rest::Closed)
             }
-            (End::ClientFailed | End::ClientSilent, _) => {
+            (End::ClientFailed, _) => {
                 close_with_reset(server);
                 (Reason::ClientClosed, Rest::Closed)
             }
+            (End::ClientSilent, _) => (Reason::ClientClosed, Rest::Abandoned { server }),
             (End::Unanswered, Some(sent)) => {
                 (Reason::UpstreamReset, Rest::Unanswered { client, sent })
             }

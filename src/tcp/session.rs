@@ -133,13 +133,15 @@ impl Sessions {
         let warm = Policy::of(route.db_type, settings.max_idle_time)
             .filter(|_| settings.connection_pooling)
             .map(|_| self.warm.as_ref());
-        let connecting =
-            connect::connect(route, story.client.ip(), warm, deadline, &mut story.efforts);
-        let connected = tokio::select! {
-            biased;
-            connected = connecting => connected,
-            () = connect::departure(&mut stream, &mut first, route.db_type) => return Reason::ClientClosed,
-        };
+        let connected = connect::connect(
+            route,
+            story.client.ip(),
+            (&mut stream, &mut first),
+            warm,
+            deadline,
+            &mut story.efforts,
+        )
+        .await;
         let Connected {
             mut server,
             lease,
@@ -167,15 +169,18 @@ impl Sessions {
             rest => (ended.reason, rest, lease),
         };
         let (reason, rest, lease) = ended;
-        if let Rest::Open {
-            client,
-            server,
-            cut: false,
-            last,
-        } = rest
-        {
-            drop(server);
-            refuse::goodbye(client, route.db_type, reason, last).await;
+        match rest {
+            Rest::Open {
+                client,
+                server,
+                cut: false,
+                last,
+            } => {
+                drop(server);
+                refuse::goodbye(client, route.db_type, reason, last).await;
+            }
+            Rest::Abandoned { server } => refuse::leave_mysql(server).await,
+            Rest::Open { .. } | Rest::Closed | Rest::Unanswered { .. } => {}
         }
         lease.finish(Outcome::Neutral);
         reason
@@ -238,7 +243,7 @@ impl Sessions {
         relay.pipes = Some(self.pipes.clone());
         relay.to_server = to_server;
         if route.db_type == DbType::Mysql {
-            relay.silent_client = SilentClient::Reset;
+            relay.silent_client = SilentClient::HandBack;
         }
         if warmth == Warmth::Warm {
             relay.keep_unanswered = KEEP_UNANSWERED;

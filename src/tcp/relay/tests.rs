@@ -661,16 +661,29 @@ async fn who_leaves_without_a_word_is_named_in_the_reason() {
 }
 
 #[tokio::test]
-async fn a_silent_client_resets_the_server_where_that_is_asked_for() {
-    let mut session = start(|relay| relay.silent_client = SilentClient::Reset).await;
-    says(&mut session.server, b"greeting").await;
-    hears(&mut session.client, b"greeting").await;
-    session.client.shutdown().await.unwrap();
-    hears_a_reset(&mut session.server).await;
-    assert_eq!(session.ended().await.0.reason, Reason::ClientClosed);
+async fn the_server_of_a_silent_client_is_handed_back_where_that_is_asked_for() {
+    for leave in [drop as Leave, close_with_reset] {
+        let mut session = start(|relay| relay.silent_client = SilentClient::HandBack).await;
+        says(&mut session.server, b"greeting").await;
+        hears(&mut session.client, b"greeting").await;
+        let Session {
+            client,
+            mut server,
+            relay,
+            ..
+        } = session;
+        leave(client);
+        let ended = soon(relay).await.unwrap();
+        assert_eq!(ended.reason, Reason::ClientClosed);
+        let Rest::Abandoned { server: mut ours } = ended.rest else {
+            panic!("{:?}", ended.rest);
+        };
+        ours.write_all(b"farewell").await.unwrap();
+        hears(&mut server, b"farewell").await;
+    }
 
     // One that has said something ends like any other.
-    let mut session = start(|relay| relay.silent_client = SilentClient::Reset).await;
+    let mut session = start(|relay| relay.silent_client = SilentClient::HandBack).await;
     says(&mut session.client, b"login").await;
     session.client.shutdown().await.unwrap();
     hears(&mut session.server, b"login").await;
