@@ -2,7 +2,7 @@
 //!
 //! Its own implementation because Pingora's gives each service a runtime, cannot change listeners
 //! while it runs, and panics in a task when a bind fails. Invariants: sockets are bound by
-//! [`bind`] before any runtime exists, so a taken port is an ordinary error; all accept loops and
+//! `bind` before any runtime exists, so a taken port is an ordinary error; all accept loops and
 //! connections run in this service's one multi-thread runtime; a connection is counted before it
 //! is spawned and uncounted by Drop. `server/mod.rs` adds it to the Pingora server.
 
