@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod daemon;
 mod deadlines;
+mod deploy;
 mod docs;
 mod forwarding;
 mod health;
