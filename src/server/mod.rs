@@ -95,6 +95,7 @@ impl Gateway {
     }
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
+    /// The process stays its owner's: no pid file, no change of account, no signals.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
         self.assemble(None)?.run(stop, again, || {});
         Ok(())
@@ -128,7 +129,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Runs in threads of its own; returns once it serves.
+    /// Runs in threads of its own; returns once it serves. The process stays its owner's, as in
+    /// [`run_until`](Gateway::run_until).
     pub fn spawn(self) -> Result<Running, Error> {
         let assembled = self.assemble(None)?;
         let listening = assembled
@@ -162,6 +164,13 @@ impl Gateway {
     fn assemble(self, signals: Option<Signals>) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
+        if signals.is_none()
+            && (self.config.server.user.is_some() || self.config.server.group.is_some())
+        {
+            warn!(
+                "server.user and server.group are left to the process that this gateway is part of"
+            );
+        }
         let access_log = open_access_log(&self.config, &metrics)?;
         let listeners = wanted(&self.config)
             .iter()
