@@ -115,18 +115,21 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn serve(args: &Args) -> Result<ExitCode, Error> {
-    for (asked, flag) in [(args.daemon, "--daemon"), (args.upgrade, "--upgrade")] {
-        if asked {
-            return Err(Error::io(format!(
-                "{flag} is not part of this version: run the gateway in the foreground, \
-                 under systemd or in a container"
-            )));
-        }
+    if args.daemon {
+        return Err(Error::io(
+            "--daemon is not part of this version: run the gateway in the foreground, \
+             under systemd or in a container",
+        ));
     }
     let config = load(&file(args))?;
     let _log = ProcessLog::start(config.server.log_file.as_deref(), LOG_FILTER)?;
     warn_of(&config);
-    Gateway::new(config).run()?;
+    let gateway = Gateway::new(config);
+    let gateway = match args.upgrade {
+        true => gateway.upgrading(),
+        false => gateway,
+    };
+    gateway.run()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,7 @@ mod assembled;
 pub mod connection;
 pub mod drain;
 pub mod edge;
+pub mod handoff;
 pub mod io;
 pub mod listener;
 pub mod refusal;
@@ -20,7 +21,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{error, info, warn};
 use tokio::sync::oneshot;
 
 use crate::config::{self, Config};
@@ -28,6 +29,8 @@ use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
+use crate::server::handoff::new::Takeover;
+use crate::server::handoff::{Control, socket_path};
 use crate::server::listener::{Identity, Kind, Listener, wanted};
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
@@ -36,6 +39,7 @@ use crate::telemetry::{AccessLog, Metrics};
 pub struct Gateway {
     config: Arc<Config>,
     registry: Registry,
+    start: Start,
 }
 
 impl Gateway {
@@ -44,7 +48,15 @@ impl Gateway {
         Gateway {
             config: Arc::new(config),
             registry: Registry::default(),
+            start: Start::Fresh,
         }
+    }
+
+    /// The same, to take over the listening sockets of the process that runs with this
+    /// configuration's `server.upgrade_sock`; where there is none, it starts as any other.
+    pub fn upgrading(mut self) -> Gateway {
+        self.start = Start::Upgrade;
+        self
     }
 
     /// Compiles the configuration without resolving or binding anything: what `--test` does.
@@ -54,16 +66,15 @@ impl Gateway {
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
-        self.assemble(Signals::Ignore)?.run(stop, again, || {});
-        Ok(())
+        self.assemble(Signals::Ignore)?.run(stop, again, || {})
     }
 
-    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads.
+    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads. QUIT
+    /// waits for a process that takes over, which can come without it just as well.
     pub fn run(self) -> Result<(), Error> {
         let assembled = self.assemble(Signals::Heed)?;
         let (stop, again) = signals();
-        assembled.run(stop, again, || info!("serving"));
-        Ok(())
+        assembled.run(stop, again, || info!("serving"))
     }
 
     /// Runs in threads of its own; returns once it serves.
@@ -82,9 +93,12 @@ impl Gateway {
                 let stop = Box::pin(async move {
                     let _ = stopped.await;
                 });
-                assembled.run(stop, Box::pin(std::future::pending()), move || {
+                let ended = assembled.run(stop, Box::pin(std::future::pending()), move || {
                     let _ = serving.send(());
                 });
+                if let Err(error) = ended {
+                    error!("{error}");
+                }
             })
             .map_err(|source| Error::io("cannot start a thread").because(source))?;
         is_serving
@@ -98,14 +112,46 @@ impl Gateway {
     }
 
     fn assemble(self, signals: Signals) -> Result<Assembled, Error> {
+        raise_descriptor_limit(self.config.max_connections);
+        let mut takeover = match self.start {
+            Start::Fresh => None,
+            Start::Upgrade => take_over(&self.config)?,
+        };
+        match self.build(signals, takeover.as_mut()) {
+            Ok(assembled) => Ok(Assembled {
+                takeover,
+                ..assembled
+            }),
+            Err(error) => {
+                if let Some(takeover) = takeover {
+                    takeover.failed(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn build(
+        self,
+        signals: Signals,
+        mut takeover: Option<&mut Takeover>,
+    ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
         let access_log = open_access_log(&self.config, &metrics)?;
-        let listeners = wanted(&self.config)
-            .iter()
-            .map(|wanted| Listener::bind(wanted, &metrics))
-            .collect::<Result<Vec<_>, Error>>()?;
-        raise_descriptor_limit(self.config.max_connections);
+        let mut listeners = Vec::new();
+        for wanted in wanted(&self.config) {
+            let socket = takeover.as_mut().and_then(|t| t.socket(&wanted.identity));
+            listeners.push(Listener::bind(&wanted, socket, &metrics)?);
+        }
+        let control = match takeover {
+            Some(takeover) => {
+                takeover.close_the_rest();
+                None
+            }
+            None if signals == Signals::Heed => listen_for_successors(&self.config)?,
+            None => None,
+        };
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
@@ -115,6 +161,8 @@ impl Gateway {
             metrics,
             access_log: Arc::new(access_log),
             listeners,
+            takeover: None,
+            control,
         })
     }
 }
@@ -167,11 +215,44 @@ impl Drop for Running {
     }
 }
 
-/// Whether the process's signals are this gateway's.
+/// Whose listening sockets a gateway begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Its own.
+    Fresh,
+    /// Those of a running one.
+    Upgrade,
+}
+
+/// Whether the process's signals, and its upgrade socket, are this gateway's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signals {
     Heed,
     Ignore,
+}
+
+fn take_over(config: &Config) -> Result<Option<Takeover>, Error> {
+    let path = socket_path(config);
+    let takeover = Takeover::begin(&path)?;
+    if takeover.is_none() {
+        info!(
+            "upgrade: nothing runs here ({} is silent), starting normally",
+            path.display()
+        );
+    }
+    Ok(takeover)
+}
+
+/// A gateway that cannot be replaced serves all the same, unless a path was asked for.
+fn listen_for_successors(config: &Config) -> Result<Option<Control>, Error> {
+    match Control::bind(&socket_path(config)) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if config.server.upgrade_sock.is_some() => Err(error),
+        Err(error) => {
+            warn!("this process cannot be upgraded: {error}");
+            Ok(None)
+        }
+    }
 }
 
 fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Error> {
