@@ -306,4 +306,4 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 const HEALTH_LOOK: Duration = Duration::from_millis(10);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pipes that splicing may hold at a time, two descriptors each; what comes above is copied.
-const MAX_PIPES: usize = 1024;
+const MAX_PIPES: usize = 64;

@@ -13,6 +13,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod postgres;
 mod probes;
 mod regression;
 mod reload;

@@ -63,6 +63,13 @@ impl Gw {
         running.admin_addr().expect("the admin listener is on")
     }
 
+    /// A TCP listener, in the order of the routes, from 0.
+    #[track_caller]
+    pub fn tcp_addr(&self, nth: usize) -> SocketAddr {
+        let running = self.running.as_ref().expect("not stopped yet");
+        running.tcp_addrs()[nth]
+    }
+
     /// A connection to the HTTP listener.
     #[track_caller]
     pub fn client(&self) -> Client {

@@ -7,6 +7,7 @@ pub mod binary;
 pub mod client;
 pub mod conn;
 pub mod daemon;
+pub mod drivers;
 pub mod gateway;
 pub mod http1;
 pub mod load;
