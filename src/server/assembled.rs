@@ -3,6 +3,7 @@
 //! Its own file because it is the one place where all parts meet. Invariant: what can fail has not,
 //! but for an upgrade, which can until the very end. Called by `mod.rs`.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_proxy::http_proxy;
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -20,7 +22,6 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::http::Proxy;
-use crate::server::Signals;
 use crate::server::admin::Admin;
 use crate::server::drain::{Drain, Leave, Stop, StopWatch};
 use crate::server::edge::HttpEdge;
@@ -28,7 +29,10 @@ use crate::server::handoff::Control;
 use crate::server::handoff::new::Takeover;
 use crate::server::handoff::old::{self, Accepting, Offer};
 use crate::server::listener::{Edges, Launch, Listener, Listeners};
-use crate::server::reload::{OnHangup, Reload};
+use crate::server::occasions::Occasions;
+use crate::server::reload::Reload;
+use crate::server::signals::Signals;
+use crate::server::systemd;
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::cancel::Cancels;
 use crate::tcp::probe;
@@ -44,13 +48,20 @@ use crate::upstream::warm::Warm;
 pub(super) struct Assembled {
     pub config: Arc<Config>,
     pub registry: Registry,
-    pub signals: Signals,
+    /// `None`: the process and its signals are somebody else's.
+    pub signals: Option<Signals>,
+    /// Opens the logs of whoever runs us again.
+    pub reopen: Box<dyn Fn() + Send + Sync>,
     pub snapshots: SnapshotHandle,
     pub metrics: Metrics,
     pub access_log: Arc<AccessLog>,
     pub listeners: Vec<Listener>,
     /// The upgrade under way that this start is.
     pub takeover: Option<Takeover>,
+    /// Asks for a successor. `None`: this gateway is not to have one.
+    pub quit: Option<Signal>,
+    /// What a successor inherits besides sockets.
+    pub pid_file: Option<OwnedFd>,
     /// Where this gateway can be asked for its sockets, once nobody else is.
     pub control: Option<Control>,
 }
@@ -91,6 +102,10 @@ impl Assembled {
             metrics: self.metrics.clone(),
             changes,
             running: Mutex::new(()),
+            supervisor: match self.signals {
+                Some(_) => systemd::notify,
+                None => |_| {},
+            },
             frozen: AtomicBool::new(false),
         });
         let edges = self.edges(&server, &drain, &reload, &warm);
@@ -100,7 +115,8 @@ impl Assembled {
             upstreams: source.clone(),
             takeover: self.takeover,
             control: self.control,
-            offers: self.signals == Signals::Heed,
+            quit: Mutex::new(self.quit),
+            pid_file: self.pid_file,
             accepting: edges.accepting.clone(),
             reload: reload.clone(),
             drain: drain.clone(),
@@ -118,9 +134,13 @@ impl Assembled {
         server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));
-        if self.signals == Signals::Heed {
-            server.add_service(background_service("reload", OnHangup { reload }));
-        }
+        let occasions = Occasions {
+            reload,
+            access_log: self.access_log.clone(),
+            reopen: self.reopen,
+            signals: Mutex::new(self.signals),
+        };
+        server.add_service(background_service("occasions", occasions));
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
                 stop: Mutex::new(Some(stop)),
@@ -188,8 +208,9 @@ struct Start {
     upstreams: UpstreamSource,
     takeover: Option<Takeover>,
     control: Option<Control>,
-    /// Whether this process may be replaced by another one.
-    offers: bool,
+    /// In a mutex, because a service must be `Sync`.
+    quit: Mutex<Option<Signal>>,
+    pid_file: Option<OwnedFd>,
     accepting: Accepting,
     reload: Arc<Reload>,
     drain: Arc<Drain>,
@@ -217,13 +238,7 @@ impl Launch for Start {
                 None => return,
             }
         }
-        if self.offers {
-            let offer = self.control.take().map(|control| {
-                let (accepting, reload) = (self.accepting.clone(), self.reload.clone());
-                Arc::new(Offer::new(control, accepting, reload, self.drain.clone()))
-            });
-            tokio::spawn(old::offer(offer, self.drain.clone()));
-        }
+        self.await_successor();
         if let Some(serving) = self.serving.take() {
             serving();
         }
@@ -231,6 +246,20 @@ impl Launch for Start {
 }
 
 impl Start {
+    /// From here on another process may take over.
+    fn await_successor(&mut self) {
+        let quit = self.quit.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(quit) = quit.take() else {
+            return;
+        };
+        let offer = self.control.take().map(|control| {
+            let (accepting, reload) = (self.accepting.clone(), self.reload.clone());
+            let (pid_file, drain) = (self.pid_file.take(), self.drain.clone());
+            Arc::new(Offer::new(control, pid_file, accepting, reload, drain))
+        });
+        tokio::spawn(old::offer(offer, quit, self.drain.clone()));
+    }
+
     /// Waits until every endpoint that is to be checked was, but not longer than `longest`: what
     /// follows must not send clients where nobody is, just because it is new.
     async fn first_checks(&self, longest: Duration) {

@@ -13,30 +13,11 @@ pub mod new;
 pub mod old;
 mod protocol;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::error::Error;
 
 pub use self::control::Control;
-
-/// Where a gateway with this configuration is asked for its sockets: `server.upgrade_sock`, else a
-/// file named after the configuration's in the runtime folder.
-pub fn socket_path(config: &Config) -> PathBuf {
-    if let Some(path) = &config.server.upgrade_sock {
-        return path.clone();
-    }
-    let stem = config.file.file_stem().unwrap_or_default();
-    let name = format!("harbr-router-{}.sock", stem.to_string_lossy());
-    let folder = match nix::unistd::geteuid().is_root() {
-        true => PathBuf::from("/run"),
-        false => std::env::var_os("XDG_RUNTIME_DIR")
-            .filter(|folder| !folder.is_empty())
-            .map_or_else(std::env::temp_dir, PathBuf::from),
-    };
-    folder.join(name)
-}
 
 /// Whether a process of `uid` may be at the other end: this user's, or root's.
 fn trusts(uid: u32) -> bool {

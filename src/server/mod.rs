@@ -8,30 +8,43 @@
 pub mod admin;
 mod assembled;
 pub mod connection;
+pub mod daemon;
 pub mod drain;
 pub mod edge;
 pub mod handoff;
 pub mod io;
 pub mod listener;
+pub mod occasions;
+pub mod paths;
+pub mod pid_file;
 pub mod refusal;
 pub mod reload;
+mod signals;
+pub mod systemd;
+mod watch;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::{error, info, warn};
+use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
+use crate::account::Account;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
+use crate::server::handoff::Control;
 use crate::server::handoff::new::Takeover;
-use crate::server::handoff::{Control, socket_path};
 use crate::server::listener::{Identity, Kind, Listener, wanted};
+use crate::server::paths::{Mode, Paths};
+use crate::server::pid_file::PidFile;
+use crate::server::signals::Signals;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -40,15 +53,46 @@ pub struct Gateway {
     config: Arc<Config>,
     registry: Registry,
     start: Start,
+    pid_file: Option<PathBuf>,
+    serving: Box<dyn FnOnce() + Send + Sync>,
+    reopen: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Gateway {
     /// A gateway for one configuration.
     pub fn new(config: Config) -> Gateway {
         Gateway {
+            pid_file: config.server.pid_file.clone(),
             config: Arc::new(config),
             registry: Registry::default(),
             start: Start::Fresh,
+            serving: Box::new(|| {}),
+            reopen: Box::new(|| {}),
+        }
+    }
+
+    /// Where [`run`](Gateway::run) writes its process id, instead of `server.pid_file`.
+    pub fn pid_file(self, path: Option<PathBuf>) -> Gateway {
+        Gateway {
+            pid_file: path,
+            ..self
+        }
+    }
+
+    /// What [`run`](Gateway::run) calls once, when every listener accepts.
+    pub fn on_serving(self, call: impl FnOnce() + Send + Sync + 'static) -> Gateway {
+        Gateway {
+            serving: Box::new(call),
+            ..self
+        }
+    }
+
+    /// What [`run`](Gateway::run) calls at USR1, after the access log: a log of the caller's own is
+    /// opened again. Must not wait.
+    pub fn on_reopen(self, call: impl Fn() + Send + Sync + 'static) -> Gateway {
+        Gateway {
+            reopen: Box::new(call),
+            ..self
         }
     }
 
@@ -66,20 +110,38 @@ impl Gateway {
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
-        self.assemble(Signals::Ignore)?.run(stop, again, || {})
+        self.embedded()?.run(stop, again, || {})
     }
 
-    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads. QUIT
-    /// waits for a process that takes over, which can come without it just as well.
-    pub fn run(self) -> Result<(), Error> {
-        let assembled = self.assemble(Signals::Heed)?;
-        let (stop, again) = signals();
-        assembled.run(stop, again, || info!("serving"))
+    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads, USR1
+    /// reopens log files, QUIT waits for a process that takes over, which may come without it as
+    /// well. This process is the gateway's: its pid file is written, its account changed to
+    /// `server.user` once all is bound and open, its supervisor told.
+    pub fn run(mut self) -> Result<(), Error> {
+        let heard = signals::listen()?;
+        let serving = std::mem::replace(&mut self.serving, Box::new(|| {}));
+        let stop = Box::pin(async {
+            heard.stop.await;
+            systemd::notify("STOPPING=1");
+        });
+        let mut takeover = self.begin()?;
+        let made = self.as_this_process(takeover.as_mut(), heard.signals, heard.quit);
+        let (mut assembled, pid_file) = or_tell(made, &mut takeover)?;
+        assembled.takeover = takeover;
+        let named = pid_file.clone();
+        assembled.run(stop, heard.again, move || {
+            if let Some(Err(error)) = named.as_deref().map(PidFile::name_us) {
+                error!("{error}");
+            }
+            info!("serving");
+            systemd::notify("READY=1");
+            serving();
+        })
     }
 
     /// Runs in threads of its own; returns once it serves.
     pub fn spawn(self) -> Result<Running, Error> {
-        let assembled = self.assemble(Signals::Ignore)?;
+        let assembled = self.embedded()?;
         let listening = assembled
             .listeners
             .iter()
@@ -111,29 +173,79 @@ impl Gateway {
         })
     }
 
-    fn assemble(self, signals: Signals) -> Result<Assembled, Error> {
+    /// Before anything else: room for descriptors, and the sockets of who is to be replaced.
+    fn begin(&self) -> Result<Option<Takeover>, Error> {
         raise_descriptor_limit(self.config.max_connections);
-        let mut takeover = match self.start {
-            Start::Fresh => None,
-            Start::Upgrade => take_over(&self.config)?,
-        };
-        match self.build(signals, takeover.as_mut()) {
-            Ok(assembled) => Ok(Assembled {
-                takeover,
-                ..assembled
-            }),
-            Err(error) => {
-                if let Some(takeover) = takeover {
-                    takeover.failed(&error);
-                }
-                Err(error)
-            }
+        if self.start == Start::Fresh {
+            return Ok(None);
         }
+        let path = self.upgrade_sock();
+        let takeover = Takeover::begin(&path)?;
+        if takeover.is_none() {
+            let path = path.display();
+            info!("upgrade: nothing runs here ({path} is silent), starting normally");
+        }
+        Ok(takeover)
     }
 
-    fn build(
-        self,
+    /// Without a signal, a pid file or a successor: those are the process's, and that is not ours.
+    fn embedded(self) -> Result<Assembled, Error> {
+        let mut takeover = self.begin()?;
+        let made = self.assemble(None, takeover.as_mut());
+        let assembled = or_tell(made, &mut takeover)?;
+        Ok(Assembled {
+            takeover,
+            ..assembled
+        })
+    }
+
+    fn as_this_process(
+        mut self,
+        mut takeover: Option<&mut Takeover>,
         signals: Signals,
+        quit: Signal,
+    ) -> Result<(Assembled, Option<Arc<PidFile>>), Error> {
+        let pid_file = match self.pid_file.take() {
+            Some(path) => {
+                let held = takeover.as_mut().and_then(|takeover| takeover.pid_file());
+                let inherited = held.and_then(|held| PidFile::inherit(&path, held));
+                Some(Arc::new(match inherited {
+                    Some(inherited) => inherited,
+                    None => PidFile::claim(&path)?,
+                }))
+            }
+            None => None,
+        };
+        let descriptor = pid_file.as_ref().map(|held| held.descriptor()).transpose();
+        let descriptor = descriptor.map_err(|source| {
+            Error::io("server.pid_file: no room for its descriptor").because(source)
+        })?;
+        let account = Account::look_up(&self.config)?;
+        let (config, path) = (self.config.clone(), self.upgrade_sock());
+        // What is taken over comes with its upgrade socket, at the very end.
+        let begins = takeover.is_none();
+        let assembled = self.assemble(Some(signals), takeover)?;
+        let control = match begins {
+            true => listen_for_successors(&config, &path)?,
+            false => None,
+        };
+        account.assume()?;
+        let assembled = Assembled {
+            quit: Some(quit),
+            pid_file: descriptor,
+            control,
+            ..assembled
+        };
+        Ok((assembled, pid_file))
+    }
+
+    fn upgrade_sock(&self) -> PathBuf {
+        Paths::of(&self.config, Mode::Foreground).upgrade_sock
+    }
+
+    fn assemble(
+        self,
+        signals: Option<Signals>,
         mut takeover: Option<&mut Takeover>,
     ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
@@ -144,25 +256,23 @@ impl Gateway {
             let socket = takeover.as_mut().and_then(|t| t.socket(&wanted.identity));
             listeners.push(Listener::bind(&wanted, socket, &metrics)?);
         }
-        let control = match takeover {
-            Some(takeover) => {
-                takeover.close_the_rest();
-                None
-            }
-            None if signals == Signals::Heed => listen_for_successors(&self.config)?,
-            None => None,
-        };
+        if let Some(takeover) = takeover {
+            takeover.close_the_rest();
+        }
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
             registry: self.registry,
             signals,
+            reopen: self.reopen,
             snapshots: SnapshotHandle::new(snapshot),
             metrics,
             access_log: Arc::new(access_log),
             listeners,
             takeover: None,
-            control,
+            quit: None,
+            pid_file: None,
+            control: None,
         })
     }
 }
@@ -224,28 +334,18 @@ enum Start {
     Upgrade,
 }
 
-/// Whether the process's signals, and its upgrade socket, are this gateway's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signals {
-    Heed,
-    Ignore,
-}
-
-fn take_over(config: &Config) -> Result<Option<Takeover>, Error> {
-    let path = socket_path(config);
-    let takeover = Takeover::begin(&path)?;
-    if takeover.is_none() {
-        info!(
-            "upgrade: nothing runs here ({} is silent), starting normally",
-            path.display()
-        );
-    }
-    Ok(takeover)
+/// Tells the process that was to be replaced why it is not.
+fn or_tell<T>(made: Result<T, Error>, takeover: &mut Option<Takeover>) -> Result<T, Error> {
+    made.inspect_err(|error| {
+        if let Some(takeover) = takeover.take() {
+            takeover.failed(error);
+        }
+    })
 }
 
 /// A gateway that cannot be replaced serves all the same, unless a path was asked for.
-fn listen_for_successors(config: &Config) -> Result<Option<Control>, Error> {
-    match Control::bind(&socket_path(config)) {
+fn listen_for_successors(config: &Config, path: &Path) -> Result<Option<Control>, Error> {
+    match Control::bind(path) {
         Ok(control) => Ok(Some(control)),
         Err(error) if config.server.upgrade_sock.is_some() => Err(error),
         Err(error) => {
@@ -284,29 +384,6 @@ fn raise_descriptor_limit(max_connections: usize) {
              {max_connections} can need {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=)"
         );
     }
-}
-
-/// Done at the first TERM or INT, and at the second. Both listen from when the first is awaited, so
-/// that none is missed in between.
-fn signals() -> (Stop, Stop) {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    type Streams = Option<(Signal, Signal)>;
-    let streams: Arc<tokio::sync::Mutex<Streams>> = Arc::default();
-    let next = |streams: Arc<tokio::sync::Mutex<Streams>>| async move {
-        let mut streams = streams.lock().await;
-        if streams.is_none() {
-            let term = signal(SignalKind::terminate());
-            *streams = term.ok().zip(signal(SignalKind::interrupt()).ok());
-        }
-        let Some((term, int)) = streams.as_mut() else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = term.recv() => info!("TERM received"),
-            _ = int.recv() => info!("INT received"),
-        }
-    };
-    (Box::pin(next(streams.clone())), Box::pin(next(streams)))
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);

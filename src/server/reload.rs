@@ -2,25 +2,23 @@
 //!
 //! Its own file because it is the only writer of the snapshot pointer. Invariants: reloads happen
 //! one after another; one that fails changes nothing and says why; what was asked for but needs a
-//! restart is named. Called by the admin listener (`POST /reload`) and by SIGHUP.
+//! restart is named. Called by the admin listener (`POST /reload`) and by
+//! `occasions` (SIGHUP, a changed file).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use async_trait::async_trait;
 use log::{error, info, warn};
-use pingora_core::server::ShutdownWatch;
-use pingora_core::services::background::BackgroundService;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, HttpRoute};
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::listener::{Change, Listener, Wanted, wanted};
+use crate::server::systemd;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
 
@@ -33,6 +31,8 @@ pub struct Reload {
     pub changes: mpsc::Sender<Change>,
     /// Held while one runs.
     pub running: Mutex<()>,
+    /// Told when one begins and ends, in systemd's words.
+    pub supervisor: fn(&str),
     /// Set while an upgrade is under way, and after it.
     pub frozen: AtomicBool,
 }
@@ -65,7 +65,10 @@ impl Reload {
     pub fn run(&self) -> Result<Value, Error> {
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshots.load();
+        (self.supervisor)(&systemd::reloading());
         let result = self.apply(&before);
+        // Also after a refusal: the gateway serves as before.
+        (self.supervisor)("READY=1");
         match &result {
             Ok(report) => {
                 self.metrics.config_reloaded(ReloadResult::Ok);
@@ -197,29 +200,4 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))
     .collect()
-}
-
-/// Reloads at every SIGHUP.
-pub struct OnHangup {
-    pub reload: Arc<Reload>,
-}
-
-#[async_trait]
-impl BackgroundService for OnHangup {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            return;
-        };
-        loop {
-            tokio::select! {
-                _ = shutdown.changed() => return,
-                got = hangup.recv() => if got.is_none() {
-                    return;
-                },
-            }
-            let reload = self.reload.clone();
-            // The outcome is in the log and in the metrics.
-            let _ = tokio::task::spawn_blocking(move || reload.run()).await;
-        }
-    }
 }

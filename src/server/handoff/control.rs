@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use log::warn;
+use log::info;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::Error;
@@ -128,7 +128,8 @@ impl Drop for Control {
             return;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
-            warn!("cannot remove {}: {error}", self.path.display());
+            // The account may have changed; who starts next replaces it.
+            info!("{} stays: {error}", self.path.display());
         }
     }
 }

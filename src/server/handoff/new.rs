@@ -5,6 +5,7 @@
 //! dies in the middle, the new one goes on alone: somebody has to serve. Called by `assembled`.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,10 +24,17 @@ pub struct Takeover {
     /// `None` once the old process has died.
     channel: Option<Channel>,
     path: PathBuf,
-    control: UnixListener,
-    sockets: Vec<(Identity, TcpListener)>,
+    received: Received,
+}
+
+/// What the old process has given.
+#[derive(Debug)]
+struct Received {
     /// The old process.
     pid: u32,
+    control: UnixListener,
+    pid_file: Option<OwnedFd>,
+    sockets: Vec<(Identity, TcpListener)>,
 }
 
 impl Takeover {
@@ -70,27 +78,27 @@ impl Takeover {
                 return Err(Unasked::Failed(why));
             }
         }
-        let (pid, control, sockets) = receive(&mut channel)?;
-        info!("upgrade: {} sockets come from process {pid}", sockets.len());
+        let received = receive(&mut channel)?;
+        let (count, pid) = (received.sockets.len(), received.pid);
+        info!("upgrade: {count} sockets come from process {pid}");
         Ok(Some(Takeover {
             channel: Some(channel),
             path: path.to_owned(),
-            control,
-            sockets,
-            pid,
+            received,
         }))
     }
 
     /// The socket that listens where `identity` wants one, if the old process has it.
     pub fn socket(&mut self, identity: &Identity) -> Option<TcpListener> {
-        let same = self.sockets.iter().position(|(has, _)| has == identity);
+        let sockets = &mut self.received.sockets;
+        let same = sockets.iter().position(|(has, _)| has == identity);
         // What is behind an address may change; that the address is bound does not.
         let at = same.or_else(|| {
-            self.sockets.iter().position(|(has, _)| {
+            sockets.iter().position(|(has, _)| {
                 has.configured == identity.configured && has.configured.port() != 0
             })
         })?;
-        let (_, socket) = self.sockets.swap_remove(at);
+        let (_, socket) = sockets.swap_remove(at);
         let fits = socket
             .local_addr()
             .is_ok_and(|addr| is_for(addr, identity.configured));
@@ -99,7 +107,12 @@ impl Takeover {
 
     /// What the new configuration does not want is closed here; the old process still has it.
     pub fn close_the_rest(&mut self) {
-        self.sockets.clear();
+        self.received.sockets.clear();
+    }
+
+    /// The pid file that the old process holds, to be inherited.
+    pub fn pid_file(&mut self) -> Option<OwnedFd> {
+        self.received.pid_file.take()
     }
 
     /// Says READY and waits for GO. Blocks.
@@ -120,10 +133,10 @@ impl Takeover {
     pub fn serving(mut self) -> Result<Option<Control>, Error> {
         match self.say(&Message::Serving, SERVING_TIMEOUT) {
             None => {}
-            Some(Message::Done) => info!("upgrade: process {} drains", self.pid),
+            Some(Message::Done) => info!("upgrade: process {} drains", self.received.pid),
             Some(other) => return Err(refusal(other)),
         }
-        let control = Control::adopt(self.control, &self.path)
+        let control = Control::adopt(self.received.control, &self.path)
             .inspect_err(|error| warn!("the next upgrade will not find this process: {error}"));
         Ok(control.ok())
     }
@@ -145,7 +158,7 @@ impl Takeover {
         match (channel.receive(Instant::now() + patience), sent) {
             (Ok((answer, _)), _) => Some(answer),
             (Err(trouble), _) => {
-                let pid = self.pid;
+                let pid = self.received.pid;
                 warn!("upgrade: process {pid}: {trouble}; going on without it");
                 self.channel = None;
                 None
@@ -166,9 +179,7 @@ impl From<String> for Unasked {
     }
 }
 
-type Received = (u32, UnixListener, Vec<(Identity, TcpListener)>);
-
-/// The control socket, then all others, in pieces.
+/// The upgrade socket and the pid file, then all others, in pieces.
 fn receive(channel: &mut Channel) -> Result<Received, Unasked> {
     let hello = Message::Hello {
         version: VERSION,
@@ -189,9 +200,11 @@ fn receive(channel: &mut Channel) -> Result<Received, Unasked> {
     let Message::Sockets { pid, count } = message else {
         return Err(format!("{message:?} instead of sockets").into());
     };
-    let Some(control) = descriptors.into_iter().next() else {
+    let mut descriptors = descriptors.into_iter();
+    let Some(control) = descriptors.next() else {
         return Err("the upgrade socket is missing".to_owned().into());
     };
+    let pid_file = descriptors.next();
     let mut sockets = Vec::new();
     while sockets.len() < count.min(MAX_SOCKETS) {
         let (message, descriptors) = next()?;
@@ -206,7 +219,12 @@ fn receive(channel: &mut Channel) -> Result<Received, Unasked> {
             }
         }
     }
-    Ok((pid, control.into(), sockets))
+    Ok(Received {
+        pid,
+        control: control.into(),
+        pid_file,
+        sockets,
+    })
 }
 
 /// Whether a socket that is bound to `bound` is what `configured` asks for.

@@ -4,14 +4,14 @@
 //! upgrade at a time; a stranger, half a message or a dead peer changes nothing; while sockets are
 //! on their way no reload changes them. Run by `assembled` once all listeners accept.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
 
 use super::control::Control;
@@ -48,6 +48,7 @@ impl Accepting {
 /// What a running gateway needs to be replaced.
 pub struct Offer {
     control: Control,
+    pid_file: Option<OwnedFd>,
     accepting: Accepting,
     reload: Arc<Reload>,
     drain: Arc<Drain>,
@@ -59,12 +60,9 @@ pub struct Offer {
 
 /// Waits for a successor, and on QUIT says when none comes. Returns when there is one, or when the
 /// gateway stops. `None`: nobody can ask this process for its sockets.
-pub async fn offer(offer: Option<Arc<Offer>>, drain: Arc<Drain>) {
+pub async fn offer(offer: Option<Arc<Offer>>, mut quit: Signal, drain: Arc<Drain>) {
     let mut left = drain.left();
     let mut stopping = drain.stop_accepting();
-    let Ok(mut quit) = signal(SignalKind::quit()) else {
-        return;
-    };
     let asked = async {
         match &offer {
             Some(offer) => offer.accept().await,
@@ -99,12 +97,14 @@ async fn on_quit(quit: &mut Signal, offer: Option<&Offer>) {
 impl Offer {
     pub fn new(
         control: Control,
+        pid_file: Option<OwnedFd>,
         accepting: Accepting,
         reload: Arc<Reload>,
         drain: Arc<Drain>,
     ) -> Offer {
         Offer {
             control,
+            pid_file,
             accepting,
             reload,
             drain,
@@ -184,6 +184,7 @@ impl Offer {
         match self.hand_over(channel) {
             Ok(()) => {
                 frozen.for_good();
+                (self.reload.supervisor)(&format!("MAINPID={pid}"));
                 self.drain.leave(Leave::HandedOver);
                 info!("upgrade: process {pid} serves, this one drains");
             }
@@ -202,9 +203,9 @@ impl Offer {
             count: sockets.len(),
         };
         let failed = |trouble: Trouble| trouble.to_string();
-        channel
-            .send(&announced, &[self.control.as_fd()])
-            .map_err(failed)?;
+        let mut kept = vec![self.control.as_fd()];
+        kept.extend(self.pid_file.as_ref().map(AsFd::as_fd));
+        channel.send(&announced, &kept).map_err(failed)?;
         for chunk in sockets.chunks(CHUNK) {
             let identities = chunk.iter().map(|(identity, _)| *identity).collect();
             let descriptors: Vec<_> = chunk.iter().map(|(_, socket)| socket.as_fd()).collect();

@@ -28,8 +28,8 @@ use crate::server::listener::Identity;
 pub(super) enum Message {
     /// New to old. Its shape is the same in all versions.
     Hello { version: u32, pid: u32 },
-    /// Old to new: how many listening sockets follow. With it comes the socket that upgrades are
-    /// asked for on.
+    /// Old to new: how many listening sockets follow. With it come the socket that upgrades are
+    /// asked for on, and the pid file where there is one.
     Sockets { pid: u32, count: usize },
     /// Old to new: some of them, a descriptor for each identity.
     Listening { identities: Vec<Identity> },
