@@ -122,15 +122,10 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn serve(args: &Args) -> Result<ExitCode, Error> {
-    if args.upgrade {
-        return Err(Error::io(
-            "--upgrade is not part of this version: run the gateway under systemd or in a container",
-        ));
-    }
     let config = load_for_good(&file(args))?;
     warn_of(&config);
     if !args.daemon {
-        run_gateway(config, Mode::Foreground, None)?;
+        run_gateway(args, config, Mode::Foreground, None)?;
         return Ok(ExitCode::SUCCESS);
     }
     match daemon::fork()? {
@@ -143,7 +138,7 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
         }),
         Side::Daemon(report) => {
             let report = Arc::new(report);
-            let Err(error) = run_gateway(config, Mode::Daemon, Some(report.clone())) else {
+            let Err(error) = run_gateway(args, config, Mode::Daemon, Some(report.clone())) else {
                 return Ok(ExitCode::SUCCESS);
             };
             let code = code_of(&error);
@@ -154,13 +149,21 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
 }
 
 /// Runs to the end. `report` is a daemon's.
-fn run_gateway(config: Config, mode: Mode, report: Option<Arc<Report>>) -> Result<(), Error> {
+fn run_gateway(
+    args: &Args,
+    config: Config,
+    mode: Mode,
+    report: Option<Arc<Report>>,
+) -> Result<(), Error> {
     let paths = Paths::of(&config, mode);
     let log = ProcessLog::start(paths.log_file.as_deref(), LOG_FILTER)?;
     let reopening = log.reopening();
     let mut gateway = Gateway::new(config)
         .pid_file(paths.pid_file)
         .on_reopen(move || reopening.now());
+    if args.upgrade {
+        gateway = gateway.upgrading();
+    }
     if let Some(report) = report {
         let output = log.output()?;
         gateway = gateway.on_serving(move || report.serving(output.as_ref()));

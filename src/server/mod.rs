@@ -11,6 +11,7 @@ pub mod connection;
 pub mod daemon;
 pub mod drain;
 pub mod edge;
+pub mod handoff;
 pub mod io;
 pub mod listener;
 pub mod occasions;
@@ -23,12 +24,13 @@ pub mod systemd;
 mod watch;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{error, info, warn};
+use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
 use crate::account::Account;
@@ -37,9 +39,12 @@ use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
+use crate::server::handoff::Control;
+use crate::server::handoff::new::Takeover;
 use crate::server::listener::{Identity, Kind, Listener, wanted};
+use crate::server::paths::{Mode, Paths};
 use crate::server::pid_file::PidFile;
-use crate::server::signals::{Heard, Signals};
+use crate::server::signals::Signals;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -47,6 +52,7 @@ use crate::telemetry::{AccessLog, Metrics};
 pub struct Gateway {
     config: Arc<Config>,
     registry: Registry,
+    start: Start,
     pid_file: Option<PathBuf>,
     serving: Box<dyn FnOnce() + Send + Sync>,
     reopen: Box<dyn Fn() + Send + Sync>,
@@ -59,6 +65,7 @@ impl Gateway {
             pid_file: config.server.pid_file.clone(),
             config: Arc::new(config),
             registry: Registry::default(),
+            start: Start::Fresh,
             serving: Box::new(|| {}),
             reopen: Box::new(|| {}),
         }
@@ -89,6 +96,13 @@ impl Gateway {
         }
     }
 
+    /// The same, to take over the listening sockets of the process that runs with this
+    /// configuration's `server.upgrade_sock`; where there is none, it starts as any other.
+    pub fn upgrading(mut self) -> Gateway {
+        self.start = Start::Upgrade;
+        self
+    }
+
     /// Compiles the configuration without resolving or binding anything: what `--test` does.
     pub fn check(&self) -> Result<(), Error> {
         Snapshot::build(self.config.clone(), &self.registry, &Metrics::new(), None).map(drop)
@@ -97,42 +111,39 @@ impl Gateway {
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
     /// The process stays its owner's: no pid file, no change of account, no signals.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
-        self.assemble(None)?.run(stop, again, || {});
-        Ok(())
+        self.embedded()?.run(stop, again, || {})
     }
 
     /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads, USR1
-    /// reopens log files. This process is the gateway's: its pid file is written, its account
-    /// changed to `server.user` once all is bound and open, its supervisor told.
+    /// reopens log files, QUIT waits for a process that takes over, which may come without it as
+    /// well. This process is the gateway's: its pid file is written, its account changed to
+    /// `server.user` once all is bound and open, its supervisor told.
     pub fn run(mut self) -> Result<(), Error> {
         let heard = signals::listen()?;
-        let pid_file = self.pid_file.take();
-        let _pid_file = pid_file.as_deref().map(PidFile::claim).transpose()?;
         let serving = std::mem::replace(&mut self.serving, Box::new(|| {}));
-        let Heard {
-            stop,
-            again,
-            signals,
-        } = heard;
         let stop = Box::pin(async {
-            stop.await;
+            heard.stop.await;
             systemd::notify("STOPPING=1");
         });
-        let account = Account::look_up(&self.config)?;
-        let assembled = self.assemble(Some(signals))?;
-        account.assume()?;
-        assembled.run(stop, again, || {
+        let mut takeover = self.begin()?;
+        let made = self.as_this_process(takeover.as_mut(), heard.signals, heard.quit);
+        let (mut assembled, pid_file) = or_tell(made, &mut takeover)?;
+        assembled.takeover = takeover;
+        let named = pid_file.clone();
+        assembled.run(stop, heard.again, move || {
+            if let Some(Err(error)) = named.as_deref().map(PidFile::name_us) {
+                error!("{error}");
+            }
             info!("serving");
             systemd::notify("READY=1");
             serving();
-        });
-        Ok(())
+        })
     }
 
     /// Runs in threads of its own; returns once it serves. The process stays its owner's, as in
     /// [`run_until`](Gateway::run_until).
     pub fn spawn(self) -> Result<Running, Error> {
-        let assembled = self.assemble(None)?;
+        let assembled = self.embedded()?;
         let listening = assembled
             .listeners
             .iter()
@@ -146,9 +157,12 @@ impl Gateway {
                 let stop = Box::pin(async move {
                     let _ = stopped.await;
                 });
-                assembled.run(stop, Box::pin(std::future::pending()), move || {
+                let ended = assembled.run(stop, Box::pin(std::future::pending()), move || {
                     let _ = serving.send(());
                 });
+                if let Err(error) = ended {
+                    error!("{error}");
+                }
             })
             .map_err(|source| Error::io("cannot start a thread").because(source))?;
         is_serving
@@ -161,7 +175,81 @@ impl Gateway {
         })
     }
 
-    fn assemble(self, signals: Option<Signals>) -> Result<Assembled, Error> {
+    /// Before anything else: room for descriptors, and the sockets of who is to be replaced.
+    fn begin(&self) -> Result<Option<Takeover>, Error> {
+        raise_descriptor_limit(self.config.max_connections);
+        if self.start == Start::Fresh {
+            return Ok(None);
+        }
+        let path = self.upgrade_sock();
+        let takeover = Takeover::begin(&path)?;
+        if takeover.is_none() {
+            let path = path.display();
+            info!("upgrade: nothing runs here ({path} is silent), starting normally");
+        }
+        Ok(takeover)
+    }
+
+    /// Without a signal, a pid file or a successor: those are the process's, and that is not ours.
+    fn embedded(self) -> Result<Assembled, Error> {
+        let mut takeover = self.begin()?;
+        let made = self.assemble(None, takeover.as_mut());
+        let assembled = or_tell(made, &mut takeover)?;
+        Ok(Assembled {
+            takeover,
+            ..assembled
+        })
+    }
+
+    fn as_this_process(
+        mut self,
+        mut takeover: Option<&mut Takeover>,
+        signals: Signals,
+        quit: Signal,
+    ) -> Result<(Assembled, Option<Arc<PidFile>>), Error> {
+        let pid_file = match self.pid_file.take() {
+            Some(path) => {
+                let held = takeover.as_mut().and_then(|takeover| takeover.pid_file());
+                let inherited = held.and_then(|held| PidFile::inherit(&path, held));
+                Some(Arc::new(match inherited {
+                    Some(inherited) => inherited,
+                    None => PidFile::claim(&path)?,
+                }))
+            }
+            None => None,
+        };
+        let descriptor = pid_file.as_ref().map(|held| held.descriptor()).transpose();
+        let descriptor = descriptor.map_err(|source| {
+            Error::io("server.pid_file: no room for its descriptor").because(source)
+        })?;
+        let account = Account::look_up(&self.config)?;
+        let (config, path) = (self.config.clone(), self.upgrade_sock());
+        // What is taken over comes with its upgrade socket, at the very end.
+        let begins = takeover.is_none();
+        let assembled = self.assemble(Some(signals), takeover)?;
+        let control = match begins {
+            true => listen_for_successors(&config, &path)?,
+            false => None,
+        };
+        account.assume()?;
+        let assembled = Assembled {
+            quit: Some(quit),
+            pid_file: descriptor,
+            control,
+            ..assembled
+        };
+        Ok((assembled, pid_file))
+    }
+
+    fn upgrade_sock(&self) -> PathBuf {
+        Paths::of(&self.config, Mode::Foreground).upgrade_sock
+    }
+
+    fn assemble(
+        self,
+        signals: Option<Signals>,
+        mut takeover: Option<&mut Takeover>,
+    ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
         if signals.is_none()
@@ -172,11 +260,14 @@ impl Gateway {
             );
         }
         let access_log = open_access_log(&self.config, &metrics)?;
-        let listeners = wanted(&self.config)
-            .iter()
-            .map(|wanted| Listener::bind(wanted, &metrics))
-            .collect::<Result<Vec<_>, Error>>()?;
-        raise_descriptor_limit(self.config.max_connections);
+        let mut listeners = Vec::new();
+        for wanted in wanted(&self.config) {
+            let socket = takeover.as_mut().and_then(|t| t.socket(&wanted.identity));
+            listeners.push(Listener::bind(&wanted, socket, &metrics)?);
+        }
+        if let Some(takeover) = takeover {
+            takeover.close_the_rest();
+        }
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
@@ -187,6 +278,10 @@ impl Gateway {
             metrics,
             access_log: Arc::new(access_log),
             listeners,
+            takeover: None,
+            quit: None,
+            pid_file: None,
+            control: None,
         })
     }
 }
@@ -235,6 +330,36 @@ impl Drop for Running {
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Whose listening sockets a gateway begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Its own.
+    Fresh,
+    /// Those of a running one.
+    Upgrade,
+}
+
+/// Tells the process that was to be replaced why it is not.
+fn or_tell<T>(made: Result<T, Error>, takeover: &mut Option<Takeover>) -> Result<T, Error> {
+    made.inspect_err(|error| {
+        if let Some(takeover) = takeover.take() {
+            takeover.failed(error);
+        }
+    })
+}
+
+/// A gateway that cannot be replaced serves all the same, unless a path was asked for.
+fn listen_for_successors(config: &Config, path: &Path) -> Result<Option<Control>, Error> {
+    match Control::bind(path) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if config.server.upgrade_sock.is_some() => Err(error),
+        Err(error) => {
+            warn!("this process cannot be upgraded: {error}");
+            Ok(None)
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -52,12 +53,35 @@ impl PidFile {
         )))
     }
 
-    /// Writes our pid to `path`, whoever holds it: for who has taken over from that process.
+    /// Goes on with a descriptor that the holder of `path` has given, and with its lock, which is
+    /// that of the open file (flock(2)). `None` when it is another file's. Names the old holder
+    /// until [`name_us`](PidFile::name_us), and is that one's until then.
+    pub fn inherit(path: &Path, held: OwnedFd) -> Option<PidFile> {
+        let file = File::from(held);
+        is_at(&file, path).then(|| PidFile {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Writes our pid into it. In place: the folder may be closed to the account we have by now.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn replace(path: &Path) -> Result<PidFile, Error> {
-        place(path, Put::Over).map_err(|error| cannot("written", path, error))
+    pub fn name_us(&self) -> Result<(), Error> {
+        let line = line();
+        self.file
+            .write_all_at(line.as_bytes(), 0)
+            .and_then(|()| self.file.set_len(line.len() as u64))
+            .map_err(|error| cannot("written", &self.path, error))
+    }
+
+    /// For who inherits it.
+    ///
+    /// # Errors
+    /// There is no room for another descriptor.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
     }
 }
 
@@ -173,10 +197,16 @@ mod tests {
     fn who_took_over_keeps_the_file_when_the_old_one_ends() {
         let (_folder, path) = place();
         let old = PidFile::claim(&path).unwrap();
-        let new = PidFile::replace(&path).unwrap();
+        let new = PidFile::inherit(&path, old.descriptor().unwrap()).unwrap();
+        assert!(
+            PidFile::inherit(&path.with_extension("other"), old.descriptor().unwrap()).is_none()
+        );
+        // Any other process's would be as good: what counts is that it is not ours.
+        fs::write(&path, "1234567890\n").unwrap();
         drop(old);
-        assert_eq!(fs::read_to_string(&path).unwrap(), line());
         assert!(PidFile::claim(&path).is_err(), "the new one holds it");
+        new.name_us().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), line());
         drop(new);
         assert!(!path.exists());
     }

@@ -6,6 +6,7 @@
 //! `occasions` (SIGHUP, a changed file).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use log::{error, info, warn};
@@ -32,6 +33,30 @@ pub struct Reload {
     pub running: Mutex<()>,
     /// Told when one begins and ends, in systemd's words.
     pub supervisor: fn(&str),
+    /// Set while an upgrade is under way, and after it.
+    pub frozen: AtomicBool,
+}
+
+/// No reload happens while this is held.
+#[derive(Debug)]
+pub struct Frozen<'r> {
+    frozen: &'r AtomicBool,
+    ends: bool,
+}
+
+impl Frozen<'_> {
+    /// Nor does one afterwards: another process has taken over.
+    pub fn for_good(mut self) {
+        self.ends = false;
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.frozen.store(false, Ordering::Release);
+        }
+    }
 }
 
 impl Reload {
@@ -57,14 +82,29 @@ impl Reload {
         result
     }
 
+    /// Waits for a reload under way, then lets none begin. `None`: it is so already. Blocks.
+    pub fn freeze(&self) -> Option<Frozen<'_>> {
+        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.frozen.swap(true, Ordering::AcqRel);
+        (!before).then_some(Frozen {
+            frozen: &self.frozen,
+            ends: true,
+        })
+    }
+
     /// Everything that can fail comes before the swap: reading, compiling, binding.
     fn apply(&self, before: &Snapshot) -> Result<Value, Error> {
+        if self.frozen.load(Ordering::Acquire) {
+            return Err(Error::io(
+                "an upgrade is under way: reload again when it is over",
+            ));
+        }
         let after = self.build(before)?;
         let (old, new) = (wanted(&before.config), wanted(&after.config));
         let is_in = |all: &[Wanted], one: &Wanted| all.iter().any(|w| w.identity == one.identity);
         let mut add = Vec::new();
         for wanted in new.iter().filter(|wanted| !is_in(&old, wanted)) {
-            add.push(Listener::bind(wanted, &self.metrics)?);
+            add.push(Listener::bind(wanted, None, &self.metrics)?);
         }
         let gone: Vec<&Wanted> = old.iter().filter(|wanted| !is_in(&new, wanted)).collect();
         let mut report = report(before, &after);

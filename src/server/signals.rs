@@ -21,6 +21,8 @@ pub struct Heard {
     /// Done at the second one.
     pub again: Stop,
     pub signals: Signals,
+    /// Asks for a successor.
+    pub quit: Signal,
 }
 
 /// The signals that ask a gateway for something while it runs.
@@ -62,5 +64,6 @@ pub fn listen() -> Result<Heard, Error> {
             hangup: hear(SignalKind::hangup())?,
             user1: hear(SignalKind::user_defined1())?,
         },
+        quit: hear(SignalKind::quit())?,
     })
 }
