@@ -23,3 +23,4 @@ mod retries;
 mod smuggling;
 mod strictness;
 mod support;
+mod upgrade;
