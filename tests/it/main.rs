@@ -24,3 +24,4 @@ mod retries;
 mod smuggling;
 mod strictness;
 mod support;
+mod upgrade;
