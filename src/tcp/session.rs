@@ -307,7 +307,8 @@ impl Sessions {
                 seen
             }));
         }
-        let ended = relay.run(client, server, self.cut_off()).await;
+        let stop = std::pin::pin!(self.cut_off());
+        let ended = relay.run(client, server, stop).await;
         story.up += ended.up;
         story.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
