@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Config, DbType, TcpProxy};
 use crate::error::Reason;
@@ -78,6 +78,30 @@ impl Sessions {
         reason
     }
 
+    /// Refuses one connection above `max_connections`. Cancels are not limited: they make room.
+    pub async fn turn_away(&self, accepted: Accepted) {
+        let Accepted {
+            mut stream,
+            mut client,
+            table,
+            snapshot,
+            ..
+        } = accepted;
+        let mut first = BytesMut::new();
+        let config = &snapshot.config;
+        let why = Reason::TooManyConnections;
+        match opening(&mut stream, &mut first, &table, config, &mut client).await {
+            Ok(Opening::Session { route, .. }) => {
+                refuse::client(stream, route.db_type, why, &first).await;
+            }
+            Ok(Opening::Cancel(key)) => {
+                cancel::carry(&key, &self.cancels, &table, stream).await;
+            }
+            Ok(Opening::Unmatched) => refuse::unmatched(stream, why, &first).await,
+            Err(reason) => log::debug!("{client} was turned away unheard: {reason}"),
+        }
+    }
+
     async fn carry(&self, accepted: Accepted, story: &mut Story) -> Reason {
         let Accepted {
             mut stream,
@@ -94,7 +118,9 @@ impl Sessions {
             session.finished(reason);
             reason
         };
-        let opened = opening(&mut stream, &mut first, &table, &snapshot.config, story).await;
+        let config = &snapshot.config;
+        let client = &mut story.client;
+        let opened = opening(&mut stream, &mut first, &table, config, client).await;
         let (route, tls) = match opened {
             Ok(Opening::Session { route, tls }) => (route, tls),
             Ok(Opening::Cancel(key)) => {
@@ -104,14 +130,14 @@ impl Sessions {
             Ok(Opening::Unmatched) => {
                 let start = &first[..first.len().min(16)];
                 log::debug!("{}: no route for {start:02x?}", story.listener);
-                let reason = refuse::unmatched(stream, &first).await;
-                return unselected(story, reason);
+                refuse::unmatched(stream, Reason::Unmatched, &first).await;
+                return unselected(story, Reason::Unmatched);
             }
             Err(reason) => return unselected(story, reason),
         };
         story.route = Some(route.clone());
         let session = route.metrics.session(story.started.into_std());
-        let settings = &snapshot.config.tcp_proxy;
+        let settings = &config.tcp_proxy;
         let reason = self
             .session(&route, settings, stream, first, tls, story)
             .await;
@@ -133,19 +159,24 @@ impl Sessions {
         let warm = Policy::of(route.db_type, settings.max_idle_time)
             .filter(|_| settings.connection_pooling)
             .map(|_| self.warm.as_ref());
-        let connected = connect::connect(
+        let connecting = connect::connect(
             route,
             story.client.ip(),
             (&mut stream, &mut first),
             warm,
             deadline,
             &mut story.efforts,
-        )
-        .await;
+        );
+        let connected = tokio::select! {
+            biased;
+            // First: the places that become free now are those of sessions that are cut off.
+            () = self.cut_off() => Err(Reason::Drained),
+            connected = connecting => connected,
+        };
         let Connected {
             mut server,
             lease,
-            warmth,
+            mut warmth,
         } = match connected {
             Ok(connected) => connected,
             Err(reason) => {
@@ -153,9 +184,26 @@ impl Sessions {
                 return reason;
             }
         };
-        if tls == PostgresTls::Promised && !server_takes_tls(&mut server, deadline).await {
-            lease.finish(Outcome::Failed);
-            return Reason::UpstreamError;
+        if tls == PostgresTls::Promised {
+            let mut answer = ask_for_tls(&mut server, deadline).await;
+            if answer.is_none() && warmth == Warmth::Warm {
+                // Dead before any byte came back: replaced once, unseen.
+                warmth = Warmth::Fresh;
+                if let Some(fresh) = fresh(route, &lease, deadline).await {
+                    server = fresh;
+                    answer = ask_for_tls(&mut server, deadline).await;
+                }
+            }
+            if answer != Some(b'S') {
+                log::warn!(
+                    "{} is chosen by server name, but its server has no TLS; endpoint={}",
+                    route.label,
+                    lease.endpoint().label()
+                );
+                refuse::client(stream, route.db_type, Reason::UpstreamError, &first).await;
+                lease.finish(Outcome::Failed);
+                return Reason::UpstreamError;
+            }
         }
         let to_server = to_server(route, story.client, &stream, &first);
         let ended = self
@@ -199,16 +247,10 @@ impl Sessions {
         deadline: Instant,
         story: &mut Story,
     ) -> (Reason, Rest, Lease) {
-        let patience = route.tries.connect_timeout;
-        let patience = patience.min(deadline.saturating_duration_since(Instant::now()));
-        let fresh = timeout(patience, TcpStream::connect(lease.endpoint().addr())).await;
-        let Ok(Ok(server)) = fresh else {
-            lease.record(Outcome::ConnectFailed);
+        let Some(server) = fresh(route, &lease, deadline).await else {
             refuse::client(client, route.db_type, Reason::ConnectFailed, &sent).await;
             return (Reason::ConnectFailed, Rest::Closed, lease);
         };
-        let _ = relay::tune(&server);
-        lease.record(Outcome::Ok);
         let ended = self
             .relay(
                 route,
@@ -252,8 +294,12 @@ impl Sessions {
             let addr = lease.endpoint().addr();
             let mut login = Login::new(tls);
             let registered = &registered;
+            let endpoint = lease.endpoint();
             relay.on_server_bytes = Some(Box::new(move |bytes| {
                 let seen = login.see(bytes);
+                if login.cannot_connect_now() {
+                    self.warm.flush(endpoint);
+                }
                 if let Some(key) = login.key() {
                     let entry = self.cancels.register(key, addr);
                     *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
@@ -261,19 +307,24 @@ impl Sessions {
                 seen
             }));
         }
-        let mut cut = self.cut.clone();
-        let stop = async move {
-            if cut.wait_for(|cut| *cut).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let ended = relay.run(client, server, std::pin::pin!(stop)).await;
+        let stop = std::pin::pin!(self.cut_off());
+        let ended = relay.run(client, server, stop).await;
         story.up += ended.up;
         story.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
             lease.record(Outcome::Failed);
         }
         ended
+    }
+
+    /// Done when a drain has waited long enough.
+    fn cut_off(&self) -> impl Future<Output = ()> + use<> {
+        let mut cut = self.cut.clone();
+        async move {
+            if cut.wait_for(|cut| *cut).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     fn record(&self, story: &Story, reason: Reason) {
@@ -304,17 +355,17 @@ async fn opening(
     first: &mut BytesMut,
     table: &TcpTable,
     config: &Config,
-    story: &mut Story,
+    client: &mut SocketAddr,
 ) -> Result<Opening, Reason> {
     let sniff_timeout = config.tcp_proxy.sniff_timeout;
-    if config.trusts(story.client.ip()) {
+    if config.trusts(client.ip()) {
         let patience = match table.server_first() {
             Some(_) => opening::SERVER_FIRST_DELAY.min(sniff_timeout),
             None => sniff_timeout,
         };
         let until = Instant::now() + patience;
         if let Some(named) = opening::proxy_header(stream, first, until).await? {
-            story.client = named;
+            *client = named;
         }
     }
     opening::open(stream, first, table, sniff_timeout).await
@@ -353,6 +404,11 @@ impl Login {
         }
     }
 
+    /// The server starts, recovers or ends (57P03).
+    fn cannot_connect_now(&self) -> bool {
+        self.tracker.progress() == Progress::Refused(*b"57P03")
+    }
+
     /// The key, the first time it is known.
     fn key(&mut self) -> Option<&postgres::CancelKey> {
         if self.reported {
@@ -378,13 +434,32 @@ fn to_server(route: &TcpRoute, client: SocketAddr, stream: &TcpStream, first: &[
     bytes.freeze()
 }
 
-/// We told the client `S`: now the server must. Exactly its one byte is read.
-async fn server_takes_tls(server: &mut TcpStream, deadline: Instant) -> bool {
+/// A connection in the place of a warm one that was dead.
+async fn fresh(route: &TcpRoute, lease: &Lease, deadline: Instant) -> Option<TcpStream> {
+    let patience = route.tries.connect_timeout;
+    let patience = patience.min(deadline.saturating_duration_since(Instant::now()));
+    match timeout(patience, TcpStream::connect(lease.endpoint().addr())).await {
+        Ok(Ok(server)) => {
+            lease.record(Outcome::Ok);
+            // An error here means it is gone again, which the next read tells.
+            let _ = relay::tune(&server);
+            Some(server)
+        }
+        Ok(Err(_)) | Err(_) => {
+            lease.record(Outcome::ConnectFailed);
+            None
+        }
+    }
+}
+
+/// We told the client `S`: now the server must. Exactly its one byte is read; `None` when none
+/// comes.
+async fn ask_for_tls(server: &mut TcpStream, deadline: Instant) -> Option<u8> {
     let ask = async {
         server.write_all(&postgres::SSL_REQUEST).await?;
         server.read_u8().await
     };
-    matches!(tokio::time::timeout_at(deadline, ask).await, Ok(Ok(b'S')))
+    timeout_at(deadline, ask).await.ok()?.ok()
 }
 
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
