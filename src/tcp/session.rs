@@ -36,8 +36,8 @@ pub struct Sessions {
     pub warm: Arc<Warm>,
     pub pipes: Arc<Pipes>,
     pub cancels: Cancels,
-    /// Turns true when a drain has waited long enough.
-    pub cut: watch::Receiver<bool>,
+    /// Turns to the reason when a drain has waited long enough.
+    pub cut: watch::Receiver<Option<Reason>>,
 }
 
 /// A connection as the listener accepted it.
@@ -308,7 +308,10 @@ impl Sessions {
             }));
         }
         let stop = std::pin::pin!(self.cut_off());
-        let ended = relay.run(client, server, stop).await;
+        let mut ended = relay.run(client, server, stop).await;
+        if ended.reason == Reason::Drained {
+            ended.reason = self.cut.borrow().unwrap_or(Reason::Drained);
+        }
         story.up += ended.up;
         story.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
@@ -321,7 +324,7 @@ impl Sessions {
     fn cut_off(&self) -> impl Future<Output = ()> + use<> {
         let mut cut = self.cut.clone();
         async move {
-            if cut.wait_for(|cut| *cut).await.is_err() {
+            if cut.wait_for(Option::is_some).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
