@@ -21,13 +21,14 @@ use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
+use crate::tcp::login::Login;
 use crate::tcp::opening::{self, Opening, PostgresTls};
 use crate::tcp::refuse;
-use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, Seen, SilentClient};
+use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, SilentClient};
 use crate::telemetry::{AccessLog, Record};
 use crate::upstream::warm::{Policy, Warm};
 use crate::upstream::{Lease, Outcome};
-use crate::wire::postgres::{self, Progress, StartupTracker};
+use crate::wire::postgres;
 use crate::wire::proxy_protocol::{self, Addresses};
 
 /// What all sessions of a gateway share.
@@ -372,55 +373,6 @@ async fn opening(
         }
     }
     opening::open(stream, first, table, sniff_timeout).await
-}
-
-/// Watches a Postgres login in clear for the key that cancels the session's queries.
-struct Login {
-    tracker: StartupTracker,
-    /// The server's one-byte answer to SSLRequest is still to come.
-    answer_due: bool,
-    reported: bool,
-}
-
-impl Login {
-    fn new(tls: PostgresTls) -> Login {
-        Login {
-            tracker: StartupTracker::new(),
-            answer_due: tls == PostgresTls::Asked,
-            reported: false,
-        }
-    }
-
-    fn see(&mut self, mut bytes: &[u8]) -> Seen {
-        if self.answer_due
-            && let Some((answer, rest)) = bytes.split_first()
-        {
-            if *answer == b'S' {
-                return Seen::Enough;
-            }
-            self.answer_due = false;
-            bytes = rest;
-        }
-        match self.tracker.advance(bytes) {
-            Progress::Going => Seen::More,
-            Progress::Ready | Progress::Refused(_) | Progress::Malformed => Seen::Enough,
-        }
-    }
-
-    /// The server starts, recovers or ends (57P03).
-    fn cannot_connect_now(&self) -> bool {
-        self.tracker.progress() == Progress::Refused(*b"57P03")
-    }
-
-    /// The key, the first time it is known.
-    fn key(&mut self) -> Option<&postgres::CancelKey> {
-        if self.reported {
-            return None;
-        }
-        let key = self.tracker.cancel_key()?;
-        self.reported = true;
-        Some(key)
-    }
 }
 
 /// What the server gets before the relay begins.
