@@ -9,6 +9,7 @@
 mod cql;
 pub mod http1;
 mod http_db;
+pub mod login;
 mod mongodb;
 mod mysql;
 pub mod postgres;

@@ -1,0 +1,144 @@
+//! Logging in to Redis and reading its role from `INFO replication`.
+//!
+//! Its own file because it is one conversation. Invariant: two commands at most, none that changes
+//! anything.
+
+use super::{Held, Login, LoginStep, Role};
+use crate::wire::printable;
+use crate::wire::redis::{Reply, reply, write_command};
+
+/// One login; without a password the role is asked at once.
+pub(super) struct RedisLogin {
+    authentication: Option<Vec<u8>>,
+    held: Held,
+    state: State,
+}
+
+enum State {
+    Authenticating,
+    Asked,
+}
+
+impl RedisLogin {
+    /// A user needs Redis 6; without one the password is the server's (`requirepass`).
+    pub(super) fn new(user: Option<&str>, password: Option<&str>) -> RedisLogin {
+        let authentication = match (user, password) {
+            (_, None) => None,
+            (None, Some(word)) => Some(write_command(&["AUTH", word])),
+            (Some(user), Some(word)) => Some(write_command(&["AUTH", user, word])),
+        };
+        RedisLogin {
+            state: match authentication {
+                Some(_) => State::Authenticating,
+                None => State::Asked,
+            },
+            authentication,
+            held: Held::default(),
+        }
+    }
+
+    fn run(&mut self, bytes: &[u8]) -> Result<LoginStep, String> {
+        self.held.push(bytes)?;
+        let (text, length) = match reply(&self.held.bytes) {
+            Reply::NeedMore => return Ok(LoginStep::NeedMore),
+            Reply::Malformed => return Err("not Redis: a reply without sense".into()),
+            Reply::Error(text) => return Err(printable(text)),
+            Reply::Text(text, length) => (text, length),
+        };
+        match self.state {
+            State::Authenticating => {
+                self.held.consume(length);
+                self.state = State::Asked;
+                Ok(LoginStep::Send(question()))
+            }
+            State::Asked => Ok(LoginStep::Done {
+                role: role(text).ok_or("no role in INFO replication")?,
+                farewell: Vec::new(),
+            }),
+        }
+    }
+}
+
+impl Login for RedisLogin {
+    fn start(&mut self) -> Vec<u8> {
+        self.authentication.take().unwrap_or_else(question)
+    }
+
+    fn advance(&mut self, bytes: &[u8]) -> LoginStep {
+        self.run(bytes).unwrap_or_else(LoginStep::Failed)
+    }
+}
+
+fn question() -> Vec<u8> {
+    write_command(&["INFO", "replication"])
+}
+
+fn role(text: &[u8]) -> Option<Role> {
+    let lines = text.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| line.trim_ascii().strip_prefix(b"role:"))
+        .find_map(|role| match role {
+            b"master" => Some(Role::Primary),
+            b"slave" | b"replica" => Some(Role::Replica),
+            _ => None,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::feed;
+    use super::*;
+
+    fn answer(role: &str) -> Vec<u8> {
+        let text = format!("# Replication\r\nrole:{role}\r\nconnected_slaves:0\r\n");
+        format!("${}\r\n{text}\r\n", text.len()).into_bytes()
+    }
+
+    fn done(role: Role) -> LoginStep {
+        LoginStep::Done {
+            role,
+            farewell: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_password_comes_before_the_question() {
+        for (user, auth) in [
+            (None, &b"*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n"[..]),
+            (
+                Some("bob"),
+                b"*3\r\n$4\r\nAUTH\r\n$3\r\nbob\r\n$2\r\npw\r\n",
+            ),
+        ] {
+            let mut login = RedisLogin::new(user, Some("pw"));
+            assert_eq!(login.start(), auth);
+            assert_eq!(login.advance(b"+OK"), LoginStep::NeedMore);
+            assert_eq!(login.advance(b"\r\n"), LoginStep::Send(question()));
+            assert_eq!(feed(&mut login, &answer("slave"), 1).1, done(Role::Replica));
+        }
+    }
+
+    #[test]
+    fn without_a_password_the_role_is_asked_at_once() {
+        let mut login = RedisLogin::new(Some("bob"), None);
+        assert_eq!(login.start(), b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n");
+        assert_eq!(login.advance(&answer("master")), done(Role::Primary));
+    }
+
+    #[test]
+    fn an_error_is_quoted() {
+        for (reply, text) in [
+            (
+                &b"-WRONGPASS invalid username-password pair\r\n"[..],
+                "WRONGPASS invalid username-password pair",
+            ),
+            (b"-LOADING Redis is loading\r\n", "LOADING Redis is loading"),
+            (b":1\r\n", "not Redis: a reply without sense"),
+            (b"$2\r\nxx\r\n", "no role in INFO replication"),
+        ] {
+            let mut login = RedisLogin::new(None, None);
+            login.start();
+            assert_eq!(login.advance(reply), LoginStep::Failed(text.into()));
+        }
+    }
+}
