@@ -6,6 +6,7 @@ mod bodies;
 mod chaos;
 mod cli;
 mod config;
+mod databases;
 mod deadlines;
 mod docs;
 mod forwarding;

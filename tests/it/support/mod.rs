@@ -14,6 +14,7 @@ pub mod mariadb;
 pub mod nginx;
 pub mod origin;
 pub mod postgres;
+pub mod python;
 pub mod redis;
 pub mod wait;
 
@@ -27,5 +28,6 @@ pub use mariadb::Mariadb;
 pub use nginx::Nginx;
 pub use origin::{Origin, echoed};
 pub use postgres::Postgres;
+pub use python::python;
 pub use redis::Redis;
 pub use wait::{eventually, loaded, timed};
