@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{gateway, to, words};
 use crate::support::daemon::output;
@@ -152,6 +152,7 @@ fn nobody_gets_a_connection_that_somebody_used() {
     let server = Redis::with(&["--requirepass", "sesame"]);
     let gw = gateway(&[to("cache", &server.url(), "")]);
     let mut ids = std::collections::HashSet::new();
+    let started = Instant::now();
     for round in 0..500 {
         let mut one = Session::open(gw.tcp_addr());
         assert!(one.ask("PING").starts_with("-NOAUTH"), "round {round}");
@@ -180,6 +181,9 @@ fn nobody_gets_a_connection_that_somebody_used() {
         .metrics()
         .sum("harbr_warm_hits_total", &[("route", "cache")]);
     assert!(hits > 100.0, "only {hits} sockets were connected ahead");
+    // A socket that gathers small writes holds each command back for 40 ms: a minute in all.
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(25), "{took:?}");
 }
 
 #[test]
