@@ -7,6 +7,7 @@
 mod demo;
 mod explain;
 mod health;
+mod log;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::server::Gateway;
+
+use self::log::ProcessLog;
 
 /// A programmable gateway for HTTP and databases.
 #[derive(Debug, Parser)]
@@ -121,7 +124,7 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
         }
     }
     let config = load(&file(args))?;
-    start_log(&config)?;
+    let _log = ProcessLog::start(config.server.log_file.as_deref(), LOG_FILTER)?;
     warn_of(&config);
     Gateway::new(config).run()?;
     Ok(ExitCode::SUCCESS)
@@ -131,7 +134,11 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
 fn file(args: &Args) -> PathBuf {
     args.config
         .clone()
-        .or_else(|| std::env::var_os("CONFIG_FILE").map(PathBuf::from))
+        .or_else(|| {
+            // Set to nothing is how shells and compose files unset it.
+            let named = std::env::var_os("CONFIG_FILE").filter(|name| !name.is_empty());
+            named.map(PathBuf::from)
+        })
         .unwrap_or_else(|| PathBuf::from("config.yml"))
 }
 
@@ -159,26 +166,6 @@ fn summary(config: &Config) -> String {
         config.tcp_routes.len(),
         listeners.len()
     )
-}
-
-/// The process log: to stderr, or to `server.log_file`. `RUST_LOG` overrides what is logged.
-fn start_log(config: &Config) -> Result<(), Error> {
-    let filter = env_logger::Env::default().default_filter_or(LOG_FILTER);
-    let mut log = env_logger::Builder::from_env(filter);
-    if let Some(path) = &config.server.log_file {
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|source| {
-                Error::io(format!("server.log_file: cannot open {}", path.display()))
-                    .because(source)
-            })?;
-        log.target(env_logger::Target::Pipe(Box::new(file)));
-    }
-    // A logger that is there already is an embedder's, and stays.
-    let _ = log.try_init();
-    Ok(())
 }
 
 /// Pingora tells about each of its services and requests; what matters of it we say ourselves.

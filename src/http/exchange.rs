@@ -53,6 +53,8 @@ pub struct Exchange {
     pub retry_decided: bool,
     pub end: Option<End>,
     pub try_started: Instant,
+    /// When an endpoint was last asked for.
+    pub asked: Option<Instant>,
     pub queued: Option<Duration>,
     pub connect: Option<Duration>,
     pub first_byte: Option<Duration>,
@@ -113,6 +115,7 @@ impl Exchange {
             retry_decided: false,
             end: None,
             try_started: now,
+            asked: None,
             queued: None,
             connect: None,
             first_byte: None,
@@ -168,8 +171,8 @@ impl Exchange {
         if let Some(lease) = lease {
             lease.finish(match failure {
                 Failure::Connect => Outcome::ConnectFailed,
-                // The endpoint closed an idle connection, which is its right.
-                Failure::Stale => Outcome::Neutral,
+                // The endpoint closed an idle connection, which is its right; or it never heard of us.
+                Failure::Stale | Failure::NoSocket => Outcome::Neutral,
                 Failure::Broken | Failure::TryTimeout | Failure::Status(_) => Outcome::Failed,
             });
         }
@@ -202,6 +205,19 @@ impl Exchange {
         }
         route.metrics.retried(failure.reason());
         true
+    }
+
+    /// Counts a wait in the queue.
+    pub fn waited(&mut self, route: &Route, queued: Duration) {
+        *self.queued.get_or_insert_default() += queued;
+        route.metrics.queue_waited(queued.as_secs_f64());
+    }
+
+    /// Counts a wait that ended without a place.
+    pub fn waited_in_vain(&mut self, route: &Route) {
+        if let Some(asked) = self.asked.take() {
+            self.waited(route, asked.elapsed());
+        }
     }
 
     /// Gives the lease back with what became of it.
@@ -273,6 +289,18 @@ pub fn classify(error: &Error) -> End {
     reason.into()
 }
 
+/// How a connect failed: without a descriptor, a port or memory left, no endpoint would have been
+/// reached.
+pub fn connect_failure(error: &Error) -> Failure {
+    use nix::errno::Errno::*;
+    let wanting = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL].map(|errno| errno as i32);
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    match cause.and_then(std::io::Error::raw_os_error) {
+        Some(errno) if wanting.contains(&errno) => Failure::NoSocket,
+        _ => Failure::Connect,
+    }
+}
+
 /// Pingora's error for the log: its kind and its cause. Not its context, which may quote a whole
 /// response head with whatever is secret in it.
 pub fn told(error: &Error) -> String {
@@ -280,5 +308,47 @@ pub fn told(error: &Error) -> String {
     match cause.is::<Error>() || cause.is::<Box<Error>>() {
         true => error.etype().as_str().to_string(),
         false => format!("{}: {cause}", error.etype().as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_out_of_descriptors_is_not_the_endpoints_fault() {
+        let failed = |errno: nix::errno::Errno, etype| {
+            let cause = std::io::Error::from_raw_os_error(errno as i32);
+            let inner = Error::because(ErrorType::SocketError, "a socket", cause);
+            connect_failure(&Error::because(etype, "a connect", inner))
+        };
+        use nix::errno::Errno::*;
+        for errno in [EMFILE, ENFILE, ENOBUFS, EADDRNOTAVAIL] {
+            assert_eq!(
+                failed(errno, ErrorType::InternalError),
+                Failure::NoSocket,
+                "{errno}"
+            );
+        }
+        for errno in [ECONNREFUSED, EHOSTUNREACH, EPERM] {
+            assert_eq!(
+                failed(errno, ErrorType::ConnectError),
+                Failure::Connect,
+                "{errno}"
+            );
+        }
+        let timed_out = Error::new(ErrorType::ConnectTimedout);
+        assert_eq!(connect_failure(&timed_out), Failure::Connect);
+    }
+
+    #[test]
+    fn the_log_does_not_quote_what_an_endpoint_said() {
+        let cause = std::io::Error::other("invalid header name");
+        let context = "buf: HTTP/1.1 200 OK\r\nSet-Cookie: secret";
+        let error = Error::because(ErrorType::InvalidHTTPHeader, context, cause);
+        let error = error.more_context("Peer: somebody");
+        assert_eq!(told(&error), "InvalidHTTPHeader: invalid header name");
+        let bare = Error::explain(ErrorType::ConnectionClosed, context).more_context("Peer");
+        assert_eq!(told(&bare), "ConnectionClosed");
     }
 }

@@ -45,6 +45,8 @@ pub struct Proxy {
     access_log: Arc<AccessLog>,
     /// True while draining: responses say `Connection: close`.
     closing: watch::Receiver<bool>,
+    /// True when the drain is over and requests are cut off.
+    cut: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -52,11 +54,13 @@ impl Proxy {
         snapshots: SnapshotHandle,
         access_log: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
+        cut: watch::Receiver<bool>,
     ) -> Proxy {
         Proxy {
             snapshots,
             access_log,
             closing,
+            cut,
         }
     }
 
@@ -146,21 +150,26 @@ impl ProxyHttp for Proxy {
         let Some(route) = ctx.route.clone() else {
             return Err(ended(ctx, Reason::NoRoute));
         };
+        let uploading = ctx.uploading;
         let lease = tokio::select! {
             biased;
             lease = lease(&route, ctx) => lease,
-            error = departure(session, ctx.uploading) => {
+            error = departure(session, uploading) => {
+                ctx.waited_in_vain(&route);
                 return Err(error);
             }
         };
         let lease = match lease {
             Ok(lease) => lease,
-            Err(reason) => return Err(ended(ctx, reason)),
+            Err(reason) => {
+                if matches!(reason, Reason::QueueTimeout | Reason::Timeout) {
+                    ctx.waited_in_vain(&route);
+                }
+                return Err(ended(ctx, reason));
+            }
         };
-        let queued = lease.queued_for();
-        if !queued.is_zero() {
-            *ctx.queued.get_or_insert_default() += queued;
-            route.metrics.queue_waited(queued.as_secs_f64());
+        if !lease.queued_for().is_zero() {
+            ctx.waited(&route, lease.queued_for());
         }
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
@@ -201,7 +210,7 @@ impl ProxyHttp for Proxy {
         mut e: Box<Error>,
     ) -> Box<Error> {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
-        let again = ctx.failed(Failure::Connect, sendable(session));
+        let again = ctx.failed(exchange::connect_failure(&e), sendable(session));
         e.set_retry(again);
         if !again {
             let reason = match (timed_out, ctx.remaining().is_zero()) {
@@ -468,7 +477,12 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Exchange) {
-        let end = ctx.end_with(e);
+        let mut end = ctx.end_with(e);
+        let left = end.reason == Reason::ClientClosed || session.was_upgraded();
+        if left && *self.cut.borrow() {
+            // It was not the client that left.
+            end = Reason::Drained.into();
+        }
         ctx.finish_lease(Outcome::Neutral);
         if let Some(arrival) = &ctx.arrival {
             arrival.cutoff.disarm();
@@ -514,7 +528,8 @@ impl ProxyHttp for Proxy {
 }
 
 /// Pauses before a retry, then waits for its turn at an endpoint.
-async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
+async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
+    ctx.asked = None;
     if ctx.next == Next::Retry {
         let pause = retry::backoff(ctx.tries).min(ctx.remaining());
         tokio::time::sleep(pause).await;
@@ -522,6 +537,7 @@ async fn lease(route: &Route, ctx: &Exchange) -> Result<Lease, Reason> {
     if ctx.remaining().is_zero() {
         return Err(Reason::Timeout);
     }
+    ctx.asked = Some(Instant::now());
     let pick = Pick {
         hash: ctx.hash,
         avoid: &ctx.tried,

@@ -16,6 +16,8 @@ use crate::error::Reason;
 pub enum Failure {
     /// No connection stood, so no byte was sent.
     Connect,
+    /// As [`Connect`](Failure::Connect), for want of something here, not at the endpoint.
+    NoSocket,
     /// A pooled connection died before a response byte: the endpoint had closed it while idle.
     Stale,
     /// The connection broke, or what came was no response.
@@ -30,7 +32,7 @@ impl Failure {
     /// The `reason` label of `harbr_retries_total`.
     pub fn reason(self) -> Reason {
         match self {
-            Failure::Connect => Reason::ConnectFailed,
+            Failure::Connect | Failure::NoSocket => Reason::ConnectFailed,
             Failure::Stale | Failure::Broken => Reason::UpstreamReset,
             Failure::TryTimeout => Reason::Timeout,
             Failure::Status(_) => Reason::UpstreamError,
@@ -72,7 +74,7 @@ pub fn decide(failure: Failure, now: &Situation, budget: impl FnOnce() -> bool) 
     if now.responded || now.out_of_time {
         return Decision::GiveUp;
     }
-    if failure == Failure::Connect {
+    if matches!(failure, Failure::Connect | Failure::NoSocket) {
         return if now.tries <= now.retry_count {
             Decision::Retry
         } else {
@@ -138,9 +140,11 @@ mod tests {
 
     #[test]
     fn a_connect_failure_is_retried_for_every_method_and_not_charged() {
-        for now in [GET, POST] {
-            let decision = decide(Failure::Connect, &now, || panic!("charged"));
-            assert_eq!(decision, Decision::Retry);
+        for failure in [Failure::Connect, Failure::NoSocket] {
+            for now in [GET, POST] {
+                let decision = decide(failure, &now, || panic!("charged"));
+                assert_eq!(decision, Decision::Retry);
+            }
         }
         let not_replayable = Situation {
             replayable: false,

@@ -24,9 +24,10 @@ use crate::server::edge::HttpEdge;
 use crate::server::listener::{Edges, Listener, Listeners};
 use crate::server::reload::{OnHangup, Reload};
 use crate::snapshot::SnapshotHandle;
-use crate::tcp::Sessions;
 use crate::tcp::cancel::Cancels;
+use crate::tcp::probe;
 use crate::tcp::relay::Pipes;
+use crate::tcp::session::Sessions;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::UpstreamSource;
 use crate::upstream::discovery::{Discovery, SystemResolver};
@@ -88,7 +89,8 @@ impl Assembled {
             before: Some(resolve),
             serving: Some(Box::new(serving)),
         });
-        server.add_service(background_service("health", Prober::new(source)));
+        let prober = Prober::new(source).probing_with(probe::factory());
+        server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));
         if self.signals == Signals::Heed {
@@ -124,6 +126,7 @@ impl Assembled {
             self.snapshots.clone(),
             self.access_log.clone(),
             drain.announce(),
+            drain.cut_off(),
         );
         Edges {
             snapshots: self.snapshots.clone(),
@@ -142,7 +145,7 @@ impl Assembled {
                 warm: warm.clone(),
                 pipes: Pipes::new(MAX_PIPES),
                 cancels: Cancels::default(),
-                cut: drain.cut(),
+                cut: drain.cut_off(),
             }),
         }
     }

@@ -7,6 +7,7 @@
 //! connection.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::io::{Gate, GateStream, HeadBounds, PassedHead, RefusedHead};
+use super::io::{Gate, GateStream, HeadBounds, PassedHead, RefusedHead, Remains};
 use super::refusal;
 use crate::error::Reason;
 use crate::http::arrival::Arrival;
@@ -64,7 +65,7 @@ pub struct RefusedRequest<'a> {
     pub target: Option<&'a str>,
 }
 
-/// How connections are told to end. Two steps, because between them clients that keep connections
+/// How connections are told to end. In steps, because between them clients that keep connections
 /// open must have the chance to hear `Connection: close`.
 #[derive(Clone, Debug)]
 pub struct Stop {
@@ -72,6 +73,8 @@ pub struct Stop {
     pub announce: watch::Receiver<bool>,
     /// Connections between two requests close from now on. One that is inside a head finishes it.
     pub close_idle: watch::Receiver<bool>,
+    /// Requests under way end now: the drain is over.
+    pub cut: watch::Receiver<bool>,
 }
 
 /// Serves one connection until it is closed, lingering included, and tells why it ended: `Ok` when
@@ -90,7 +93,7 @@ where
     E: Edge + ?Sized,
 {
     // Boxed out here: an async fn keeps room for its arguments for as long as it lives.
-    let stream = Box::new(stream);
+    let (stream, stop) = (Box::new(stream), Box::new(stop));
     run(app, edge, stream, listener, stop)
 }
 
@@ -99,7 +102,7 @@ async fn run<A, E>(
     edge: &E,
     mut stream: Box<GateStream>,
     listener: Arc<str>,
-    mut stop: Stop,
+    mut stop: Box<Stop>,
 ) -> Reason
 where
     A: HttpServerApp + Send + Sync + 'static,
@@ -127,7 +130,9 @@ where
         };
         let arrival = arrival(&stream, &listener, &head, requests, &cutoff);
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
-        let reused = deadline::watch(&cutoff, &mut clock, request).await;
+        let request = deadline::watch(&cutoff, &mut clock, request);
+        // Boxed: an idle connection must not keep room for it.
+        let reused = Box::pin(until_cut(request, &mut stop.cut, &remains)).await;
         requests += 1;
         // Pingora itself looks at the first `Connection` field only.
         stream = match reused.and_then(gate_of) {
@@ -147,6 +152,24 @@ where
         refusal::linger(socket).await;
     }
     Reason::Ok
+}
+
+/// Polls `request` to its end. When `cut` turns true its client's socket is shut down, so that it
+/// ends as with any client that leaves, its last record included.
+async fn until_cut<F: Future>(
+    request: F,
+    cut: &mut watch::Receiver<bool>,
+    remains: &Remains,
+) -> F::Output {
+    let mut request = pin!(request);
+    tokio::select! {
+        biased;
+        output = &mut request => return output,
+        flipped = cut.wait_for(|cut| *cut) => if flipped.is_ok() {
+            remains.cut();
+        },
+    }
+    request.await
 }
 
 /// The bounds of the next head.

@@ -141,8 +141,9 @@ impl Drain {
         self.close_idle.subscribe()
     }
 
-    /// Turns true when a drain has waited long enough: sessions say goodbye and end.
-    pub fn cut(&self) -> watch::Receiver<bool> {
+    /// Turns true when a drain has waited long enough: whatever still runs is cut off, and database
+    /// sessions say goodbye.
+    pub fn cut_off(&self) -> watch::Receiver<bool> {
         self.cut.subscribe()
     }
 
@@ -178,10 +179,14 @@ impl Drain {
             Err(_) => {
                 let open = self.connections.count();
                 warn!("drain timeout: {open} connections are cut off");
-                self.cut.send_replace(true);
-                let _ = tokio::time::timeout(GOODBYE, self.connections.none_left()).await;
             }
         }
+    }
+
+    /// Cuts off who is left and waits, for a moment only, until they have told their end.
+    async fn cut(&self) {
+        self.cut.send_replace(true);
+        let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;
     }
 
     async fn accept_loops_ended(&self) {
@@ -198,9 +203,8 @@ impl Drain {
 
 /// How long idle keep-alive connections are left open after listeners closed.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// For database sessions to say goodbye once they are cut off.
-const GOODBYE: Duration = Duration::from_millis(500);
+/// How long those who are cut off may take for their last record, and for a goodbye.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What ends the gateway: a signal, or a call in the same process.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -225,6 +229,7 @@ impl ShutdownSignalWatch for StopWatch {
                 () = self.drain.run(self.delay, self.timeout) => {}
                 () = again => warn!("second signal: not waiting any longer"),
             }
+            self.drain.cut().await;
         }
         ShutdownSignal::FastShutdown
     }
@@ -283,7 +288,7 @@ mod tests {
         let _open = drain.connections.open(10).unwrap();
         let started = Instant::now();
         drain.run(Duration::ZERO, Duration::from_secs(5)).await;
-        assert_eq!(started.elapsed(), Duration::from_secs(5) + GOODBYE);
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]

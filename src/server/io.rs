@@ -10,12 +10,13 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::SystemTime;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use pingora_core::protocols::SocketDigest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -48,9 +49,19 @@ pub struct GateStream {
 }
 
 /// Where a dropped [`GateStream`] leaves its socket when the client is still sending: Pingora drops
-/// streams, and whoever started the session closes them with care.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Remains(Arc<Mutex<Option<TcpStream>>>);
+/// streams, and whoever started the session closes them with care. Meanwhile it can cut the stream
+/// off that a session holds.
+#[derive(Clone, Debug)]
+pub(super) struct Remains(Arc<Mutex<Held>>);
+
+/// Who holds the socket.
+#[derive(Debug)]
+enum Held {
+    /// The stream does; nobody closes the descriptor without saying so here.
+    Stream(RawFd),
+    Left(TcpStream),
+    Gone,
+}
 
 impl GateStream {
     /// Wraps an accepted connection and sets TCP_NODELAY on it. `client` is what `accept` said, or
@@ -61,6 +72,7 @@ impl GateStream {
     pub fn new(socket: TcpStream, client: SocketAddr) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
+        let held = Held::Stream(socket.as_raw_fd());
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         // Known already: spares Pingora two system calls, and `client` may be a PROXY header's.
         let _ = digest.peer_addr.set(Some(client.into()));
@@ -79,7 +91,7 @@ impl GateStream {
             eof: false,
             broken: false,
             held_reader: None,
-            remains: Remains::default(),
+            remains: Remains(Arc::new(Mutex::new(held))),
         })
     }
 
@@ -113,6 +125,7 @@ impl GateStream {
 
     /// The socket, when nobody needs the gate any more: to refuse what it held back.
     pub(super) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
+        *self.remains.lock() = Held::Gone;
         self.socket.take()
     }
 
@@ -227,22 +240,37 @@ impl Drop for GateStream {
         // Closing now would answer what the client still sends with a RST, which can overtake the
         // response.
         let still_sending = !self.body.is_done() || !self.inbox.is_empty();
-        if still_sending && !self.broken && !self.eof && self.upgrade != Upgrade::Done {
-            self.remains.leave(socket);
-        }
+        let left = still_sending && !self.broken && !self.eof && self.upgrade != Upgrade::Done;
+        // Closed only behind this: until then the descriptor is nobody else's.
+        *self.remains.lock() = match left {
+            true => Held::Left(socket),
+            false => Held::Gone,
+        };
     }
 }
 
 impl Remains {
     pub(super) fn take(&self) -> Option<TcpStream> {
-        self.lock().take()
+        let mut held = self.lock();
+        match std::mem::replace(&mut *held, Held::Gone) {
+            Held::Left(socket) => Some(socket),
+            still @ Held::Stream(_) => {
+                *held = still;
+                None
+            }
+            Held::Gone => None,
+        }
     }
 
-    fn leave(&self, socket: TcpStream) {
-        *self.lock() = Some(socket);
+    /// Shuts the connection down under whoever reads and writes it.
+    pub(super) fn cut(&self) {
+        if let Held::Stream(socket) = *self.lock() {
+            // An error means that the client was faster.
+            let _ = shutdown(socket, Shutdown::Both);
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<TcpStream>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -282,6 +282,7 @@ async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
     let stops = Stop {
         announce: drain.announce(),
         close_idle: drain.close_idle(),
+        cut: drain.cut_off(),
     };
     let refusing = Arc::new(AtomicUsize::new(0));
     info!("listening on {}", bound.addr);
@@ -363,6 +364,7 @@ async fn accept_admin(listener: Listener, edges: Arc<Edges>) {
     let stops = Stop {
         announce: edges.drain.announce(),
         close_idle: edges.drain.close_idle(),
+        cut: edges.drain.cut_off(),
     };
     let open = Connections::default();
     info!("admin on {}", listener.bound.addr);

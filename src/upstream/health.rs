@@ -248,7 +248,6 @@ const SPREAD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::net::SocketAddr;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
@@ -400,24 +399,6 @@ mod tests {
         let _running = probing(&upstream, |prober| prober);
         eventually("out", || !upstream.health()[1].1).await;
         assert!(upstream.health()[0].1);
-    }
-
-    #[tokio::test]
-    async fn only_mysql_checks_close_by_reset() {
-        for (db_type, reset) in [(DbType::Mysql, true), (DbType::Postgres, false)] {
-            let (server, addr) = listener().await;
-            let endpoints = vec![endpoint(&addr.to_string())];
-            let upstream = upstream(checked(over_tcp(db_type), endpoints));
-            let _running = probing(&upstream, |prober| prober);
-            let (mut stream, _) = server.accept().await.unwrap();
-            let end = stream.read(&mut [0]).await.map_err(|error| error.kind());
-            let expected = if reset {
-                Err(io::ErrorKind::ConnectionReset)
-            } else {
-                Ok(0)
-            };
-            assert_eq!(end, expected, "{db_type:?}");
-        }
     }
 
     /// A probe that says what the test wants and keeps count.

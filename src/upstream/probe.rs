@@ -20,37 +20,24 @@ use pingora_load_balancing::{Backend, Extensions};
 
 use super::endpoint::{Endpoint, Role};
 use super::health::Probe;
-use crate::config::{self, DbType, HealthCheck, StatusSet, UpstreamUrl};
+use crate::config::{self, HealthCheck, StatusSet, UpstreamUrl};
 
 /// Makes the built-in probes.
 pub(super) struct Probes {
     connect: Arc<TcpHealthCheck>,
-    connect_and_reset: Arc<TcpHealthCheck>,
 }
 
 impl Probes {
     pub(super) fn new() -> Probes {
         // Pingora's TCP check builds a TLS connector from the system's certificates when it is
-        // made (3 ms, 200 KB), and takes the address with each check: two serve all endpoints.
-        let mut polite = TcpHealthCheck::default();
-        polite.set_connector(TransportConnector::new(Some(clear_text_only())));
-        let options = &mut polite.peer_template.options;
+        // made (3 ms, 200 KB), and takes the address with each check: one serves all endpoints.
+        let mut connect = TcpHealthCheck::default();
+        connect.set_connector(TransportConnector::new(Some(clear_text_only())));
+        let options = &mut connect.peer_template.options;
         options.connection_timeout = Some(LONGEST);
         options.total_connection_timeout = Some(LONGEST);
-
-        let mut reset = TcpHealthCheck::default();
-        reset.set_connector(TransportConnector::new(Some(clear_text_only())));
-        let options = &mut reset.peer_template.options;
-        options.connection_timeout = Some(LONGEST);
-        options.total_connection_timeout = Some(LONGEST);
-        options.upstream_tcp_sock_tweak_hook = Some(Arc::new(|socket| {
-            socket
-                .set_zero_linger()
-                .map_err(|error| Error::because(ErrorType::SocketError, "setting SO_LINGER", error))
-        }));
         Probes {
-            connect: Arc::new(polite),
-            connect_and_reset: Arc::new(reset),
+            connect: Arc::new(connect),
         }
     }
 
@@ -64,11 +51,7 @@ impl Probes {
             config::Probe::Http { path, status } => {
                 Arc::new(http(policy, endpoint.url(), path, status)?)
             }
-            // A server that counts abandoned handshakes (`max_connect_errors`) must not see one.
-            config::Probe::Tcp {
-                db_type: DbType::Mysql,
-                ..
-            } => Arc::clone(&self.connect_and_reset) as _,
+            // What else a protocol needs is known to the floor above.
             config::Probe::Tcp { .. } => Arc::clone(&self.connect) as _,
         };
         Ok(Arc::new(Checked {
@@ -149,5 +132,5 @@ fn clear_text_only() -> ConnectorOptions {
     options
 }
 
-/// An upper bound for the shared checks; each check is cut by its own timeout before.
+/// An upper bound for the shared check; each check is cut by its own timeout before.
 const LONGEST: Duration = Duration::from_secs(3600);

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::support::binary::{config, config_file, run};
+use crate::support::binary::{config, config_file, run, run_in};
 use crate::support::{Gw, Origin, route, route_entry};
 
 fn text(bytes: &[u8]) -> String {
@@ -79,4 +79,26 @@ fn health_asks_the_running_gateway() {
     let closed = silent.local_addr().unwrap().to_string();
     drop(silent);
     assert_eq!(asking(&closed), Some(1));
+}
+
+#[test]
+fn the_file_comes_from_the_option_then_the_environment_then_config_yml() {
+    let (folder, _config_yml) = config_file(&config("127.0.0.1:0", "routes: {}\n"));
+    for (name, routes) in [("one.yml", 1), ("two.yml", 2)] {
+        let entries: String = (0..routes)
+            .map(|n| format!("  /{n}: {{upstream: \"http://127.0.0.1:9\"}}\n"))
+            .collect();
+        let text = config("127.0.0.1:0", &format!("routes:\n{entries}"));
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    for (environment, args, said) in [
+        ("two.yml", &["-t", "-c", "one.yml"][..], ": 1 http routes"),
+        ("two.yml", &["-t"], ": 2 http routes"),
+        // Set to nothing counts as not set.
+        ("", &["-t"], "config.yml:"),
+    ] {
+        let output = run_in(folder.path(), environment, args);
+        let all = [text(&output.stdout), text(&output.stderr)].concat();
+        assert!(all.contains(said), "{environment:?} {args:?}: {all}");
+    }
 }

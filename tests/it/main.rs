@@ -14,6 +14,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod probes;
 mod regression;
 mod reload;
 mod responses;

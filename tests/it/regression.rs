@@ -1,9 +1,9 @@
 //! What once went wrong: each test failed before it was mended.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::{Gw, Next, Origin, timed};
+use crate::support::{Binary, Gw, Load, Next, Origin, eventually, route_entry, timed};
 
 /// Answers with an interim response and then does not go on.
 fn interim(then: impl Fn(&mut crate::support::Conn) -> Next + Send + Sync + 'static) -> Origin {
@@ -246,4 +246,93 @@ fn framing_that_an_endpoint_repeats_goes_on_once() {
     assert_eq!(empty.status, 204);
     assert!(!empty.headers.has("transfer-encoding"), "{empty:?}");
     assert!(!empty.headers.has("content-length"), "{empty:?}");
+}
+
+#[test]
+fn requests_that_a_drain_cuts_off_leave_their_records_too() {
+    let _turn = timed();
+    let origin = Origin::raw(|conn| {
+        match conn.request()?.map(|request| request.target).as_deref() {
+            Some("/websocket") => {
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")?;
+            }
+            Some("/endless") => {
+                conn.send("HTTP/1.1 200 OK\r\n\r\n")?;
+                while conn.send([b'x'; 4096]).is_ok() {}
+            }
+            _ => {}
+        }
+        conn.until_closed()
+    });
+    let mut gw = Gw::route(&[origin.url()], "");
+    let upgrade = [("Connection", "upgrade"), ("Upgrade", "websocket")];
+    let _clients: Vec<_> = [
+        ("GET", "/silent", &[][..]),
+        ("POST", "/stalled", &[("Content-Length", "9")]),
+        ("GET", "/endless", &[]),
+        ("GET", "/websocket", &upgrade),
+    ]
+    .map(|(method, target, fields)| {
+        let mut client = gw.client();
+        client.request(method, target, fields, b"");
+        client
+    })
+    .into();
+    eventually(Duration::from_secs(5), "they are there", || {
+        origin.requests() == 4
+    });
+    let start = Instant::now();
+    gw.halt();
+    let took = start.elapsed();
+    assert!((900..2500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(gw.reasons(4), ["drained"; 4]);
+    assert_eq!(gw.access_log(4).len(), 4);
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_no_request() {
+    let (origin, dead) = (Origin::ok("ok"), Origin::refusing());
+    let routes = [("/", origin.url()), ("/dead", dead.url())]
+        .map(|(key, url)| route_entry(key, &[url], "ejection: false\n"))
+        .concat();
+    let program = Binary::start_unread(&format!("routes:\n{routes}"));
+    // Each failure is a line of the log, and a pipe holds 64 KiB.
+    let outcome = Load::new(8, 2000, "/dead").run(program.addr());
+    assert_eq!(outcome.status(502), 2000, "{outcome:?}");
+    assert_eq!(program.client().get("/").text(), "ok");
+}
+
+#[test]
+fn a_wait_in_the_queue_that_ends_without_a_place_is_told_too() {
+    let _turn = timed();
+    let origin = Origin::serve(|_, conn| conn.until_closed().map(|()| Next::Close));
+    let keys = "max_connections: 1\nqueue_timeout_ms: 200\ntimeout_ms: 5000\n";
+    let gw = Gw::route(&[origin.url()], keys);
+    let in_flight = || gw.metrics().sum("harbr_http_requests_in_flight", &[]);
+    for reason in ["queue_timeout", "client_closed"] {
+        let before = gw.access_log(0).len();
+        let mut first = gw.client();
+        first.request("GET", "/", &[], b"");
+        eventually(Duration::from_secs(5), "the place is taken", || {
+            in_flight() == 1.0
+        });
+        let mut second = gw.client();
+        second.request("GET", "/", &[], b"");
+        match reason {
+            "client_closed" => {
+                eventually(Duration::from_secs(5), "it waits", || in_flight() == 2.0);
+                // What is to be measured.
+                thread::sleep(Duration::from_millis(50));
+                drop(second);
+            }
+            _ => assert_eq!(second.response().unwrap().status, 503),
+        }
+        let record = &gw.access_log(before + 1)[before];
+        assert_eq!(record["reason"], reason, "{record}");
+        assert!(record["queue_ms"].as_f64().unwrap() >= 40.0, "{record}");
+        drop(first);
+        gw.access_log(before + 2);
+    }
+    let waits = gw.metrics().sum("harbr_queue_wait_seconds_count", &[]);
+    assert_eq!(waits, 2.0);
 }

@@ -166,7 +166,8 @@ async fn proxied() -> (TcpStream, mpsc::UnboundedReceiver<String>) {
     let (keep, never) = watch::channel(false);
     let stop = Stop {
         announce: never.clone(),
-        close_idle: never,
+        close_idle: never.clone(),
+        cut: never,
     };
     tokio::spawn(async move {
         serve(&app, &Unrefusing, stream, "a".into(), stop).await;

@@ -160,6 +160,7 @@ impl Fixture {
             let stop = Stop {
                 announce: announced,
                 close_idle: closing,
+                cut: watch::Sender::new(false).subscribe(),
             };
             async move { serve(&app, &*edge, stream, "127.0.0.1:80".into(), stop).await }
         });
@@ -659,10 +660,15 @@ async fn costs_less_than_a_kilobyte_while_idle() {
     let stop = Stop {
         announce: fixture.announce.subscribe(),
         close_idle: fixture.close_idle.subscribe(),
+        cut: fixture.close_idle.subscribe(),
     };
     let future = serve(&fixture.app, &*fixture.edge, stream, "a".into(), stop);
     // The buffers are not there while idle (a test of `io`).
-    assert!(size_of_val(&future) + size_of::<GateStream>() < 1024);
+    let (future, stream) = (size_of_val(&future), size_of::<GateStream>());
+    assert!(
+        future + stream + size_of::<Stop>() < 1024,
+        "{future} + {stream}"
+    );
 }
 
 #[tokio::test]

@@ -1,3 +1,8 @@
+//! What clients of each protocol read when they are refused.
+//!
+//! Its own file because it is a table as long as the code it checks. Invariant: bytes are compared
+//! whole, and every case runs cut into single bytes as well.
+
 use proptest::prelude::*;
 
 use super::*;

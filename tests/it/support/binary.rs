@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,17 +27,30 @@ impl Binary {
     /// Starts the program on a free port with `keys` and waits until it accepts.
     #[track_caller]
     pub fn start(keys: &str) -> Binary {
+        Binary::start_with(keys, |folder| {
+            // A file: a pipe that nobody reads is soon full.
+            let file = File::create(folder.join("stderr")).expect("a file in it");
+            file.into()
+        })
+    }
+
+    /// As [`start`](Binary::start), with nobody who reads what it writes to stderr.
+    #[track_caller]
+    pub fn start_unread(keys: &str) -> Binary {
+        Binary::start_with(keys, |_| Stdio::piped())
+    }
+
+    #[track_caller]
+    fn start_with(keys: &str, stderr: impl Fn(&Path) -> Stdio) -> Binary {
         for _ in 0..10 {
             let (addr, folder) = (free_addr(), TempDir::new().expect("a temporary folder"));
             let file = folder.path().join("config.yml");
             std::fs::write(&file, config(&addr.to_string(), keys)).expect("a file in it");
-            // A file: a pipe that nobody reads would stop the program once it is full.
-            let stderr = File::create(folder.path().join("stderr")).expect("a file in it");
             let child = program()
                 .arg("-c")
                 .arg(&file)
                 .stdout(Stdio::null())
-                .stderr(stderr)
+                .stderr(stderr(folder.path()))
                 .spawn()
                 .expect("the built program starts");
             let mut binary = Binary {
@@ -123,7 +136,20 @@ impl Drop for Binary {
 /// Runs the program with `args` to its end; panics after ten seconds.
 #[track_caller]
 pub fn run(args: &[&str]) -> Output {
-    let mut child = program()
+    run_as(program(), args)
+}
+
+/// As [`run`], in `folder` and with `CONFIG_FILE` set.
+#[track_caller]
+pub fn run_in(folder: &Path, config_file: &str, args: &[&str]) -> Output {
+    let mut command = program();
+    command.current_dir(folder).env("CONFIG_FILE", config_file);
+    run_as(command, args)
+}
+
+#[track_caller]
+fn run_as(mut command: Command, args: &[&str]) -> Output {
+    let mut child = command
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

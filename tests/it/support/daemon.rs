@@ -55,10 +55,6 @@ impl Daemon {
         }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends `signal` and waits until the process has gone.
     pub fn end_with(&mut self, signal: Signal) {
         if let Ok(Some(_)) = self.child.try_wait() {

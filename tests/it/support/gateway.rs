@@ -144,6 +144,11 @@ impl Gw {
 
     /// Drains and stops; returns once everything has ended.
     pub fn stop(mut self) {
+        self.halt();
+    }
+
+    /// As [`stop`](Gw::stop), and the access log can be read afterwards.
+    pub fn halt(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
         }

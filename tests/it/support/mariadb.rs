@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is one of the three real databases of the tests. Invariant: as
 //! [`daemon`](super::daemon) has it; nothing is synced to disk, and no name is looked up, so that
-//! peers are seen by address.
+//! peers are seen by address. (It then blocks nobody: `skip-name-resolve=0` brings that back.)
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -224,6 +224,7 @@ mod tests {
         assert_eq!(server.sql("SELECT @@max_connections"), "17");
         server.sql("CREATE TABLE test.kept (n int); INSERT INTO test.kept VALUES (7)");
         assert!(server.try_sql("SELECT nonsense").is_err());
+        assert!(server.log().contains("ready for connections"));
         let query = |server: &Mariadb| {
             let mut client = Mariadb::mariadb(server.addr());
             output(client.args(["-e", "SELECT n FROM test.kept"]))

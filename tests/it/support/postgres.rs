@@ -310,6 +310,9 @@ mod tests {
                 ]),
         );
         assert_eq!(tls.unwrap(), "t\n");
+        for words in [&["-i", "-q"][..], &["-S", "-n", "-t", "10"]] {
+            output(Postgres::pgbench(server.addr()).args(words)).unwrap();
+        }
         server.stop();
         assert!(TcpStream::connect(server.addr()).is_err());
         server.start();

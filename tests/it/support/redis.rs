@@ -149,6 +149,7 @@ mod tests {
         let mut server = Redis::with(&["--requirepass", "sesame"]);
         assert_eq!(server.run(&["SET", "key", "value"]), "OK");
         assert_eq!(server.run(&["GET", "key"]), "value");
+        assert!(server.log().contains("Ready to accept connections"));
         let stranger = output(Redis::redis_cli(server.addr()).args(["GET", "key"]));
         assert!(stranger.unwrap().starts_with("NOAUTH"));
         server.stop();

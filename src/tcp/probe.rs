@@ -1,0 +1,298 @@
+//! Health checks in the words of the databases, and what role a server has.
+//!
+//! Its own file because it is where the codecs of `wire` meet a socket for the sake of health.
+//! Invariants: a check reads at most [`MAX_READ_BYTES`]; it counts with no server as a failed or
+//! abandoned login and, where the server is well, leaves no line in its log; whoever drops it
+//! leaves nothing behind. Called by the prober of `upstream`, which sets the timeout.
+//!
+//! # MySQL and MariaDB
+//! They block an address (`max_connect_errors`) after as many connections that ended before the
+//! client's part of the handshake, by FIN or by RST alike. Measured with MariaDB 10.11: a connect
+//! that is reset at once is counted in a good third of the cases, because the server may have sent
+//! its greeting already. So a check without a login never lets the connection come about: the last
+//! packet of TCP's own handshake is held back, and the reset goes out in its place. The server's
+//! kernel has answered, its process has seen nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::config::{self, DbType, Secret};
+use crate::upstream::health::{Probe, ProbeFactory};
+use crate::upstream::{Endpoint, Role};
+use crate::wire::login::{self, Login, LoginStep};
+use crate::wire::postgres::GSSENC_REQUEST;
+use crate::wire::probe::{self, Verdict};
+
+/// Makes the checks of TCP upstreams. Those over HTTP and of unknown protocols are left to the
+/// prober.
+pub fn factory() -> ProbeFactory {
+    Arc::new(|policy, _| match &policy.probe {
+        config::Probe::Http { .. }
+        | config::Probe::Tcp {
+            db_type: DbType::Tcp,
+            ..
+        } => None,
+        config::Probe::Tcp {
+            db_type,
+            user,
+            password,
+        } => Some(Arc::new(DatabaseProbe {
+            db_type: *db_type,
+            user: user.clone(),
+            password: password.clone(),
+            without_gssenc: AtomicBool::new(false),
+        })),
+    })
+}
+
+/// The check of one endpoint.
+struct DatabaseProbe {
+    db_type: DbType,
+    user: Option<String>,
+    password: Option<Secret>,
+    /// This Postgres does not know GSSENCRequest.
+    without_gssenc: AtomicBool,
+}
+
+#[async_trait]
+impl Probe for DatabaseProbe {
+    async fn check(&self, endpoint: &Endpoint, _timeout: Duration) -> Result<Role, String> {
+        let addr = endpoint.addr();
+        let has_login = self.user.is_some() || self.password.is_some();
+        match self.db_type {
+            DbType::Mysql if has_login => self.log_in_to_mysql(addr).await,
+            DbType::Mysql => knock(addr).await,
+            DbType::Postgres if !has_login => self.ask_postgres(addr).await,
+            DbType::Postgres | DbType::Redis if has_login => {
+                let mut talk = Talk::connect(addr).await?;
+                let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
+                talk.write(&farewell).await?;
+                talk.end().await;
+                Ok(role)
+            }
+            DbType::Redis | DbType::Mongodb => self.ask_for_role(addr).await,
+            db_type => {
+                let mut talk = Talk::connect(addr).await?;
+                talk.ask(db_type, &probe::probe(db_type).unwrap_or_default())
+                    .await?;
+                talk.end().await;
+                Ok(Role::Unknown)
+            }
+        }
+    }
+}
+
+impl DatabaseProbe {
+    fn login(&self) -> Result<Box<dyn Login>, String> {
+        let password = self.password.as_ref().map(Secret::reveal);
+        login::login(self.db_type, self.user.as_deref(), password)
+            .ok_or_else(|| "there is no login for this protocol".to_owned())
+    }
+
+    /// Until it is logged in the socket closes by RST, whoever drops it: the server then waits for
+    /// nobody.
+    async fn log_in_to_mysql(&self, addr: SocketAddr) -> Result<Role, String> {
+        let mut talk = Talk::connect(addr).await?;
+        talk.linger(Some(Duration::ZERO))?;
+        let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
+        talk.linger(None)?;
+        talk.write(&farewell).await?;
+        talk.end().await;
+        Ok(role)
+    }
+
+    /// Asks for encryption by GSSAPI, which any answer refuses or grants, and leaves. Asking for
+    /// TLS is the fallback for what does not know that (PostgreSQL before 12, some poolers): a
+    /// server with TLS logs each client that goes without it.
+    async fn ask_postgres(&self, addr: SocketAddr) -> Result<Role, String> {
+        if !self.without_gssenc.load(Ordering::Relaxed) {
+            let mut talk = Talk::connect(addr).await?;
+            talk.write(&GSSENC_REQUEST).await?;
+            if let Ok(Some(b'G' | b'N')) = talk.read_byte().await {
+                talk.end().await;
+                return Ok(Role::Unknown);
+            }
+        }
+        let question = probe::probe(DbType::Postgres).unwrap_or_default();
+        let mut talk = Talk::connect(addr).await?;
+        talk.ask(DbType::Postgres, &question).await?;
+        self.without_gssenc.store(true, Ordering::Relaxed);
+        talk.end().await;
+        Ok(Role::Unknown)
+    }
+
+    /// Those who tell their role to anybody, unless they want a password first: they live, then,
+    /// and nothing is known.
+    async fn ask_for_role(&self, addr: SocketAddr) -> Result<Role, String> {
+        let mut talk = Talk::connect(addr).await?;
+        let question = probe::probe(self.db_type).unwrap_or_default();
+        let answer = talk.ask(self.db_type, &question).await?;
+        let mut login = self.login()?;
+        let start = login.start();
+        let step = if start == question {
+            // MongoDB has said it already.
+            login.advance(&answer)
+        } else {
+            talk.write(&start).await?;
+            talk.answer(login.as_mut()).await?
+        };
+        talk.end().await;
+        Ok(match step {
+            LoginStep::Done { role, .. } => known(role),
+            _ => Role::Unknown,
+        })
+    }
+}
+
+/// One connection to a server, read up to a bound.
+struct Talk {
+    stream: TcpStream,
+    left: usize,
+}
+
+impl Talk {
+    async fn connect(addr: SocketAddr) -> Result<Talk, String> {
+        let stream = TcpStream::connect(addr).await;
+        Ok(Talk {
+            stream: stream.map_err(|error| format!("connect: {error}"))?,
+            left: MAX_READ_BYTES,
+        })
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let written = self.stream.write_all(bytes).await;
+        written.map_err(|error| format!("write: {error}"))
+    }
+
+    /// Reads into `buffer`; never nothing.
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, String> {
+        if self.left == 0 {
+            return Err(format!("answered with more than {MAX_READ_BYTES} bytes"));
+        }
+        let room = buffer.len().min(self.left);
+        match self.stream.read(&mut buffer[..room]).await {
+            Ok(0) => Err("closed the connection without an answer".to_owned()),
+            Ok(count) => {
+                self.left -= count;
+                Ok(count)
+            }
+            Err(error) => Err(format!("read: {error}")),
+        }
+    }
+
+    /// The first byte of an answer; `None` when the server closed instead.
+    async fn read_byte(&mut self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        let count = self.stream.read(&mut byte).await?;
+        Ok((count > 0).then_some(byte[0]))
+    }
+
+    /// Asks and returns the answer, when that is one of life.
+    async fn ask(&mut self, db_type: DbType, question: &[u8]) -> Result<Vec<u8>, String> {
+        self.write(question).await?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; READ_BYTES];
+        loop {
+            let count = self.read(&mut buffer).await?;
+            answer.extend_from_slice(&buffer[..count]);
+            match probe::judge(db_type, &answer) {
+                Verdict::NeedMore => {}
+                Verdict::Alive => return Ok(answer),
+                Verdict::Refused(why) => return Err(why),
+            }
+        }
+    }
+
+    /// What a close does with what is unsent: zero throws it away and resets.
+    fn linger(&self, of: Option<Duration>) -> Result<(), String> {
+        let set = SockRef::from(&self.stream).set_linger(of);
+        set.map_err(|error| format!("SO_LINGER: {error}"))
+    }
+
+    /// The whole login but for its farewell.
+    async fn converse(&mut self, login: &mut dyn Login) -> Result<(Role, Vec<u8>), String> {
+        let mut next = login.start();
+        loop {
+            self.write(&next).await?;
+            match self.answer(login).await? {
+                LoginStep::Send(bytes) => next = bytes,
+                LoginStep::Done { role, farewell } => return Ok((known(role), farewell)),
+                LoginStep::Failed(why) => return Err(why),
+                LoginStep::NeedMore => next = Vec::new(),
+            }
+        }
+    }
+
+    /// Reads until the login has its next step.
+    async fn answer(&mut self, login: &mut dyn Login) -> Result<LoginStep, String> {
+        let mut buffer = [0; READ_BYTES];
+        loop {
+            let count = self.read(&mut buffer).await?;
+            match login.advance(&buffer[..count]) {
+                LoginStep::NeedMore => {}
+                step => return Ok(step),
+            }
+        }
+    }
+
+    /// Leaves politely: says so, and takes what is still on its way, so that no answer turns the
+    /// close into a reset. The verdict stands already, so nothing here can fail.
+    async fn end(mut self) {
+        let drain = async {
+            self.stream.shutdown().await?;
+            let mut buffer = [0; READ_BYTES];
+            while self.left > 0 {
+                let count = self.stream.read(&mut buffer).await?;
+                if count == 0 {
+                    break;
+                }
+                self.left = self.left.saturating_sub(count);
+            }
+            io::Result::Ok(())
+        };
+        // Late or broken: the peer's own way to leave.
+        let _left = tokio::time::timeout(PATIENCE, drain).await;
+    }
+}
+
+/// Finds out that a server's kernel accepts connections, without making one; see the module.
+async fn knock(addr: SocketAddr) -> Result<Role, String> {
+    let prepare = || -> io::Result<TcpSocket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        // Linux then delays the acknowledgement that completes the handshake (by up to 200 ms).
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_quickack(false)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    };
+    let socket = prepare().map_err(|error| format!("socket: {error}"))?;
+    let connected = socket.connect(addr).await;
+    // Dropped at once, by RST.
+    connected
+        .map(|_| Role::Unknown)
+        .map_err(|error| format!("connect: {error}"))
+}
+
+fn known(role: login::Role) -> Role {
+    match role {
+        login::Role::Primary => Role::Primary,
+        login::Role::Replica => Role::Replica,
+    }
+}
+
+/// The most that one check reads.
+const MAX_READ_BYTES: usize = 16 * 1024;
+
+const READ_BYTES: usize = 4 * 1024;
+
+/// How long a server may take to close, once its answer is there.
+const PATIENCE: Duration = Duration::from_millis(100);
