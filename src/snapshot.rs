@@ -66,7 +66,7 @@ impl Snapshot {
             routes: Table::build(routes)?,
             tcp: tcp
                 .into_iter()
-                .map(|(address, routes)| (address, Arc::new(TcpTable::new(routes))))
+                .map(|(address, routes)| (address, Arc::new(TcpTable::new(routes, metrics))))
                 .collect(),
             upstreams: upstreams.all,
             unrouted: metrics.http_route("-"),

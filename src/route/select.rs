@@ -49,11 +49,20 @@ impl TcpRoute {
 /// The routes of one TCP listener; never empty.
 pub struct TcpTable {
     routes: Vec<Arc<TcpRoute>>,
+    unrouted: TcpRouteMetrics,
 }
 
 impl TcpTable {
-    pub fn new(routes: Vec<Arc<TcpRoute>>) -> TcpTable {
-        TcpTable { routes }
+    pub fn new(routes: Vec<Arc<TcpRoute>>, metrics: &Metrics) -> TcpTable {
+        TcpTable {
+            routes,
+            unrouted: metrics.tcp_route("-"),
+        }
+    }
+
+    /// Where sessions are counted that end before their route is known.
+    pub fn unselected(&self) -> &TcpRouteMetrics {
+        self.alone().map_or(&self.unrouted, |route| &route.metrics)
     }
 
     pub fn routes(&self) -> &[Arc<TcpRoute>] {
@@ -81,7 +90,9 @@ impl TcpTable {
             return Some(route);
         }
         let found = match first {
-            Sniffed::Tls(hello) => self.by_hello(hello, |_| true),
+            Sniffed::Tls(hello) => {
+                self.by_hello(hello, |route| sniff::can_be(route.db_type, first))
+            }
             Sniffed::PostgresStartup(startup) => self.by_login(startup),
             other => self
                 .routes
@@ -104,7 +115,8 @@ impl TcpTable {
         }
     }
 
-    /// The Postgres route for a ClientHello that came after our `S`.
+    /// The Postgres route for a ClientHello that came after our `S`. What its ALPN says does not
+    /// matter: only clients that begin with TLS have to name the protocol there.
     pub fn postgres_by_name(&self, hello: &ClientHello) -> Option<&Arc<TcpRoute>> {
         self.by_hello(hello, |route| route.db_type == DbType::Postgres)
             .or_else(|| self.fallback())
@@ -128,12 +140,7 @@ impl TcpTable {
         hello: &ClientHello,
         fits: impl Fn(&TcpRoute) -> bool,
     ) -> Option<&Arc<TcpRoute>> {
-        let candidates = || {
-            self.routes
-                .iter()
-                .filter(|route| fits(route))
-                .filter(|route| sniff::can_be(route.db_type, &Sniffed::Tls(hello.clone())))
-        };
+        let candidates = || self.routes.iter().filter(|route| fits(route));
         let named = hello.sni.as_deref().and_then(|name| {
             candidates().find(|route| {
                 let wanted = route.matches.sni.as_deref();
@@ -141,7 +148,8 @@ impl TcpTable {
             })
         });
         named.or_else(|| {
-            let mut unnamed = candidates().filter(|route| route.matches.sni.is_none());
+            // What else a route asks for is said inside of TLS.
+            let mut unnamed = candidates().filter(|route| route.matches == TcpMatch::default());
             // Two of them cannot be told apart by this hello: the default decides.
             unnamed.next().filter(|_| unnamed.next().is_none())
         })
@@ -166,8 +174,12 @@ pub enum SslRequest<'t> {
     Decline,
 }
 
-/// How many conditions a route has, all of which the login meets.
+/// How many conditions a route has, all of which the login meets. A login in clear has no server
+/// name to meet one.
 fn asked(matches: &TcpMatch, startup: &StartupMessage) -> Option<usize> {
+    if matches.sni.is_some() {
+        return None;
+    }
     let conditions = [
         (&matches.database, &startup.database),
         (&matches.user, &startup.user),

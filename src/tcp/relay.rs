@@ -17,12 +17,15 @@ mod socket;
 mod tests;
 
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 pub use self::pipe::Pipes;
@@ -83,7 +86,9 @@ pub enum SilentClient {
 /// How a session ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// `ok`: both sides ended in order. `client_closed`: the client reset, or left without a byte.
+    /// `ok`: both sides ended in order, or the client did and the server, which had answered, then
+    /// reset: it does so when a client's last words (Terminate, TLS's close_notify) come too late
+    /// for it to read. `client_closed`: the client reset, or left without a byte.
     /// `upstream_reset`: the server reset, took no more, or left without a byte.
     /// `upstream_error`: the server spoke and left before the client had sent anything.
     /// `idle_timeout`, `half_open`, `drained`.
@@ -341,7 +346,9 @@ impl<'a> Session<'a> {
 
     fn close(mut self, end: End) -> Ended {
         let (up, down) = (self.up.given(), self.down.given());
-        let over = matches!(end, End::Over).then(|| self.reason_when_over());
+        // Before the client is told anything.
+        let is_left = matches!(end, End::Over | End::ServerFailed) && self.client_has_left();
+        let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
         let kept = self.up.take_kept();
         let cut = self.down.owes();
         let last = self.down.tail().filter(|_| !self.client_spoke);
@@ -366,8 +373,12 @@ impl<'a> Session<'a> {
                 (Reason::UpstreamReset, Rest::Unanswered { client, sent })
             }
             (End::ServerFailed | End::Unanswered, _) => {
+                // It may only have closed its own direction.
                 close_with_reset(client);
-                (Reason::UpstreamReset, Rest::Closed)
+                match is_left {
+                    true => (Reason::Ok, Rest::Closed),
+                    false => (Reason::UpstreamReset, Rest::Closed),
+                }
             }
             (End::HalfOpen, _) => {
                 // Whoever still waits must not take this for an end in order.
@@ -398,11 +409,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether the client ended in order after it was answered, without having lost anything: then
+    /// what becomes of the server is no failure.
+    fn client_has_left(&self) -> bool {
+        let answered = self.down.taken() > 0 && !self.down.owes();
+        answered && (self.up.stage() == Stage::Finished || is_at_end(&self.client))
+    }
+
     /// Of a session in which both directions came to an end.
-    fn reason_when_over(&self) -> Reason {
+    fn reason_when_over(&self, is_left: bool) -> Reason {
         let failed = |flow: &Flow| flow.stage() == Stage::Failed;
         let client_first = self.first == Some(Direction::Upstream);
         match (failed(&self.up), failed(&self.down)) {
+            (true, _) if is_left => Reason::Ok,
             // Both failed: the first has caused the other.
             (true, true) if client_first => Reason::UpstreamReset,
             (true, false) => Reason::UpstreamReset,
@@ -415,6 +434,24 @@ impl<'a> Session<'a> {
         }
     }
 }
+
+/// Whether nothing but the end is to come from `stream`. What it sent before is lost, so this is for
+/// when nobody is there to take it.
+fn is_at_end(stream: &TcpStream) -> bool {
+    let socket = SockRef::from(stream);
+    let mut dropped = [MaybeUninit::uninit(); 1024];
+    for _ in 0..LAST_WORDS {
+        match socket.recv(&mut dropped) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+    false
+}
+
+/// Reads after which a client is taken to be still talking.
+const LAST_WORDS: usize = 16;
 
 /// How long a session of which one side has ended may be silent.
 const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::config::{DbType, TcpProxy};
+use crate::config::{Config, DbType, TcpProxy};
 use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
@@ -81,7 +81,6 @@ impl Sessions {
     async fn carry(&self, accepted: Accepted, story: &mut Story) -> Reason {
         let Accepted {
             mut stream,
-            client,
             table,
             snapshot,
             ..
@@ -89,21 +88,13 @@ impl Sessions {
         // Fails only for a socket that is gone, which the next read tells.
         let _ = relay::tune(&stream);
         let mut first = BytesMut::new();
-        let config = &snapshot.config;
-        let sniff_timeout = config.tcp_proxy.sniff_timeout;
-        if config.trusts(client.ip()) {
-            let patience = match table.server_first() {
-                Some(_) => opening::SERVER_FIRST_DELAY.min(sniff_timeout),
-                None => sniff_timeout,
-            };
-            let until = Instant::now() + patience;
-            match opening::proxy_header(&mut stream, &mut first, until).await {
-                Ok(Some(named)) => story.client = named,
-                Ok(None) => {}
-                Err(reason) => return reason,
-            }
-        }
-        let opened = opening::open(&mut stream, &mut first, &table, sniff_timeout).await;
+        let unselected = |story: &mut Story, reason| {
+            story.route = table.alone().cloned();
+            let session = table.unselected().session(story.started.into_std());
+            session.finished(reason);
+            reason
+        };
+        let opened = opening(&mut stream, &mut first, &table, &snapshot.config, story).await;
         let (route, tls) = match opened {
             Ok(Opening::Session { route, tls }) => (route, tls),
             Ok(Opening::Cancel(key)) => {
@@ -113,13 +104,14 @@ impl Sessions {
             Ok(Opening::Unmatched) => {
                 let start = &first[..first.len().min(16)];
                 log::debug!("{}: no route for {start:02x?}", story.listener);
-                return refuse::unmatched(stream, &first).await;
+                let reason = refuse::unmatched(stream, &first).await;
+                return unselected(story, reason);
             }
-            Err(reason) => return reason,
+            Err(reason) => return unselected(story, reason),
         };
         story.route = Some(route.clone());
-        let session = route.metrics.session();
-        let settings = &config.tcp_proxy;
+        let session = route.metrics.session(story.started.into_std());
+        let settings = &snapshot.config.tcp_proxy;
         let reason = self
             .session(&route, settings, stream, first, tls, story)
             .await;
@@ -299,6 +291,28 @@ impl Sessions {
             ..Record::new(&story.listener, reason)
         });
     }
+}
+
+/// Who the client is, by its proxy, and what it wants.
+async fn opening(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    table: &TcpTable,
+    config: &Config,
+    story: &mut Story,
+) -> Result<Opening, Reason> {
+    let sniff_timeout = config.tcp_proxy.sniff_timeout;
+    if config.trusts(story.client.ip()) {
+        let patience = match table.server_first() {
+            Some(_) => opening::SERVER_FIRST_DELAY.min(sniff_timeout),
+            None => sniff_timeout,
+        };
+        let until = Instant::now() + patience;
+        if let Some(named) = opening::proxy_header(stream, first, until).await? {
+            story.client = named;
+        }
+    }
+    opening::open(stream, first, table, sniff_timeout).await
 }
 
 /// Watches a Postgres login in clear for the key that cancels the session's queries.

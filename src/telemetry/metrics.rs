@@ -60,7 +60,7 @@ impl Metrics {
         HttpRouteMetrics(self.route(route))
     }
 
-    /// Handle for the sessions of a TCP route. Its `tcp_proxy_*` counters are shown from now on.
+    /// Handle for the sessions of a TCP route; `-` for those that matched none. Its `tcp_proxy_*` counters are shown from now on.
     pub fn tcp_route(&self, route: &str) -> TcpRouteMetrics {
         TcpRouteMetrics::new(self.route(route))
     }

@@ -7,6 +7,8 @@
 use std::net::SocketAddr;
 
 use crate::support::Gw;
+use crate::support::daemon::output;
+use crate::support::drivers::python;
 
 mod mariadb;
 mod redis;
@@ -37,7 +39,18 @@ fn to(name: &str, upstream: &str, keys: &str) -> String {
     text
 }
 
-/// Host and port as words of a command line.
-fn words(addr: SocketAddr) -> [String; 2] {
-    [addr.ip().to_string(), addr.port().to_string()]
+/// What a Python program prints that finds host and port of `addr` in `sys.argv`; it can have a
+/// database driver.
+#[track_caller]
+fn script(addr: SocketAddr, text: &str) -> String {
+    let mut command = python();
+    // No wait without an end.
+    let text = format!("import socket, sys\nsocket.setdefaulttimeout(30)\n{text}");
+    command.args([
+        "-c",
+        &text,
+        &addr.ip().to_string(),
+        &addr.port().to_string(),
+    ]);
+    output(&mut command).unwrap_or_else(|error| panic!("{error}"))
 }

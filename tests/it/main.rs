@@ -14,6 +14,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod postgres;
 mod probes;
 mod regression;
 mod reload;

@@ -352,6 +352,30 @@ async fn a_reset_of_the_server_is_a_reset_for_the_client_after_all_its_bytes() {
     assert_eq!(ended.reason, Reason::UpstreamReset);
 }
 
+/// As PostgreSQL does after Terminate, when TLS's close_notify lies unread in its socket.
+#[tokio::test]
+async fn a_reset_in_answer_to_the_last_words_of_a_client_is_no_failure() {
+    let mut session = start(|_| {}).await;
+    says(&mut session.client, b"query").await;
+    hears(&mut session.server, b"query").await;
+    says(&mut session.server, b"answer").await;
+    hears(&mut session.client, b"answer").await;
+    says(&mut session.client, b"terminate").await;
+    hears(&mut session.server, b"terminate").await;
+    says(&mut session.client, b"close_notify").await;
+    soon(session.server.peek(&mut [0])).await.unwrap();
+    let Session {
+        client,
+        server,
+        relay,
+        ..
+    } = session;
+    drop(client);
+    drop(server);
+    let ended = soon(relay).await.unwrap();
+    assert_eq!(ended.reason, Reason::Ok);
+}
+
 #[tokio::test]
 async fn a_client_that_closes_on_an_answer_resets_the_server() {
     let mut session = start(|_| {}).await;

@@ -116,12 +116,13 @@ impl TcpRouteMetrics {
         TcpRouteMetrics { held, tcp }
     }
 
-    /// A client session that reached this route; it ends when the guard is finished or dropped.
-    pub fn session(&self) -> TcpSession {
+    /// A client session that reached this route, and whose client came at `started`; it ends when
+    /// the guard is finished or dropped.
+    pub fn session(&self, started: Instant) -> TcpSession {
         self.tcp.new.inc();
         TcpSession {
             route: self.clone(),
-            started: Instant::now(),
+            started,
             reason: Reason::Drained,
         }
     }

@@ -1,5 +1,7 @@
 //! The metrics as a scrape sees them: names, labels, values, and labels that come and go.
 
+use std::time::Instant;
+
 use super::*;
 use crate::error::Reason;
 
@@ -76,10 +78,10 @@ fn counts_tcp_sessions_under_the_fixed_names() {
         sample(&metrics, r#"tcp_proxy_timeout{route="postgres"}"#),
         Some(0.0)
     );
-    let ended_well = route.session();
-    let timed_out = route.session();
-    let cut = route.session();
-    let _alive = route.session();
+    let ended_well = route.session(Instant::now());
+    let timed_out = route.session(Instant::now());
+    let cut = route.session(Instant::now());
+    let _alive = route.session(Instant::now());
     ended_well.finished(Reason::Ok);
     timed_out.finished(Reason::IdleTimeout);
     drop(cut);
@@ -178,7 +180,7 @@ fn generation(metrics: &Metrics, number: usize) -> impl Sized {
     route.queue_waited(0.1);
     drop(route.in_flight());
     let tcp = metrics.tcp_route(&format!("db{number}"));
-    tcp.session().finished(Reason::ClientClosed);
+    tcp.session(Instant::now()).finished(Reason::ClientClosed);
     tcp.retried(Reason::ConnectTimeout);
     tcp.queue_waited(1.0);
     let listener = metrics.listener(&format!("127.0.0.1:{number}"));

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::{gateway, to, words};
+use super::{gateway, script, to};
 use crate::support::daemon::output;
-use crate::support::{Mariadb, Origin, eventually, python};
+use crate::support::{Mariadb, Origin, eventually};
 
 /// Opens `db` with PyMySQL, host and port from the command line.
 const CONNECT: &str = "
@@ -21,9 +21,8 @@ def refused(**more):
     raise SystemExit('the login went through')
 ";
 
-fn pymysql(script: &str, addr: std::net::SocketAddr) -> String {
-    let [host, port] = words(addr);
-    python(&format!("{CONNECT}{script}"), &[&host, &port])
+fn pymysql(text: &str, addr: std::net::SocketAddr) -> String {
+    script(addr, &format!("{CONNECT}{text}"))
 }
 
 #[test]
@@ -34,16 +33,16 @@ fn the_client_of_mariadb_works_through_a_port_of_its_own() {
         let mut client = Mariadb::mariadb(addr);
         output(client.args(["-e", text])).unwrap_or_else(|e| panic!("{text}: {e}"))
     };
-    assert_eq!(sql(gw.tcp_addr(), "SELECT 1 + 1"), "2\n");
-    let error = output(Mariadb::mariadb(gw.tcp_addr()).args(["-e", "SELECT nothing"]));
+    assert_eq!(sql(gw.tcp_addr(0), "SELECT 1 + 1"), "2\n");
+    let error = output(Mariadb::mariadb(gw.tcp_addr(0)).args(["-e", "SELECT nothing"]));
     assert!(error.unwrap_err().contains("ERROR 1054"));
 
     let prepared = "PREPARE s FROM 'SELECT ? * ?'; SET @a = 6, @b = 7; EXECUTE s USING @a, @b";
-    assert_eq!(sql(gw.tcp_addr(), prepared), "42\n");
+    assert_eq!(sql(gw.tcp_addr(0), prepared), "42\n");
 
     // 40 MB, each row another.
     let large = "SELECT seq, REPEAT(MD5(seq), 64) FROM test.seq_1_to_20000";
-    let through = sql(gw.tcp_addr(), large);
+    let through = sql(gw.tcp_addr(0), large);
     assert!(through.len() > 40_000_000, "{} bytes", through.len());
     assert!(through == sql(server.addr(), large), "the result differs");
 
@@ -96,7 +95,7 @@ print(c.fetchone()[0])
 ",
         file.display()
     );
-    assert_eq!(pymysql(&script, gw.tcp_addr()), "60000\n");
+    assert_eq!(pymysql(&script, gw.tcp_addr(0)), "60000\n");
 }
 
 #[test]
@@ -119,7 +118,7 @@ else:
     raise SystemExit('the place is not given back')
 ";
     assert_eq!(
-        pymysql(script, gw.tcp_addr()),
+        pymysql(script, gw.tcp_addr(0)),
         "1040 Too many connections (queue_timeout)\n"
     );
 }
@@ -127,13 +126,17 @@ else:
 #[test]
 fn a_dead_server_is_error_1053_to_pymysql_and_the_client_of_mariadb() {
     let dead = Origin::refusing();
-    let gw = gateway(&[to("shop", &format!("mariadb://{}", dead.addr()), "")]);
+    let gw = gateway(&[to(
+        "shop",
+        &format!("mariadb://{}", dead.addr()),
+        "health_check: false",
+    )]);
     let why = "Server shutdown in progress (connect_failed)";
     assert_eq!(
-        pymysql("print(*refused())", gw.tcp_addr()),
+        pymysql("print(*refused())", gw.tcp_addr(0)),
         format!("1053 {why}\n")
     );
-    let error = output(Mariadb::mariadb(gw.tcp_addr()).args(["-e", "SELECT 1"]));
+    let error = output(Mariadb::mariadb(gw.tcp_addr(0)).args(["-e", "SELECT 1"]));
     let error = error.unwrap_err();
     assert!(error.contains("1053") && error.contains(why), "{error}");
 }
@@ -142,7 +145,7 @@ fn a_dead_server_is_error_1053_to_pymysql_and_the_client_of_mariadb() {
 fn a_server_that_dies_in_a_query_is_heard_of_at_once_and_its_successor_serves() {
     let mut server = Mariadb::new();
     let gw = gateway(&[to("shop", &server.url(), "")]);
-    let mut slow = Mariadb::mariadb(gw.tcp_addr());
+    let mut slow = Mariadb::mariadb(gw.tcp_addr(0));
     let slow = slow.args(["-e", "SELECT SLEEP(60)"]);
     let asking = std::thread::scope(|scope| {
         let asking = scope.spawn(|| (output(slow), Instant::now()));
@@ -162,7 +165,7 @@ fn a_server_that_dies_in_a_query_is_heard_of_at_once_and_its_successor_serves() 
     });
     assert!(asking < Duration::from_secs(1), "{asking:?}");
     server.start();
-    let answer = output(Mariadb::mariadb(gw.tcp_addr()).args(["-e", "SELECT 1"]));
+    let answer = output(Mariadb::mariadb(gw.tcp_addr(0)).args(["-e", "SELECT 1"]));
     assert_eq!(answer.unwrap(), "1\n");
 }
 
@@ -181,6 +184,6 @@ print(c.fetchone()[0])
         ("", "tester@127.0.0.1\n"),
     ] {
         let gw = gateway(&[to("shop", &server.url(), keys)]);
-        assert_eq!(pymysql(host, gw.tcp_addr()), expected, "{keys}");
+        assert_eq!(pymysql(host, gw.tcp_addr(0)), expected, "{keys}");
     }
 }

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{gateway, to, words};
+use super::{gateway, script, to};
 use crate::support::daemon::output;
-use crate::support::{Gw, Origin, Redis, eventually, python};
+use crate::support::{Gw, Origin, Redis, eventually};
 
 /// Opens `r` with redis-py, host and port from the command line.
 const CONNECT: &str = "
@@ -16,16 +16,15 @@ def connect(**more):
     return redis.Redis(host=sys.argv[1], port=int(sys.argv[2]), socket_timeout=20, **more)
 ";
 
-fn redis_py(script: &str, addr: SocketAddr) -> String {
-    let [host, port] = words(addr);
-    python(&format!("{CONNECT}{script}"), &[&host, &port])
+fn redis_py(text: &str, addr: SocketAddr) -> String {
+    script(addr, &format!("{CONNECT}{text}"))
 }
 
 #[test]
 fn redis_cli_and_redis_py_work() {
     let server = Redis::new();
     let gw = gateway(&[to("cache", &server.url(), "")]);
-    let cli = |words: &[&str]| output(Redis::redis_cli(gw.tcp_addr()).args(words)).unwrap();
+    let cli = |words: &[&str]| output(Redis::redis_cli(gw.tcp_addr(0)).args(words)).unwrap();
     assert_eq!(cli(&["SET", "key", "value"]), "OK\n");
     assert_eq!(cli(&["GET", "key"]), "value\n");
     assert!(cli(&["NOSUCH"]).starts_with("ERR unknown command"));
@@ -48,7 +47,7 @@ three = connect(protocol=3)
 assert three.hset('h', mapping={'a': 1}) == 1 and three.hgetall('h') == {b'a': b'1'}
 print('done')
 ";
-    assert_eq!(redis_py(script, gw.tcp_addr()), "done\n");
+    assert_eq!(redis_py(script, gw.tcp_addr(0)), "done\n");
 }
 
 #[test]
@@ -79,14 +78,14 @@ s.unsubscribe('news')
 assert s.get_message(timeout=10)['type'] == 'unsubscribe'
 print('done')
 ";
-    assert_eq!(redis_py(script, gw.tcp_addr()), "done\n");
+    assert_eq!(redis_py(script, gw.tcp_addr(0)), "done\n");
 }
 
 #[test]
 fn monitor_shows_what_others_do() {
     let server = Redis::new();
     let gw = gateway(&[to("cache", &server.url(), "")]);
-    let mut monitor = Redis::redis_cli(gw.tcp_addr());
+    let mut monitor = Redis::redis_cli(gw.tcp_addr(0));
     let monitor = monitor
         .arg("MONITOR")
         .stdin(Stdio::null())
@@ -154,7 +153,7 @@ fn nobody_gets_a_connection_that_somebody_used() {
     let mut ids = std::collections::HashSet::new();
     let started = Instant::now();
     for round in 0..500 {
-        let mut one = Session::open(gw.tcp_addr());
+        let mut one = Session::open(gw.tcp_addr(0));
         assert!(one.ask("PING").starts_with("-NOAUTH"), "round {round}");
         assert_eq!(one.ask("AUTH sesame"), "+OK");
         assert!(
@@ -167,7 +166,7 @@ fn nobody_gets_a_connection_that_somebody_used() {
         assert_eq!(one.ask("SET secret 1"), "+OK");
         assert_eq!(one.ask("MULTI"), "+OK");
         drop(one);
-        let mut other = Session::open(gw.tcp_addr());
+        let mut other = Session::open(gw.tcp_addr(0));
         assert!(other.ask("GET secret").starts_with("-NOAUTH"));
         assert_eq!(other.ask("AUTH sesame"), "+OK");
         assert!(
@@ -195,7 +194,7 @@ fn nothing_is_connected_ahead_where_pooling_is_off() {
         &[to("cache", &server.url(), "")],
     ));
     for _ in 0..100 {
-        assert_eq!(Session::open(gw.tcp_addr()).ask("PING"), "+PONG");
+        assert_eq!(Session::open(gw.tcp_addr(0)).ask("PING"), "+PONG");
     }
     let metrics = gw.metrics();
     assert_eq!(metrics.sum("harbr_warm_hits_total", &[]), 0.0);
@@ -205,8 +204,12 @@ fn nothing_is_connected_ahead_where_pooling_is_off() {
 #[test]
 fn a_dead_server_is_an_error_reply() {
     let dead = Origin::refusing();
-    let gw = gateway(&[to("cache", &format!("redis://{}", dead.addr()), "")]);
-    let answer = output(Redis::redis_cli(gw.tcp_addr()).args(["GET", "key"])).unwrap();
+    let gw = gateway(&[to(
+        "cache",
+        &format!("redis://{}", dead.addr()),
+        "health_check: false",
+    )]);
+    let answer = output(Redis::redis_cli(gw.tcp_addr(0)).args(["GET", "key"])).unwrap();
     assert_eq!(answer.trim_end(), "ERR connect_failed");
     let script = "
 for more in ({}, {'protocol': 3}, {'client_name': 'x', 'db': 2}, {'password': 'y'}):
@@ -216,7 +219,7 @@ for more in ({}, {'protocol': 3}, {'client_name': 'x', 'db': 2}, {'password': 'y
     except redis.exceptions.RedisError as e:
         print(type(e).__name__, e)
 ";
-    let said = redis_py(script, gw.tcp_addr());
+    let said = redis_py(script, gw.tcp_addr(0));
     for line in said.lines() {
         let (class, text) = line.split_once(' ').expect("class and text");
         assert!(
@@ -233,7 +236,7 @@ fn a_full_route_is_an_error_reply() {
     let server = Redis::new();
     let keys = "max_connections: 1\nqueue_timeout_ms: 100";
     let gw = gateway(&[to("cache", &server.url(), keys)]);
-    let mut first = Session::open(gw.tcp_addr());
+    let mut first = Session::open(gw.tcp_addr(0));
     assert_eq!(first.ask("PING"), "+PONG");
     let script = "
 try:
@@ -242,7 +245,7 @@ try:
 except (redis.exceptions.ResponseError, redis.exceptions.ConnectionError) as e:
     print(e)
 ";
-    assert_eq!(redis_py(script, gw.tcp_addr()), "queue_timeout\n");
+    assert_eq!(redis_py(script, gw.tcp_addr(0)), "queue_timeout\n");
     assert_eq!(first.ask("PING"), "+PONG");
 }
 
@@ -250,11 +253,11 @@ except (redis.exceptions.ResponseError, redis.exceptions.ConnectionError) as e:
 fn a_client_outlives_the_restart_of_its_server() {
     let mut server = Redis::new();
     let gw = gateway(&[to("cache", &server.url(), "timeout_ms: 2000")]);
-    let mut old = Session::open(gw.tcp_addr());
+    let mut old = Session::open(gw.tcp_addr(0));
     assert_eq!(old.ask("PING"), "+PONG");
     // Some are connected ahead when it goes.
     for _ in 0..50 {
-        assert_eq!(Session::open(gw.tcp_addr()).ask("PING"), "+PONG");
+        assert_eq!(Session::open(gw.tcp_addr(0)).ask("PING"), "+PONG");
     }
     server.kill();
     let mut end = Vec::new();
@@ -262,14 +265,14 @@ fn a_client_outlives_the_restart_of_its_server() {
     assert!(ended.is_err() || end.is_empty(), "{end:02x?}");
     server.start();
     for _ in 0..20 {
-        assert_eq!(Session::open(gw.tcp_addr()).ask("PING"), "+PONG");
+        assert_eq!(Session::open(gw.tcp_addr(0)).ask("PING"), "+PONG");
     }
     let script = "
 r = connect()
 r.set('key', 'value')
 print(r.get('key').decode())
 ";
-    assert_eq!(redis_py(script, gw.tcp_addr()), "value\n");
+    assert_eq!(redis_py(script, gw.tcp_addr(0)), "value\n");
     drop(old);
     eventually(Duration::from_secs(5), "no session is left", || {
         gw.metrics().sum("harbr_connections_active", &[]) == 0.0

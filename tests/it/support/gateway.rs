@@ -63,19 +63,11 @@ impl Gw {
         running.admin_addr().expect("the admin listener is on")
     }
 
-    /// The addresses of the TCP listeners, in the order of the routes.
-    pub fn tcp_addrs(&self) -> Vec<SocketAddr> {
-        let running = self.running.as_ref().expect("not stopped yet");
-        running.tcp_addrs()
-    }
-
-    /// The address of the one TCP listener.
+    /// A TCP listener, in the order of the routes, from 0.
     #[track_caller]
-    pub fn tcp_addr(&self) -> SocketAddr {
-        match self.tcp_addrs().as_slice() {
-            [addr] => *addr,
-            addrs => panic!("not one TCP listener: {addrs:?}"),
-        }
+    pub fn tcp_addr(&self, nth: usize) -> SocketAddr {
+        let running = self.running.as_ref().expect("not stopped yet");
+        running.tcp_addrs()[nth]
     }
 
     /// A connection to the HTTP listener.

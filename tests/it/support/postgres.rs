@@ -145,6 +145,12 @@ impl Postgres {
     /// be overruled.
     pub fn client(name: &str, addr: SocketAddr) -> Command {
         let mut command = Command::new(Postgres::program(name));
+        Postgres::environment(&mut command, addr);
+        command
+    }
+
+    /// What everything made with libpq takes for its connection.
+    pub fn environment(command: &mut Command, addr: SocketAddr) {
         command
             .env("PGHOST", addr.ip().to_string())
             .env("PGPORT", addr.port().to_string())
@@ -152,7 +158,6 @@ impl Postgres {
             .env("PGPASSWORD", Postgres::PASSWORD)
             .env("PGDATABASE", "postgres")
             .env("PGCONNECT_TIMEOUT", "10");
-        command
     }
 
     /// Where one of PostgreSQL's programs is.
@@ -171,6 +176,14 @@ impl Postgres {
             .map(|folder| folder.join(name))
             .find(|file| file.is_file())
             .unwrap_or_else(|| program(name, &[], "postgresql"))
+    }
+
+    /// Its certificate, which it signed itself, for `localhost`. A file that anybody may read.
+    pub fn certificate(&self) -> PathBuf {
+        let readable = self.folder.path().join("readable.crt");
+        std::fs::copy(self.folder.path().join("data/server.crt"), &readable)
+            .expect("every server has one");
+        readable
     }
 
     /// The log of the server.
