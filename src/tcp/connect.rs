@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::config::Balance;
+use crate::config::{Balance, DbType};
 use crate::error::Reason;
 use crate::route::TcpRoute;
 use crate::tcp::relay;
@@ -47,16 +47,21 @@ pub struct Efforts {
     tried: Vec<EndpointId>,
 }
 
-/// Finds a server for a client of `route`.
+/// Finds a server for a client of `route`, as long as that waits for one.
 pub async fn connect(
     route: &TcpRoute,
     client: IpAddr,
+    waiting: &mut Waiting<'_>,
     warm: Option<&Warm>,
     deadline: Instant,
     efforts: &mut Efforts,
 ) -> Result<Connected, Reason> {
     loop {
-        let lease = pick(route, client, deadline, efforts).await?;
+        let lease = tokio::select! {
+            biased;
+            lease = pick(route, client, deadline, efforts) => lease?,
+            () = waiting.departure() => return Err(Reason::ClientClosed),
+        };
         let endpoint = lease.endpoint().clone();
         efforts.endpoint = Some(endpoint.label().to_owned());
         efforts.tries += 1;
@@ -79,7 +84,18 @@ pub async fn connect(
             .tries
             .connect_timeout
             .min(deadline.saturating_duration_since(started));
-        let reason = match timeout(patience, TcpStream::connect(endpoint.addr())).await {
+        let connecting = timeout(patience, TcpStream::connect(endpoint.addr()));
+        let connected = match route.db_type {
+            // A connect cannot be taken back: the server may have greeted already, and counts who
+            // then leaves. The relay hears of a client that is gone, and finishes the handshake.
+            DbType::Mysql => connecting.await,
+            _ => tokio::select! {
+                biased;
+                connected = connecting => connected,
+                () = waiting.departure() => return Err(Reason::ClientClosed),
+            },
+        };
+        let reason = match connected {
             Ok(Ok(server)) => {
                 efforts.connect = Some(started.elapsed());
                 lease.record(Outcome::Ok);
@@ -109,6 +125,19 @@ pub async fn connect(
         let pause = BACKOFF.min(deadline.saturating_duration_since(Instant::now()));
         let pause = rand::rng().random_range(Duration::ZERO..=pause);
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// A client that waits for its server.
+pub struct Waiting<'s> {
+    pub stream: &'s mut TcpStream,
+    /// What it has sent.
+    pub first: &'s mut BytesMut,
+}
+
+impl Waiting<'_> {
+    async fn departure(&mut self) {
+        departure(self.stream, self.first).await;
     }
 }
 
@@ -142,7 +171,7 @@ fn hash(client: IpAddr) -> u64 {
 
 /// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of
 /// an opening; a client that sent something and then closed its side is still waiting.
-pub async fn departure(stream: &mut TcpStream, first: &mut BytesMut) {
+async fn departure(stream: &mut TcpStream, first: &mut BytesMut) {
     while first.len() < sniff::MAX_BYTES {
         first.reserve(1024);
         match stream.read_buf(first).await {

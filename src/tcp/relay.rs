@@ -46,7 +46,9 @@ pub struct Relay<'a> {
     pub pipes: Option<Arc<Pipes>>,
     /// Hears how many bytes went where, often, but not for each read.
     pub count: &'a (dyn Fn(Direction, u64) + Send + Sync),
-    /// Of the client, read already: written to the server before anything else.
+    /// Not of the client: written to the server before anything of the client's.
+    pub preface: Bytes,
+    /// Of the client, read already: written to the server before anything else of its.
     pub to_server: Bytes,
     /// Of the server, read already: written to the client before anything else.
     pub to_client: Bytes,
@@ -74,13 +76,14 @@ pub enum Seen {
     Enough,
 }
 
-/// What the server hears of a client that ends before its first byte.
+/// What the server hears of a client that ends or breaks before its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SilentClient {
-    /// Its end, like any other.
+    /// That, as of any other.
     PassEnd,
-    /// A reset at once. For MySQL and MariaDB, which otherwise count an abandoned handshake.
-    Reset,
+    /// Nothing: the session ends as [`Rest::Silent`]. For MySQL and MariaDB, which count an
+    /// abandoned handshake.
+    KeepServer,
 }
 
 /// How a session ended.
@@ -116,7 +119,11 @@ pub enum Rest {
         /// The last six bytes of the server, if the client has sent nothing since; `None` also when
         /// they were spliced.
         last: Option<[u8; 6]>,
+        /// The client has not sent a byte.
+        silent: bool,
     },
+    /// The client went before it sent a byte, and the server is to hear of it in its own protocol.
+    Silent { server: TcpStream },
     /// The server went before it sent a byte. `sent` is all that came from the client.
     Unanswered { client: TcpStream, sent: Bytes },
 }
@@ -129,6 +136,7 @@ impl<'a> Relay<'a> {
             half_open_timeout: HALF_OPEN_TIMEOUT,
             pipes: None,
             count,
+            preface: Bytes::new(),
             to_server: Bytes::new(),
             to_client: Bytes::new(),
             on_client_bytes: None,
@@ -187,7 +195,7 @@ enum End {
     ClientFailed,
     /// The server broke.
     ServerFailed,
-    /// The client left without a byte, and the server is to be reset.
+    /// The client left or broke without a byte, and the server is kept.
     ClientSilent,
     /// The server left without a byte, and what the client sent is kept.
     Unanswered,
@@ -206,7 +214,9 @@ impl<'a> Session<'a> {
         Session {
             client,
             server,
-            up: Flow::new(relay.to_server, relay.on_client_bytes).keeping(keep),
+            up: Flow::new(relay.to_server, relay.on_client_bytes)
+                .after(relay.preface)
+                .keeping(keep),
             down: Flow::new(relay.to_client, relay.on_server_bytes),
             first: None,
             clock: Clock::new(),
@@ -290,12 +300,12 @@ impl<'a> Session<'a> {
                 None
             }
             (_, Step::Moved | Step::Pending) => None,
-            (Direction::Upstream, Step::Ended) => {
-                let silent = self.up.taken() == 0 && self.silent_client == SilentClient::Reset;
-                silent.then_some(End::ClientSilent)
-            }
+            (Direction::Upstream, Step::Ended) => self.keeps_server().then_some(End::ClientSilent),
             (Direction::Downstream, Step::Ended) => self.up.keeps().then_some(End::Unanswered),
-            (Direction::Upstream, Step::SourceFailed) => Some(End::ClientFailed),
+            (Direction::Upstream, Step::SourceFailed) => Some(match self.keeps_server() {
+                true => End::ClientSilent,
+                false => End::ClientFailed,
+            }),
             (Direction::Downstream, Step::SourceFailed) => Some(if self.up.keeps() {
                 End::Unanswered
             } else {
@@ -308,6 +318,11 @@ impl<'a> Session<'a> {
                 (self.up.is_over() && self.down.is_over()).then_some(End::Over)
             }
         }
+    }
+
+    /// Whether the server is not to hear of it when the client goes now.
+    fn keeps_server(&self) -> bool {
+        self.up.taken() == 0 && self.silent_client == SilentClient::KeepServer
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -351,6 +366,7 @@ impl<'a> Session<'a> {
         let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
         let kept = self.up.take_kept();
         let cut = self.down.owes();
+        let silent = self.up.taken() == 0;
         let last = self.down.tail().filter(|_| !self.client_spoke);
         let (client, server) = (self.client, self.server);
         let (reason, rest) = match (end, kept) {
@@ -365,10 +381,11 @@ impl<'a> Session<'a> {
                 }
                 (over.unwrap_or(Reason::Ok), Rest::Closed)
             }
-            (End::ClientFailed | End::ClientSilent, _) => {
+            (End::ClientFailed, _) => {
                 close_with_reset(server);
                 (Reason::ClientClosed, Rest::Closed)
             }
+            (End::ClientSilent, _) => (Reason::ClientClosed, Rest::Silent { server }),
             (End::Unanswered, Some(sent)) => {
                 (Reason::UpstreamReset, Rest::Unanswered { client, sent })
             }
@@ -397,6 +414,7 @@ impl<'a> Session<'a> {
                     server,
                     cut,
                     last,
+                    silent,
                 };
                 (reason, rest)
             }

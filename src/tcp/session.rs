@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,7 +20,8 @@ use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
-use crate::tcp::connect::{self, Connected, Efforts, Warmth};
+use crate::tcp::connect::{self, Connected, Efforts, Waiting, Warmth};
+use crate::tcp::handshake::{self, Greeting};
 use crate::tcp::opening::{self, Opening, PostgresTls};
 use crate::tcp::refuse;
 use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, Seen, SilentClient};
@@ -133,13 +134,13 @@ impl Sessions {
         let warm = Policy::of(route.db_type, settings.max_idle_time)
             .filter(|_| settings.connection_pooling)
             .map(|_| self.warm.as_ref());
-        let connecting =
-            connect::connect(route, story.client.ip(), warm, deadline, &mut story.efforts);
-        let connected = tokio::select! {
-            biased;
-            connected = connecting => connected,
-            () = connect::departure(&mut stream, &mut first) => return Reason::ClientClosed,
+        let mut waiting = Waiting {
+            stream: &mut stream,
+            first: &mut first,
         };
+        let (client, efforts) = (story.client.ip(), &mut story.efforts);
+        let connected =
+            connect::connect(route, client, &mut waiting, warm, deadline, efforts).await;
         let Connected {
             mut server,
             lease,
@@ -155,7 +156,10 @@ impl Sessions {
             lease.finish(Outcome::Failed);
             return Reason::UpstreamError;
         }
-        let to_server = to_server(route, story.client, &stream, &first);
+        let to_server = ToServer {
+            preface: preface(route, story.client, &stream),
+            first: first.freeze(),
+        };
         let ended = self
             .relay(route, stream, server, &lease, to_server, tls, warmth, story)
             .await;
@@ -172,6 +176,7 @@ impl Sessions {
             server,
             cut: false,
             last,
+            ..
         } = rest
         {
             drop(server);
@@ -210,7 +215,10 @@ impl Sessions {
                 client,
                 server,
                 &lease,
-                sent,
+                ToServer {
+                    preface: Bytes::new(),
+                    first: sent,
+                },
                 tls,
                 Warmth::Fresh,
                 story,
@@ -226,19 +234,25 @@ impl Sessions {
         client: TcpStream,
         server: TcpStream,
         lease: &Lease,
-        to_server: Bytes,
+        to_server: ToServer,
         tls: PostgresTls,
         warmth: Warmth,
         story: &mut Story,
     ) -> Ended {
         let count = |direction, bytes| route.metrics.bytes(direction, bytes);
         let registered = Mutex::new(None);
+        let greeting = Mutex::new(Greeting::default());
         let mut relay = Relay::new(&count);
         relay.idle_timeout = route.idle_timeout;
         relay.pipes = Some(self.pipes.clone());
-        relay.to_server = to_server;
+        relay.preface = to_server.preface;
+        relay.to_server = to_server.first;
         if route.db_type == DbType::Mysql {
-            relay.silent_client = SilentClient::Reset;
+            relay.silent_client = SilentClient::KeepServer;
+            relay.on_server_bytes = Some(Box::new(|bytes| {
+                let mut greeting = greeting.lock().unwrap_or_else(PoisonError::into_inner);
+                greeting.see(bytes)
+            }));
         }
         if warmth == Warmth::Warm {
             relay.keep_unanswered = KEEP_UNANSWERED;
@@ -262,7 +276,22 @@ impl Sessions {
                 std::future::pending::<()>().await;
             }
         };
-        let ended = relay.run(client, server, stop).await;
+        let mut ended = relay.run(client, server, stop).await;
+        ended.rest = match ended.rest {
+            Rest::Silent { server }
+            | Rest::Open {
+                server,
+                silent: true,
+                ..
+            } if route.db_type == DbType::Mysql => {
+                let greeting = greeting
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner);
+                handshake::finish(server, greeting).await;
+                Rest::Closed
+            }
+            rest => rest,
+        };
         story.up += ended.up;
         story.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
@@ -360,17 +389,23 @@ impl Login {
 }
 
 /// What the server gets before the relay begins.
-fn to_server(route: &TcpRoute, client: SocketAddr, stream: &TcpStream, first: &[u8]) -> Bytes {
+struct ToServer {
+    /// Of ours.
+    preface: Bytes,
+    /// Of the client's.
+    first: Bytes,
+}
+
+/// The PROXY header, where the route has one.
+fn preface(route: &TcpRoute, client: SocketAddr, stream: &TcpStream) -> Bytes {
     let Some(version) = route.proxy_protocol else {
-        return Bytes::copy_from_slice(first);
+        return Bytes::new();
     };
     let addresses = Addresses {
         source: client,
         destination: stream.local_addr().unwrap_or(client),
     };
-    let mut bytes = BytesMut::from(proxy_protocol::write(version, addresses).as_slice());
-    bytes.put_slice(first);
-    bytes.freeze()
+    proxy_protocol::write(version, addresses).into()
 }
 
 /// We told the client `S`: now the server must. Exactly its one byte is read.

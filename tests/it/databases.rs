@@ -10,6 +10,7 @@ use crate::support::Gw;
 use crate::support::daemon::output;
 use crate::support::drivers::python;
 
+mod blocking;
 mod mariadb;
 mod redis;
 

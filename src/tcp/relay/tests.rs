@@ -661,16 +661,29 @@ async fn who_leaves_without_a_word_is_named_in_the_reason() {
 }
 
 #[tokio::test]
-async fn a_silent_client_resets_the_server_where_that_is_asked_for() {
-    let mut session = start(|relay| relay.silent_client = SilentClient::Reset).await;
-    says(&mut session.server, b"greeting").await;
-    hears(&mut session.client, b"greeting").await;
-    session.client.shutdown().await.unwrap();
-    hears_a_reset(&mut session.server).await;
-    assert_eq!(session.ended().await.0.reason, Reason::ClientClosed);
+async fn the_server_of_a_silent_client_is_kept_where_that_is_asked_for() {
+    let ways: [Leave; 2] = [close_with_reset, drop];
+    for leave in ways {
+        let mut session = start(|relay| {
+            relay.silent_client = SilentClient::KeepServer;
+            relay.preface = Bytes::from_static(b"not of the client");
+        })
+        .await;
+        hears(&mut session.server, b"not of the client").await;
+        says(&mut session.server, b"greeting").await;
+        hears(&mut session.client, b"greeting").await;
+        leave(session.client);
+        let ended = soon(session.relay).await.unwrap();
+        assert_eq!(ended.reason, Reason::ClientClosed);
+        let Rest::Silent { server: mut kept } = ended.rest else {
+            panic!("the server is gone")
+        };
+        says(&mut kept, b"farewell").await;
+        hears(&mut session.server, b"farewell").await;
+    }
 
     // One that has said something ends like any other.
-    let mut session = start(|relay| relay.silent_client = SilentClient::Reset).await;
+    let mut session = start(|relay| relay.silent_client = SilentClient::KeepServer).await;
     says(&mut session.client, b"login").await;
     session.client.shutdown().await.unwrap();
     hears(&mut session.server, b"login").await;

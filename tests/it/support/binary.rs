@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::netns::Netns;
 use super::nginx::free_addr;
 
 /// A running `harbr-router`.
@@ -38,6 +39,30 @@ impl Binary {
     #[track_caller]
     pub fn start_unread(keys: &str) -> Binary {
         Binary::start_with(keys, |_| Stdio::piped())
+    }
+
+    /// As [`start`](Binary::start), on the address of `netns`, where every port is free.
+    #[track_caller]
+    pub fn start_in(netns: &Netns, keys: &str) -> Binary {
+        let addr = SocketAddr::from((netns.inside(), 8080));
+        let (folder, file) = config_file(&config(&addr.to_string(), keys));
+        let stderr = File::create(folder.path().join("stderr")).expect("a file in it");
+        let child = netns
+            .command(env!("CARGO_BIN_EXE_harbr-router"))
+            .env_remove("CONFIG_FILE")
+            .arg("-c")
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("the built program starts");
+        let mut binary = Binary {
+            child,
+            addr,
+            folder,
+        };
+        assert!(binary.serves(), "a port is taken: {}", binary.said());
+        binary
     }
 
     #[track_caller]
