@@ -13,6 +13,7 @@ use crate::support::drivers::python;
 mod blocking;
 mod mariadb;
 mod redis;
+mod shared;
 
 /// A gateway with these TCP routes; those without a port share one listener.
 #[track_caller]
