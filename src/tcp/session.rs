@@ -103,8 +103,12 @@ impl Sessions {
                 return Reason::Ok;
             }
             Ok(Opening::Unmatched) => {
-                let start = &first[..first.len().min(16)];
-                log::debug!("{}: no route for {start:02x?}", story.listener);
+                log::info!(
+                    "{}: no route for a client that begins with {}; peer={}",
+                    story.listener,
+                    hex(&first[..first.len().min(UNMATCHED_BYTES)]),
+                    story.client
+                );
                 let reason = refuse::unmatched(stream, &first).await;
                 return unselected(story, reason);
             }
@@ -417,6 +421,12 @@ async fn server_takes_tls(server: &mut TcpStream, deadline: Instant) -> bool {
     matches!(tokio::time::timeout_at(deadline, ask).await, Ok(Ok(b'S')))
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How much of an unmatched start is logged: enough to know a protocol, too little for a password.
+const UNMATCHED_BYTES: usize = 16;
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
 /// noticed is told that its server is gone.
 const KEEP_UNANSWERED: usize = 16 * 1024;

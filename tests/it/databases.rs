@@ -12,6 +12,7 @@ use crate::support::drivers::python;
 
 mod blocking;
 mod mariadb;
+mod others;
 mod redis;
 mod shared;
 
