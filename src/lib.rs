@@ -27,7 +27,7 @@
 //! | [`cli`] | the command line: run, test, explain, schema, demo, health |
 //! | [`server`] | assembly and lifecycle: sockets, connections, drain, admin |
 //! | [`http`] | one request: phases, retry, deadline, forwarding, responses |
-//! | [`tcp`] | one TCP session |
+//! | [`tcp`] | one TCP session: opening, connect, relay, refusals, cancels, probes |
 //! | [`snapshot`] | the immutable table compiled from one configuration, and the pointer to it |
 //! | [`route`] | matching: path normalisation, host and prefix lookup |
 //! | [`upstream`] | endpoints: balancing, health, limits, names, Pingora's peers |
@@ -52,6 +52,14 @@
 //! the [`route::Route`], gets a [`upstream::Lease`] and hands Pingora a peer. What fails is judged
 //! by [`http::retry`], answered by [`http::respond`], timed by [`http::deadline`]. However it ends,
 //! one [`Reason`] goes into the access log and the metrics.
+//!
+//! # The life of a TCP session
+//!
+//! The listener's [`route::TcpTable`] is looked up in the snapshot in force; [`tcp::opening`] reads
+//! what it must of the client's first bytes, which [`wire::sniff`] tells apart, and finds the
+//! [`route::TcpRoute`]. [`tcp::connect`] waits for a [`upstream::Lease`] and takes a socket that
+//! [`upstream::warm`] connected ahead, or connects. [`tcp::relay`] moves bytes until one side is
+//! done. A client that cannot be served is told so in its own protocol by [`tcp::refuse`].
 #![deny(unsafe_code)]
 
 pub mod cli;

@@ -23,7 +23,7 @@ pub fn run() -> Result<ExitCode, Error> {
         .map_err(|problems| Error::config(problems.to_string()))?;
     let running = Gateway::new(config);
     println!("{yaml}");
-    println!("{COMMANDS}");
+    println!("{}", commands(&program()));
     running.run()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -48,15 +48,25 @@ routes:
     )
 }
 
-const COMMANDS: &str = "\
+/// How this program was called: it need not be in the search path.
+fn program() -> String {
+    let called = std::env::args().next();
+    called.unwrap_or_else(|| "harbr-router".to_string())
+}
+
+fn commands(program: &str) -> String {
+    format!(
+        "\
 Try, in another terminal:
   curl -i http://127.0.0.1:8080/hello                # a routed request, origins take turns
   curl -i http://127.0.0.1:8080/retry                # a retry around a dead endpoint
   curl -s http://127.0.0.1:9901/metrics | grep harbr # metrics
   curl -s http://127.0.0.1:9901/status               # status
-  harbr-router explain -c conf/gateway.yaml http://example.org/api/x   # which route, and why
+  {program} explain -c conf/gateway.yaml http://example.org/api/x   # which route, and why
 Ctrl-C ends it.
-";
+"
+    )
+}
 
 /// An origin that answers every request with its name and what it got.
 fn origin(name: &'static str) -> Result<SocketAddr, Error> {

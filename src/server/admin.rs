@@ -169,7 +169,7 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
                 "backup": endpoint.is_backup(),
                 "weight": endpoint.weight().as_u32(),
                 "in_flight": endpoint.in_flight(),
-                "warm": 0,
+                "warm": endpoint.warm_sockets(),
             });
             if endpoint.role() != Role::Unknown {
                 status["role"] = json!(endpoint.role().as_str());

@@ -2,7 +2,7 @@
 //!
 //! Its own implementation because Pingora's gives each service a runtime, cannot change listeners
 //! while it runs, and panics in a task when a bind fails. Invariants: sockets are bound by
-//! [`bind`] before any runtime exists, so a taken port is an ordinary error; all accept loops and
+//! `bind` before any runtime exists, so a taken port is an ordinary error; all accept loops and
 //! connections run in this service's one multi-thread runtime; a connection is counted before it
 //! is spawned and uncounted by Drop. `server/mod.rs` adds it to the Pingora server.
 
@@ -10,7 +10,6 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -284,7 +283,7 @@ async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
         close_idle: drain.close_idle(),
         cut: drain.cut_off(),
     };
-    let refusing = Arc::new(AtomicUsize::new(0));
+    let refusing = Connections::default();
     info!("listening on {}", bound.addr);
     loop {
         let accepted = tokio::select! {
@@ -398,13 +397,12 @@ fn into_tokio(socket: StdListener, text: &str) -> Option<TcpListener> {
 
 /// A client over `max_connections` hears so in its own protocol, as long as not too many hear it
 /// at once.
-fn turn_away(stream: TcpStream, table: Option<Arc<TcpTable>>, refusing: &Arc<AtomicUsize>) {
-    if refusing.fetch_add(1, Ordering::AcqRel) >= MAX_REFUSING {
-        refusing.fetch_sub(1, Ordering::AcqRel);
+fn turn_away(stream: TcpStream, table: Option<Arc<TcpTable>>, refusing: &Connections) {
+    let Some(place) = refusing.open(MAX_REFUSING) else {
         return;
-    }
-    let refusing = refusing.clone();
+    };
     tokio::spawn(async move {
+        let _place = place;
         match table {
             None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
             Some(table) => {
@@ -412,7 +410,6 @@ fn turn_away(stream: TcpStream, table: Option<Arc<TcpTable>>, refusing: &Arc<Ato
                 tcp::refuse::too_many(stream, db_type).await;
             }
         }
-        refusing.fetch_sub(1, Ordering::AcqRel);
     });
 }
 

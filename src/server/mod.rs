@@ -106,6 +106,7 @@ impl Gateway {
             .map(|wanted| Listener::bind(wanted, &metrics))
             .collect::<Result<Vec<_>, Error>>()?;
         raise_descriptor_limit(self.config.max_connections);
+        warn_of_idle_keys(&self.config);
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
@@ -182,6 +183,20 @@ fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Erro
         config::AccessLog::File(path) => AccessLog::file(path, dropped).map_err(|source| {
             Error::io(format!("server.access_log: cannot open {}", path.display())).because(source)
         }),
+    }
+}
+
+/// A key that is accepted and does nothing is said to do nothing.
+fn warn_of_idle_keys(config: &Config) {
+    let server = &config.server;
+    for (key, asked) in [
+        ("server.pid_file", server.pid_file.is_some()),
+        ("server.upgrade_sock", server.upgrade_sock.is_some()),
+        ("server.watch_config", server.watch_config),
+    ] {
+        if asked {
+            warn!("{key} has no effect in this version");
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::error::Reason;
 use crate::route::TcpRoute;
 use crate::tcp::relay;
 use crate::upstream::warm::Warm;
-use crate::upstream::{EndpointId, Lease, Outcome, Pick};
+use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError};
 use crate::wire::sniff;
 
 /// A server connection, and what it took.
@@ -47,20 +47,23 @@ pub struct Efforts {
     tried: Vec<EndpointId>,
 }
 
-/// Finds a server for a client of `route`, as long as that waits for one.
+/// Finds a server for a client of `route`. `waiting` is that client, and what it has sent: it is
+/// watched while it waits for its turn. A connect that has begun is not broken off when it leaves,
+/// because some servers hold that against us.
 pub async fn connect(
     route: &TcpRoute,
     client: IpAddr,
-    waiting: &mut Waiting<'_>,
+    waiting: (&mut TcpStream, &mut BytesMut),
     warm: Option<&Warm>,
     deadline: Instant,
     efforts: &mut Efforts,
 ) -> Result<Connected, Reason> {
+    let (stream, first) = waiting;
     loop {
         let lease = tokio::select! {
             biased;
             lease = pick(route, client, deadline, efforts) => lease?,
-            () = waiting.departure() => return Err(Reason::ClientClosed),
+            () = departure(stream, first, route.db_type) => return Err(Reason::ClientClosed),
         };
         let endpoint = lease.endpoint().clone();
         efforts.endpoint = Some(endpoint.label().to_owned());
@@ -84,18 +87,7 @@ pub async fn connect(
             .tries
             .connect_timeout
             .min(deadline.saturating_duration_since(started));
-        let connecting = timeout(patience, TcpStream::connect(endpoint.addr()));
-        let connected = match route.db_type {
-            // A connect cannot be taken back: the server may have greeted already, and counts who
-            // then leaves. The relay hears of a client that is gone, and finishes the handshake.
-            DbType::Mysql => connecting.await,
-            _ => tokio::select! {
-                biased;
-                connected = connecting => connected,
-                () = waiting.departure() => return Err(Reason::ClientClosed),
-            },
-        };
-        let reason = match connected {
+        let reason = match timeout(patience, TcpStream::connect(endpoint.addr())).await {
             Ok(Ok(server)) => {
                 efforts.connect = Some(started.elapsed());
                 lease.record(Outcome::Ok);
@@ -128,19 +120,6 @@ pub async fn connect(
     }
 }
 
-/// A client that waits for its server.
-pub struct Waiting<'s> {
-    pub stream: &'s mut TcpStream,
-    /// What it has sent.
-    pub first: &'s mut BytesMut,
-}
-
-impl Waiting<'_> {
-    async fn departure(&mut self) {
-        departure(self.stream, self.first).await;
-    }
-}
-
 async fn pick(
     route: &TcpRoute,
     client: IpAddr,
@@ -153,14 +132,18 @@ async fn pick(
         deadline,
         target: route.target,
     };
+    let started = Instant::now();
     let lease = route.upstream.pick(want).await;
-    let lease = lease.map_err(|error| error.reason())?;
-    let queued = lease.queued_for();
+    let queued = match &lease {
+        Ok(lease) => lease.queued_for(),
+        Err(PickError::QueueTimeout | PickError::Deadline) => started.elapsed(),
+        Err(PickError::NoHealthyEndpoint) => Duration::ZERO,
+    };
     if !queued.is_zero() {
         *efforts.queued.get_or_insert_default() += queued;
         route.metrics.queue_waited(queued.as_secs_f64());
     }
-    Ok(lease)
+    lease.map_err(|error| error.reason())
 }
 
 fn hash(client: IpAddr) -> u64 {
@@ -170,12 +153,14 @@ fn hash(client: IpAddr) -> u64 {
 }
 
 /// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of
-/// an opening; a client that sent something and then closed its side is still waiting.
-async fn departure(stream: &mut TcpStream, first: &mut BytesMut) {
+/// an opening. A client that sent something and then closed its direction may still wait for the
+/// answer, in a protocol in which that is all it has to say.
+async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_type: DbType) {
+    let one_word = matches!(db_type, DbType::Redis | DbType::Tcp) || db_type.speaks_http();
     while first.len() < sniff::MAX_BYTES {
         first.reserve(1024);
         match stream.read_buf(first).await {
-            Ok(0) if first.is_empty() => return,
+            Ok(0) if first.is_empty() || !one_word => return,
             Ok(0) => break,
             Ok(_) => {}
             Err(_) => return,

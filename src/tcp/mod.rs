@@ -2,12 +2,11 @@
 //!
 //! [`session`] is the life of one session in order: [`opening`] (its first bytes and its route),
 //! [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
-//! a client no in its own protocol, `handshake` ends what a MySQL client left, [`cancel`] finds the server of a Postgres CancelRequest,
+//! a client no in its own protocol, [`cancel`] finds the server of a Postgres CancelRequest,
 //! [`probe`] checks the health and the role of database servers.
 
 pub mod cancel;
 pub mod connect;
-mod handshake;
 pub mod opening;
 pub mod probe;
 pub mod refuse;

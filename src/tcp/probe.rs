@@ -1,7 +1,7 @@
 //! Health checks in the words of the databases, and what role a server has.
 //!
 //! Its own file because it is where the codecs of `wire` meet a socket for the sake of health.
-//! Invariants: a check reads at most [`MAX_READ_BYTES`]; it counts with no server as a failed or
+//! Invariants: a check reads at most `MAX_READ_BYTES`; it counts with no server as a failed or
 //! abandoned login and, where the server is well, leaves no line in its log; whoever drops it
 //! leaves nothing behind. Called by the prober of `upstream`, which sets the timeout.
 //!

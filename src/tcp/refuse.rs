@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use crate::config::DbType;
 use crate::error::Reason;
-use crate::wire::postgres;
 use crate::wire::refusal::{Refusal, Refuser, Step};
+use crate::wire::{mysql, postgres};
 
 /// Refuses the client of a route, which ended with `reason` before a server connection stood.
 /// `first` is what it sent so far.
@@ -58,6 +58,19 @@ pub async fn goodbye(
     let message = postgres::error_response("57P01", &format!("{why} ({reason})"));
     let _ = timeout(PATIENCE, stream.write_all(&message)).await;
     let _ = timeout(PATIENCE, stream.shutdown()).await;
+}
+
+/// Leaves a MySQL or MariaDB server whose client went before it said a byte: by a login that is
+/// refused, because a handshake that just ends is counted against our address.
+pub async fn leave_mysql(mut server: TcpStream) {
+    let farewell = async {
+        server.write_all(&mysql::leave()).await?;
+        server.shutdown().await?;
+        let mut nothing = [0; 1024];
+        while server.read(&mut nothing).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    };
+    let _ = timeout(PATIENCE, farewell).await;
 }
 
 /// Which refusal a reason is. `None`: nobody is there to hear it.

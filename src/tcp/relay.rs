@@ -76,14 +76,14 @@ pub enum Seen {
     Enough,
 }
 
-/// What the server hears of a client that ends or breaks before its first byte.
+/// What becomes of the server of a client that ends or breaks before its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SilentClient {
-    /// That, as of any other.
+    /// It hears of it, like any other.
     PassEnd,
-    /// Nothing: the session ends as [`Rest::Silent`]. For MySQL and MariaDB, which count an
-    /// abandoned handshake.
-    KeepServer,
+    /// It hears nothing and is handed back ([`Rest::Abandoned`]). For MySQL and MariaDB, which
+    /// count a handshake that ends, however it ends, against our address.
+    HandBack,
 }
 
 /// How a session ended.
@@ -122,8 +122,8 @@ pub enum Rest {
         /// The client has not sent a byte.
         silent: bool,
     },
-    /// The client went before it sent a byte, and the server is to hear of it in its own protocol.
-    Silent { server: TcpStream },
+    /// The client left without a byte; the server has not been told.
+    Abandoned { server: TcpStream },
     /// The server went before it sent a byte. `sent` is all that came from the client.
     Unanswered { client: TcpStream, sent: Bytes },
 }
@@ -195,7 +195,7 @@ enum End {
     ClientFailed,
     /// The server broke.
     ServerFailed,
-    /// The client left or broke without a byte, and the server is kept.
+    /// The client left without a byte, and the server is to be handed back.
     ClientSilent,
     /// The server left without a byte, and what the client sent is kept.
     Unanswered,
@@ -300,12 +300,12 @@ impl<'a> Session<'a> {
                 None
             }
             (_, Step::Moved | Step::Pending) => None,
-            (Direction::Upstream, Step::Ended) => self.keeps_server().then_some(End::ClientSilent),
+            (Direction::Upstream, Step::Ended) => self.is_silent().then_some(End::ClientSilent),
             (Direction::Downstream, Step::Ended) => self.up.keeps().then_some(End::Unanswered),
-            (Direction::Upstream, Step::SourceFailed) => Some(match self.keeps_server() {
-                true => End::ClientSilent,
-                false => End::ClientFailed,
-            }),
+            (Direction::Upstream, Step::SourceFailed) if self.is_silent() => {
+                Some(End::ClientSilent)
+            }
+            (Direction::Upstream, Step::SourceFailed) => Some(End::ClientFailed),
             (Direction::Downstream, Step::SourceFailed) => Some(if self.up.keeps() {
                 End::Unanswered
             } else {
@@ -320,9 +320,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the server is not to hear of it when the client goes now.
-    fn keeps_server(&self) -> bool {
-        self.up.taken() == 0 && self.silent_client == SilentClient::KeepServer
+    /// Whether the client has said nothing, and its server is to be handed back for that.
+    fn is_silent(&self) -> bool {
+        self.up.taken() == 0 && self.silent_client == SilentClient::HandBack
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -385,7 +385,7 @@ impl<'a> Session<'a> {
                 close_with_reset(server);
                 (Reason::ClientClosed, Rest::Closed)
             }
-            (End::ClientSilent, _) => (Reason::ClientClosed, Rest::Silent { server }),
+            (End::ClientSilent, _) => (Reason::ClientClosed, Rest::Abandoned { server }),
             (End::Unanswered, Some(sent)) => {
                 (Reason::UpstreamReset, Rest::Unanswered { client, sent })
             }

@@ -20,8 +20,7 @@ use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
-use crate::tcp::connect::{self, Connected, Efforts, Waiting, Warmth};
-use crate::tcp::handshake::{self, Greeting};
+use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::opening::{self, Opening, PostgresTls};
 use crate::tcp::refuse;
 use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, Seen, SilentClient};
@@ -138,13 +137,15 @@ impl Sessions {
         let warm = Policy::of(route.db_type, settings.max_idle_time)
             .filter(|_| settings.connection_pooling)
             .map(|_| self.warm.as_ref());
-        let mut waiting = Waiting {
-            stream: &mut stream,
-            first: &mut first,
-        };
-        let (client, efforts) = (story.client.ip(), &mut story.efforts);
-        let connected =
-            connect::connect(route, client, &mut waiting, warm, deadline, efforts).await;
+        let connected = connect::connect(
+            route,
+            story.client.ip(),
+            (&mut stream, &mut first),
+            warm,
+            deadline,
+            &mut story.efforts,
+        )
+        .await;
         let Connected {
             mut server,
             lease,
@@ -175,16 +176,24 @@ impl Sessions {
             rest => (ended.reason, rest, lease),
         };
         let (reason, rest, lease) = ended;
-        if let Rest::Open {
-            client,
-            server,
-            cut: false,
-            last,
-            ..
-        } = rest
-        {
-            drop(server);
-            refuse::goodbye(client, route.db_type, reason, last).await;
+        match rest {
+            Rest::Open {
+                server,
+                silent: true,
+                ..
+            } if route.db_type == DbType::Mysql => refuse::leave_mysql(server).await,
+            Rest::Open {
+                client,
+                server,
+                cut: false,
+                last,
+                ..
+            } => {
+                drop(server);
+                refuse::goodbye(client, route.db_type, reason, last).await;
+            }
+            Rest::Abandoned { server } => refuse::leave_mysql(server).await,
+            Rest::Open { .. } | Rest::Closed | Rest::Unanswered { .. } => {}
         }
         lease.finish(Outcome::Neutral);
         reason
@@ -245,18 +254,13 @@ impl Sessions {
     ) -> Ended {
         let count = |direction, bytes| route.metrics.bytes(direction, bytes);
         let registered = Mutex::new(None);
-        let greeting = Mutex::new(Greeting::default());
         let mut relay = Relay::new(&count);
         relay.idle_timeout = route.idle_timeout;
         relay.pipes = Some(self.pipes.clone());
         relay.preface = to_server.preface;
         relay.to_server = to_server.first;
         if route.db_type == DbType::Mysql {
-            relay.silent_client = SilentClient::KeepServer;
-            relay.on_server_bytes = Some(Box::new(|bytes| {
-                let mut greeting = greeting.lock().unwrap_or_else(PoisonError::into_inner);
-                greeting.see(bytes)
-            }));
+            relay.silent_client = SilentClient::HandBack;
         }
         if warmth == Warmth::Warm {
             relay.keep_unanswered = KEEP_UNANSWERED;
@@ -280,22 +284,7 @@ impl Sessions {
                 std::future::pending::<()>().await;
             }
         };
-        let mut ended = relay.run(client, server, stop).await;
-        ended.rest = match ended.rest {
-            Rest::Silent { server }
-            | Rest::Open {
-                server,
-                silent: true,
-                ..
-            } if route.db_type == DbType::Mysql => {
-                let greeting = greeting
-                    .into_inner()
-                    .unwrap_or_else(PoisonError::into_inner);
-                handshake::finish(server, greeting).await;
-                Rest::Closed
-            }
-            rest => rest,
-        };
+        let ended = relay.run(client, server, stop).await;
         story.up += ended.up;
         story.down += ended.down;
         if ended.reason == Reason::UpstreamReset {

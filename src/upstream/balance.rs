@@ -88,6 +88,11 @@ impl Balancer {
         self.members.is_empty()
     }
 
+    /// Whether any endpoint would take one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.members.iter().any(|endpoint| endpoint.has_room())
+    }
+
     /// Where a successor should go on.
     pub(super) fn position(&self) -> usize {
         match &self.plan {

@@ -240,6 +240,12 @@ impl Endpoint {
         entered
     }
 
+    /// Whether [`Endpoint::enter`] would succeed now.
+    pub(super) fn has_room(&self) -> bool {
+        let in_flight = self.vitals.in_flight.load(Ordering::SeqCst);
+        self.spec.max_connections.is_none_or(|max| in_flight < max)
+    }
+
     /// Gives back what a successful [`Endpoint::enter`] took.
     pub(super) fn leave(&self) {
         self.vitals.in_flight.fetch_sub(1, Ordering::SeqCst);

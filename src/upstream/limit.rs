@@ -1,10 +1,12 @@
 //! How many leases an upstream has out, and the one queue of those who wait for one.
 //!
 //! Its own file because losing a wake-up or a place is the bug nobody can see. Invariants: places
-//! are given in the order of arrival, without exception; only the first in the queue tries, and
-//! whoever leaves the queue (served, late or dropped) wakes the next; a lease given back after a
-//! try failed always wakes the first. Tries of limited upstreams happen under the queue's lock, so
-//! that no try sees what another holds for a moment. Called by the upstream and by a lease's drop.
+//! are given in the order of arrival, except that nobody waits behind somebody whose target is full
+//! when his own is not; so there is a lane for each target, only the first of a lane tries, and not
+//! while an earlier first could be served. Whoever leaves the queue (served, late or dropped) wakes
+//! the firsts; a lease given back after a try failed always does. Tries of limited upstreams happen
+//! under the queue's lock, so that no try sees what another holds for a moment. Called by the
+//! upstream and by a lease's drop.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::lock;
+use crate::config::Target;
 
 /// How many may wait for one upstream. Who comes then is refused at once.
 pub const MAX_WAITERS: usize = 10_000;
@@ -21,23 +24,35 @@ pub const MAX_WAITERS: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Limit {
     in_flight: AtomicUsize,
-    /// `queue.len()`, so that giving back a lease costs no lock while nobody waits.
+    /// The length of the queue, so that giving back a lease costs no lock while nobody waits.
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
 }
 
-/// Those who wait, by arrival.
+/// Those who wait, by target and arrival.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     next: u64,
-    waiters: BTreeMap<u64, Arc<Notify>>,
+    lanes: [BTreeMap<Ticket, Arc<Notify>>; TARGETS.len()],
 }
+
+/// Lower ones came earlier.
+pub(super) type Ticket = u64;
+
+/// One for each lane.
+const TARGETS: [Target; 4] = [
+    Target::Any,
+    Target::Primary,
+    Target::Replica,
+    Target::PreferReplica,
+];
 
 /// One place in the queue; dropping it gives the place up.
 #[derive(Debug)]
 pub(super) struct Waiter {
     limit: Arc<Limit>,
-    ticket: u64,
+    target: Target,
+    ticket: Ticket,
     turn: Arc<Notify>,
 }
 
@@ -58,15 +73,15 @@ impl Limit {
     /// Takes back what [`Limit::enter`] counted. The endpoint's place must be free already.
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.wake_first();
+        self.wake();
     }
 
-    /// Makes the first in the queue try again.
-    pub(super) fn wake_first(&self) {
+    /// Makes the firsts in the queue try again.
+    pub(super) fn wake(&self) {
         // Sequentially consistent, like the counts: either this sees the waiter, or the waiter's
         // try, made after it joined, sees the free place.
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.queue().wake_first();
+            self.queue().wake();
         }
     }
 
@@ -75,17 +90,18 @@ impl Limit {
     }
 
     /// The last place in the queue; `None` when it is full.
-    pub(super) fn join(self: &Arc<Limit>, queue: &mut Queue) -> Option<Waiter> {
-        if queue.waiters.len() >= MAX_WAITERS {
+    pub(super) fn join(self: &Arc<Limit>, queue: &mut Queue, target: Target) -> Option<Waiter> {
+        if queue.len() >= MAX_WAITERS {
             return None;
         }
         let ticket = queue.next;
         queue.next += 1;
         let turn = Arc::new(Notify::new());
-        queue.waiters.insert(ticket, Arc::clone(&turn));
-        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+        queue.lane_mut(target).insert(ticket, Arc::clone(&turn));
+        self.waiting.store(queue.len(), Ordering::SeqCst);
         Some(Waiter {
             limit: Arc::clone(self),
+            target,
             ticket,
             turn,
         })
@@ -93,22 +109,60 @@ impl Limit {
 }
 
 impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
+    fn len(&self) -> usize {
+        self.lanes.iter().map(BTreeMap::len).sum()
     }
 
-    fn wake_first(&self) {
-        if let Some((_, turn)) = self.waiters.first_key_value() {
+    fn lane(&self, target: Target) -> &BTreeMap<Ticket, Arc<Notify>> {
+        &self.lanes[lane(target)]
+    }
+
+    fn lane_mut(&mut self, target: Target) -> &mut BTreeMap<Ticket, Arc<Notify>> {
+        &mut self.lanes[lane(target)]
+    }
+
+    /// Whether somebody waits for `target`.
+    pub(super) fn has_waiters(&self, target: Target) -> bool {
+        !self.lane(target).is_empty()
+    }
+
+    /// The targets of the firsts that came before `ticket`; all firsts when it is `None`.
+    pub(super) fn firsts_before(&self, ticket: Option<Ticket>) -> impl Iterator<Item = Target> {
+        let firsts = TARGETS.into_iter().zip(&self.lanes);
+        firsts.filter_map(move |(target, lane)| {
+            let (first, _) = lane.first_key_value()?;
+            ticket
+                .is_none_or(|ticket| *first < ticket)
+                .then_some(target)
+        })
+    }
+
+    fn wake(&self) {
+        for (_, turn) in self.lanes.iter().filter_map(BTreeMap::first_key_value) {
             turn.notify_one();
         }
     }
 }
 
+/// Where a target stands in [`TARGETS`].
+fn lane(target: Target) -> usize {
+    match target {
+        Target::Any => 0,
+        Target::Primary => 1,
+        Target::Replica => 2,
+        Target::PreferReplica => 3,
+    }
+}
+
 impl Waiter {
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Whether nobody has waited longer for the same target.
     pub(super) fn is_first(&self, queue: &Queue) -> bool {
-        queue
-            .waiters
-            .first_key_value()
+        let lane = queue.lane(self.target);
+        lane.first_key_value()
             .is_some_and(|(ticket, _)| *ticket == self.ticket)
     }
 
@@ -122,12 +176,10 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let mut queue = self.limit.queue();
         let was_first = self.is_first(&queue);
-        queue.waiters.remove(&self.ticket);
-        self.limit
-            .waiting
-            .store(queue.waiters.len(), Ordering::SeqCst);
+        queue.lane_mut(self.target).remove(&self.ticket);
+        self.limit.waiting.store(queue.len(), Ordering::SeqCst);
         if was_first {
-            queue.wake_first();
+            queue.wake();
         }
     }
 }
@@ -144,7 +196,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::MAX_WAITERS;
-    use crate::config::UpstreamSpec;
+    use crate::config::{Target, UpstreamSpec};
     use crate::upstream::fixture::{any, number, pick, spec, upstream, weighted};
     use crate::upstream::{Lease, Outcome, Pick, PickError, Upstream};
 
@@ -337,12 +389,15 @@ mod tests {
         let tasks: Vec<_> = (0..64_u64)
             .map(|task| {
                 let upstream = Arc::clone(&upstream);
+                // Two lanes, to the same endpoints.
+                let target = [Target::Any, Target::PreferReplica][usize::from(task % 3 == 0)];
                 tokio::spawn(async move {
                     for round in 0..160 {
                         let mix = (task * 160 + round).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
                         let patience =
                             Duration::from_micros(if mix < 8 { mix * 20 } else { 60_000_000 });
-                        if let Ok(lease) = tokio::time::timeout(patience, pick(&upstream)).await {
+                        let pick = upstream.pick(Pick { target, ..any() });
+                        if let Ok(lease) = tokio::time::timeout(patience, pick).await {
                             let lease = lease.unwrap();
                             assert!(upstream.in_flight() <= 5);
                             assert!(

@@ -282,7 +282,7 @@ impl Upstream {
     /// Makes every generation look again at who is usable.
     fn changed(&self) {
         self.lineage.changes.fetch_add(1, Ordering::SeqCst);
-        self.lineage.limit.wake_first();
+        self.lineage.limit.wake();
     }
 
     /// How many sockets may be connected ahead: none that a lease could want.

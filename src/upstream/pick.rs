@@ -10,8 +10,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::balance::Balancer;
 use super::endpoint::EndpointId;
 use super::lease::Lease;
+use super::limit::{Queue, Ticket};
 use crate::config::Target;
 use crate::error::Reason;
 
@@ -77,14 +79,16 @@ impl Upstream {
         let limit = &self.lineage.limit;
         let waiter = {
             let mut queue = limit.queue();
-            if queue.is_empty() {
+            if !queue.has_waiters(want.target) && !self.would_overtake(&queue, None) {
                 match self.attempt(&want) {
                     Try::Leased(lease) => return Ok(lease),
                     Try::NoneHealthy => return Err(PickError::NoHealthyEndpoint),
                     Try::AllFull(_) => {}
                 }
             }
-            limit.join(&mut queue).ok_or(PickError::QueueTimeout)?
+            limit
+                .join(&mut queue, want.target)
+                .ok_or(PickError::QueueTimeout)?
         };
         let joined = Instant::now();
         let patience = joined + self.spec.queue_timeout;
@@ -99,7 +103,7 @@ impl Upstream {
             let mut wake_at = end;
             {
                 let queue = limit.queue();
-                if waiter.is_first(&queue) {
+                if waiter.is_first(&queue) && !self.would_overtake(&queue, Some(waiter.ticket())) {
                     match self.attempt(&want) {
                         Try::Leased(lease) => {
                             drop(queue);
@@ -123,6 +127,14 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    /// Whether somebody who came before `ticket`, or before now, could be served at this moment.
+    fn would_overtake(&self, queue: &Queue, ticket: Option<Ticket>) -> bool {
+        queue.firsts_before(ticket).any(|target| {
+            let view = self.view();
+            view.balancer(target).is_some_and(Balancer::has_room)
+        })
     }
 
     /// One try, now. Limited upstreams call it under the lock of their queue.

@@ -424,7 +424,8 @@ mod tests {
     /// Who is picked for `target`, each once; empty when nobody can be.
     async fn with_target(upstream: &Arc<Upstream>, target: Target) -> Vec<u8> {
         let mut picked = Vec::new();
-        for _ in 0..20 {
+        // Enough for a random choice to leave nobody out.
+        for _ in 0..200 {
             match upstream.pick(of(target)).await {
                 Ok(lease) => picked.push(number(&lease)),
                 Err(error) => assert_eq!(error, PickError::NoHealthyEndpoint),
@@ -541,5 +542,65 @@ mod tests {
         crate::upstream::fixture::eventually("queued", || upstream.queued() == 1).await;
         check(&upstream, &[2], &Ok(Primary));
         assert_eq!(number(&waiting.await.unwrap().unwrap()), 2);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_primary_does_not_hold_up_who_wants_a_replica() {
+        let mut endpoints = weighted(&[1, 1]);
+        endpoints[0].max_connections = Some(1);
+        endpoints[1].max_connections = Some(1);
+        let upstream = with_roles(ejecting(1, endpoints), &[Primary, Replica]);
+        let wait = |target| {
+            let upstream = Arc::clone(&upstream);
+            tokio::spawn(async move { upstream.pick(of(target)).await })
+        };
+        let held = upstream.pick(of(Target::Primary)).await.unwrap();
+        let first = wait(Target::Primary);
+        crate::upstream::fixture::eventually("queued", || upstream.queued() == 1).await;
+        let replica = upstream.pick(of(Target::Replica)).await.unwrap();
+        assert_eq!((number(&replica), upstream.queued()), (2, 1));
+        // Its own target is full now: who comes for it waits, and is served before the first.
+        let second = wait(Target::PreferReplica);
+        crate::upstream::fixture::eventually("queued", || upstream.queued() == 2).await;
+        drop(replica);
+        assert_eq!(number(&second.await.unwrap().unwrap()), 2);
+        assert_eq!(upstream.queued(), 1);
+        drop(held);
+        assert_eq!(number(&first.await.unwrap().unwrap()), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_place_for_all_targets_is_given_by_arrival() {
+        let upstream = with_roles(
+            UpstreamSpec {
+                max_connections: Some(1),
+                queue_timeout: Duration::from_secs(60),
+                ..ejecting(1, weighted(&[1, 1]))
+            },
+            &[Primary, Replica],
+        );
+        let held = pick(&upstream).await.unwrap();
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for nth in 0..40 {
+            let targets = [
+                Target::Replica,
+                Target::Any,
+                Target::Primary,
+                Target::PreferReplica,
+            ];
+            let (upstream_, order) = (Arc::clone(&upstream), Arc::clone(&order));
+            waiting.push(tokio::spawn(async move {
+                let lease = upstream_.pick(of(targets[nth % 4])).await.unwrap();
+                order.lock().unwrap().push(nth);
+                drop(lease);
+            }));
+            crate::upstream::fixture::eventually("queued", || upstream.queued() == nth + 1).await;
+        }
+        drop(held);
+        for waiting in waiting {
+            waiting.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), (0..40).collect::<Vec<_>>());
     }
 }

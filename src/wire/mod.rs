@@ -11,7 +11,7 @@ pub mod http1;
 mod http_db;
 pub mod login;
 mod mongodb;
-mod mysql;
+pub mod mysql;
 pub mod postgres;
 pub mod probe;
 pub mod proxy_protocol;

@@ -1,5 +1,5 @@
 //! MySQL's and MariaDB's packets as far as a gateway needs them: the refusal before a handshake,
-//! and what a server says first.
+//! what a server says first, and how to leave it without a login.
 //!
 //! Its own file because it is the protocol in which the server speaks first. Invariant: a packet's
 //! length is believed up to a bound only.
@@ -17,6 +17,28 @@ pub(super) fn error_before_handshake(code: u16, text: &str) -> Vec<u8> {
     payload.extend(code.to_le_bytes());
     payload.extend(text.as_bytes());
     packet(0, &payload)
+}
+
+/// What to send to a server whose client left before it said a byte, whether the greeting has come
+/// or not; then end our side, read until the server ends its own, and close.
+///
+/// A server counts a connection that ends inside the handshake against our address, by FIN or by
+/// RST, and blocks it after `max_connect_errors` of them. This is the packet that it waits for
+/// (HandshakeResponse41, number 1), in the name of a user that says what happened: its login is
+/// refused, which is not counted.
+pub fn leave() -> Vec<u8> {
+    // LONG_PASSWORD, PROTOCOL_41, TRANSACTIONS, SECURE_CONNECTION, PLUGIN_AUTH
+    const CAPABILITIES: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 19;
+    const LONGEST_PACKET: u32 = 1 << 24;
+    const UTF8MB4: u8 = 45;
+    let mut payload = CAPABILITIES.to_le_bytes().to_vec();
+    payload.extend(LONGEST_PACKET.to_le_bytes());
+    payload.push(UTF8MB4);
+    payload.extend([0; 23]);
+    payload.extend(b"(client left)\0");
+    payload.push(0); // no password
+    payload.extend(b"mysql_native_password\0");
+    packet(1, &payload)
 }
 
 /// Judges a server's first packet, for callers that do read one.

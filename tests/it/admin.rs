@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use crate::support::gateway::Metrics;
-use crate::support::{Client, Gw, Origin, client, eventually, route, route_entry};
+use crate::support::{Client, Gw, Origin, Redis, client, eventually, route, route_entry};
 
 fn admin(gw: &Gw, method: &str, target: &str) -> crate::support::Response {
     Client::connect(gw.admin_addr()).call(method, target, &[], b"")
@@ -365,4 +365,30 @@ fn a_record_cannot_be_forged_from_a_request() {
         let reason = record["reason"].as_str().unwrap();
         assert!(["ok", "bad_request"].contains(&reason), "{record}");
     }
+}
+
+#[test]
+fn the_status_tells_the_role_of_an_endpoint_once_it_is_known() {
+    let (server, origin) = (Redis::new(), Origin::ok("web"));
+    let gw = Gw::start(format!(
+        "tcp_proxy: {{enabled: true, listen_addr: \"127.0.0.1:0\"}}\nroutes:\n  \
+         cache: {{upstream: \"{}\", health_check: {{interval_ms: 20}}}}\n  \
+         /: {{upstream: \"{}\"}}\n",
+        server.url(),
+        origin.url()
+    ));
+    let role = |upstream: &str| {
+        let status = gw.status();
+        let upstreams = status["upstreams"].as_array().expect("a list").clone();
+        let found = upstreams.into_iter().find(|u| u["upstream"] == upstream);
+        found.expect("it is listed")["endpoints"][0]["role"].clone()
+    };
+    eventually(Duration::from_secs(20), "a primary", || {
+        role("cache") == "primary"
+    });
+    assert!(role("/").is_null(), "HTTP has none");
+    server.run(&["REPLICAOF", "127.0.0.1", "1"]);
+    eventually(Duration::from_secs(20), "a replica", || {
+        role("cache") == "replica"
+    });
 }

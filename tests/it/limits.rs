@@ -329,7 +329,9 @@ fn over_the_limit_of_an_upstream_requests_wait_in_order() {
             in_flight() == all
         });
     }
-    assert_eq!(origin.requests(), 1);
+    eventually(Duration::from_secs(5), "the first is there", || {
+        origin.requests() == 1
+    });
     door.open(6);
     for client in &mut waiting {
         assert_eq!(client.response().unwrap().status, 200);

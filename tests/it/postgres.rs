@@ -1,6 +1,11 @@
 //! PostgreSQL through the gateway: real servers, and psql, pgbench and psycopg as clients.
 
 mod cancel;
+mod drain;
+mod failures;
+mod limits;
+mod pool;
+mod raw;
 mod selection;
 mod sessions;
 mod tls;

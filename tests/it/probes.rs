@@ -2,7 +2,7 @@
 //! behind.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,8 @@ use harbr_router::config::{self, Target};
 use harbr_router::tcp::probe::factory;
 use harbr_router::upstream::health::{Probe, Prober};
 use harbr_router::upstream::{Endpoint, Outcome, Pick, PickError, Role, Upstream};
+use harbr_router::wire::mysql;
+use socket2::SockRef;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -49,7 +51,7 @@ impl Checks {
         let text = format!(
             "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 3000\nmax_connections: 10\n\
              tcp_proxy: {{enabled: true}}\nroutes:\n  db:\n    upstream: {urls:?}\n    \
-             health_check: {{interval_ms: 50, timeout_ms: 2000, unhealthy_after: 2{check}}}\n"
+             health_check: {{interval_ms: 20, timeout_ms: 2000, unhealthy_after: 2{check}}}\n"
         );
         let config = config::parse(&text, Path::new("c.yml")).expect("a correct file");
         let upstream = Upstream::new(Arc::clone(&config.tcp_routes[0].upstream), None);
@@ -281,6 +283,38 @@ fn no_number_of_checks_gets_us_blocked_by_mariadb() {
     // Other ways to leave are counted here.
     for _ in 0..8 {
         first_packet(addr);
+    }
+    eventually(Duration::from_secs(5), "blocked", || {
+        first_packet(addr).contains("is blocked")
+    });
+}
+
+#[test]
+fn a_handshake_left_with_a_packet_of_ours_does_not_get_us_blocked_by_mariadb() {
+    let (_server, addr) = touchy();
+    for nth in 0..60 {
+        let mut stream = TcpStream::connect(addr).expect("it listens");
+        if nth % 2 == 0 {
+            stream.read_exact(&mut [0; 20]).expect("a greeting");
+        }
+        stream.write_all(&mysql::leave()).expect("it reads");
+        stream.shutdown(Shutdown::Write).expect("it is connected");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("it ends in order");
+        let text = String::from_utf8_lossy(&rest);
+        assert!(
+            text.contains("Access denied for user '(client left)'"),
+            "{text}"
+        );
+    }
+    let greeting = first_packet(addr);
+    assert!(greeting.contains("MariaDB"), "{greeting}");
+    // By reset it does.
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(addr).expect("it listens");
+        stream.read_exact(&mut [0; 20]).expect("a greeting");
+        let linger = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        linger.expect("a socket option");
     }
     eventually(Duration::from_secs(5), "blocked", || {
         first_packet(addr).contains("is blocked")

@@ -661,29 +661,34 @@ async fn who_leaves_without_a_word_is_named_in_the_reason() {
 }
 
 #[tokio::test]
-async fn the_server_of_a_silent_client_is_kept_where_that_is_asked_for() {
-    let ways: [Leave; 2] = [close_with_reset, drop];
-    for leave in ways {
+async fn the_server_of_a_silent_client_is_handed_back_where_that_is_asked_for() {
+    for leave in [drop as Leave, close_with_reset] {
         let mut session = start(|relay| {
-            relay.silent_client = SilentClient::KeepServer;
+            relay.silent_client = SilentClient::HandBack;
             relay.preface = Bytes::from_static(b"not of the client");
         })
         .await;
         hears(&mut session.server, b"not of the client").await;
         says(&mut session.server, b"greeting").await;
         hears(&mut session.client, b"greeting").await;
-        leave(session.client);
-        let ended = soon(session.relay).await.unwrap();
+        let Session {
+            client,
+            mut server,
+            relay,
+            ..
+        } = session;
+        leave(client);
+        let ended = soon(relay).await.unwrap();
         assert_eq!(ended.reason, Reason::ClientClosed);
-        let Rest::Silent { server: mut kept } = ended.rest else {
-            panic!("the server is gone")
+        let Rest::Abandoned { server: mut ours } = ended.rest else {
+            panic!("{:?}", ended.rest);
         };
-        says(&mut kept, b"farewell").await;
-        hears(&mut session.server, b"farewell").await;
+        ours.write_all(b"farewell").await.unwrap();
+        hears(&mut server, b"farewell").await;
     }
 
     // One that has said something ends like any other.
-    let mut session = start(|relay| relay.silent_client = SilentClient::KeepServer).await;
+    let mut session = start(|relay| relay.silent_client = SilentClient::HandBack).await;
     says(&mut session.client, b"login").await;
     session.client.shutdown().await.unwrap();
     hears(&mut session.server, b"login").await;

@@ -1,14 +1,12 @@
 //! Sessions: what clients do all day works through the gateway, byte for byte.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use super::{gateway, psql, tcp};
+use super::{gateway, psql};
 use crate::support::daemon::output;
 use crate::support::drivers::{psycopg, psycopg_running};
-use crate::support::{Gw, Postgres, eventually, loaded, route_entry};
+use crate::support::{Postgres, eventually, loaded};
 
 #[test]
 fn psql_and_psycopg_query_through_it() {

@@ -42,6 +42,15 @@ impl Postgres {
         Postgres::of(folder, settings.iter().map(|s| (*s).to_owned()).collect())
     }
 
+    /// The same, which believes everybody from this machine who he says he is.
+    pub fn trusting(settings: &[&str]) -> Postgres {
+        let folder = folder();
+        copy_of_template(&template(), &folder.path().join("data"), initialise);
+        let rules = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
+        std::fs::write(folder.path().join("data/pg_hba.conf"), rules).expect("a file of ours");
+        Postgres::of(folder, settings.iter().map(|s| (*s).to_owned()).collect())
+    }
+
     /// A server that follows this one.
     pub fn standby(&self) -> Postgres {
         let folder = folder();

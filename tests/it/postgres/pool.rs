@@ -1,0 +1,222 @@
+//! Sockets connected ahead: nobody gets what another has used, and nobody notices one that died.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{gateway, psql, tcp};
+use crate::support::drivers::psycopg;
+use crate::support::{Gw, Postgres, eventually, loaded, route_entry};
+
+fn warm_hits(gw: &Gw) -> f64 {
+    gw.metrics()
+        .sum("harbr_warm_hits_total", &[("route", "db")])
+}
+
+fn warm_sockets(gw: &Gw) -> f64 {
+    gw.metrics().sum("harbr_warm_sockets", &[("route", "db")])
+}
+
+/// Sessions in quick succession, until a socket waits for the next.
+fn heat(gw: &Gw) {
+    eventually(
+        Duration::from_secs(20),
+        "a socket is connected ahead",
+        || {
+            psql(gw.tcp_addr(0), "", "SELECT 1").unwrap();
+            warm_sockets(gw) > 0.0
+        },
+    );
+}
+
+#[test]
+fn a_thousand_sessions_of_two_users_see_nothing_of_each_other() {
+    let _turn = loaded();
+    let server = Postgres::trusting(&[]);
+    server.sql("CREATE ROLE anna LOGIN; CREATE ROLE bert LOGIN");
+    let gw = gateway(&[&server], "");
+    let said = psycopg(
+        gw.tcp_addr(0),
+        r#"
+seen, lock = set(), threading.Lock()
+LOOK = """
+    SELECT current_user, pg_backend_pid(),
+        (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()),
+        current_setting('my.secret', true), current_setting('work_mem'),
+        (SELECT count(*) FROM pg_class WHERE relpersistence = 't'
+            AND pg_table_is_visible(oid) AND relname = 'mine'),
+        (SELECT count(*) FROM pg_prepared_statements),
+        (SELECT count(*) FROM pg_listening_channels()),
+        (SELECT count(*) FROM pg_cursors),
+        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
+"""
+LEAVE = """
+    SET my.secret = '{0}'; SET work_mem = '7MB'; CREATE TEMP TABLE mine (n int); LISTEN {0};
+    PREPARE p{1} AS SELECT 1; DECLARE c{1} CURSOR WITH HOLD FOR SELECT 1;
+    SELECT pg_advisory_lock({1})
+"""
+def sessions(thread):
+    for n in range(250):
+        user = ("anna", "bert")[n % 2]
+        with connect(user=user) as db:
+            me, pid, since, *state = db.execute(LOOK).fetchone()
+            assert me == user, me
+            assert [x or "" for x in state] == ["", "4MB", "", "", "", "", ""], state
+            with lock:
+                assert (pid, since) not in seen, "a used connection came back"
+                seen.add((pid, since))
+            db.execute(LEAVE.format(user, thread * 1000 + n))
+threads = [threading.Thread(target=sessions, args=[n]) for n in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(seen))
+"#,
+    );
+    assert_eq!(said.unwrap(), "1000");
+    let hits = warm_hits(&gw);
+    let misses = gw
+        .metrics()
+        .sum("harbr_warm_misses_total", &[("route", "db")]);
+    assert!(hits > 100.0, "{hits} of 1000");
+    assert_eq!(hits + misses, 1000.0);
+}
+
+#[test]
+fn without_pooling_nothing_is_connected_ahead() {
+    let server = Postgres::new();
+    let gw = Gw::start(format!(
+        "tcp_proxy: {{enabled: true, listen_addr: \"127.0.0.1:0\", connection_pooling: false}}\nroutes:\n{}",
+        route_entry("db", &[server.url()], "")
+    ));
+    for _ in 0..5 {
+        psql(gw.tcp_addr(0), "", "SELECT 1").unwrap();
+        assert_eq!(warm_sockets(&gw), 0.0);
+    }
+    assert_eq!(warm_hits(&gw), 0.0);
+}
+
+#[test]
+fn sockets_that_the_server_closed_meanwhile_are_not_used() {
+    let server = Postgres::with(&["authentication_timeout=1s", "log_connections=on"]);
+    let gw = gateway(&[&server], "health_check: false");
+    let connected = || server.log().matches("connection received").count();
+    heat(&gw);
+    for _ in 0..2 {
+        // The server gives up on a client that says nothing, and another socket takes its place.
+        let before = connected();
+        eventually(Duration::from_secs(10), "it is replaced", || {
+            connected() > before
+        });
+        assert_eq!(psql(gw.tcp_addr(0), "", "SELECT 1").unwrap(), "1");
+    }
+    let reasons = gw.reasons(4);
+    assert!(reasons.iter().all(|reason| reason == "ok"), "{reasons:?}");
+}
+
+#[test]
+fn a_server_that_was_restarted_under_warm_sockets_is_not_noticed() {
+    let mut server = Postgres::new();
+    let gw = gateway(&[&server], "");
+    for _ in 0..2 {
+        heat(&gw);
+        server.kill();
+        server.start();
+        assert_eq!(psql(gw.tcp_addr(0), "", "SELECT 1").unwrap(), "1");
+    }
+    assert!(gw.reasons(4).iter().all(|reason| reason == "ok"));
+}
+
+#[test]
+fn a_warm_socket_that_dies_when_it_is_used_is_replaced_unseen() {
+    let server = Postgres::new();
+    let before = Grudge::before(server.addr());
+    let url = format!("postgres://{}", before.addr);
+    let gw = Gw::start(tcp(&route_entry("db", &[url], "health_check: false")));
+    eventually(Duration::from_secs(30), "ten of them have died", || {
+        assert_eq!(psql(gw.tcp_addr(0), "", "SELECT 1").unwrap(), "1");
+        // The socket for the next client is there, and older than the grudge.
+        eventually(Duration::from_secs(5), "a socket ahead", || {
+            warm_sockets(&gw) > 0.0 || warm_hits(&gw) == 0.0
+        });
+        before.turned_away() >= 10
+    });
+    let away = before.turned_away() as f64;
+    assert!(warm_hits(&gw) >= away);
+    let reasons = gw.reasons(10);
+    assert!(reasons.iter().all(|reason| reason == "ok"), "{reasons:?}");
+}
+
+#[test]
+fn sockets_ahead_keep_to_the_limits() {
+    let server = Postgres::new();
+    server.sql("CREATE ROLE bench LOGIN PASSWORD 'sesame' CONNECTION LIMIT 2");
+    let gw = gateway(&[&server], "max_connections: 2\nqueue_timeout_ms: 20000");
+    let said = psycopg(
+        gw.tcp_addr(0),
+        r#"
+def sessions():
+    for n in range(40):
+        connect(user="bench").close()
+threads = [threading.Thread(target=sessions) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("done")
+"#,
+    );
+    assert_eq!(said.unwrap(), "done");
+    assert!(warm_sockets(&gw) <= 2.0);
+}
+
+/// A server in front of a server, which turns away who connected and then said nothing for a while:
+/// in silence, by closing on the first word.
+struct Grudge {
+    addr: SocketAddr,
+    turned_away: Arc<AtomicUsize>,
+}
+
+impl Grudge {
+    fn before(server: SocketAddr) -> Grudge {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let turned_away = Arc::new(AtomicUsize::new(0));
+        let count = turned_away.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let count = count.clone();
+                thread::spawn(move || serve(client, server, &count));
+            }
+        });
+        Grudge { addr, turned_away }
+    }
+
+    fn turned_away(&self) -> usize {
+        self.turned_away.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(mut client: TcpStream, server: SocketAddr, turned_away: &AtomicUsize) {
+    let came = Instant::now();
+    let mut first = [0; 1024];
+    let read = client.read(&mut first).unwrap_or(0);
+    if read > 0 && came.elapsed() > Duration::from_millis(10) {
+        turned_away.fetch_add(1, Ordering::SeqCst);
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(server) else {
+        return;
+    };
+    if server.write_all(&first[..read]).is_err() {
+        return;
+    }
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let up = thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let _ = std::io::copy(&mut server, &mut client);
+    let _ = client.shutdown(Shutdown::Write);
+    let _ = up.join();
+}
