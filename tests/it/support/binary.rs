@@ -121,11 +121,20 @@ impl Binary {
 
     /// The most memory it ever had resident, in KiB.
     pub fn peak_memory_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory it has resident now, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("the child runs");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
         let number = line.and_then(|l| l.trim().strip_suffix(" kB"));
-        number.and_then(|n| n.parse().ok()).expect("VmHWM in kB")
+        number.and_then(|n| n.parse().ok()).expect("a number of kB")
     }
 
     fn pid(&self) -> Pid {
@@ -190,11 +199,13 @@ fn run_as(mut command: Command, args: &[&str]) -> Output {
 
 /// A configuration with the required keys, `keys` after them.
 pub fn config(listen: &str, keys: &str) -> String {
-    let admin = match keys.lines().any(|l| l.starts_with("admin:")) {
-        true => "",
-        false => "admin: false\n",
-    };
-    format!("listen_addr: {listen}\nglobal_timeout_ms: 30000\nmax_connections: 1000\n{admin}{keys}")
+    let mut text = format!("listen_addr: {listen}\nglobal_timeout_ms: 30000\n");
+    for (key, value) in [("max_connections", "1000"), ("admin", "false")] {
+        if !keys.lines().any(|l| l.starts_with(&format!("{key}:"))) {
+            text.push_str(&format!("{key}: {value}\n"));
+        }
+    }
+    text + keys
 }
 
 /// `text` in a file that lives as long as what is returned.
