@@ -11,6 +11,7 @@ use crate::support::daemon::output;
 use crate::support::drivers::python;
 
 mod blocking;
+mod hostile;
 mod idle;
 mod mariadb;
 mod others;
