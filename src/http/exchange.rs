@@ -67,7 +67,9 @@ pub struct Exchange {
 pub enum Next {
     First,
     /// After a pause, on another endpoint where there is one.
-    Retry,
+    Retry {
+        pause: Duration,
+    },
     /// At once, on a fresh connection.
     Resend,
 }
@@ -176,11 +178,13 @@ impl Exchange {
                 Failure::Broken | Failure::TryTimeout | Failure::Status(_) => Outcome::Failed,
             });
         }
+        let pause = retry::backoff(self.tries);
         let now = Situation {
             idempotent: request.idempotent,
             replayable: request.replayable,
             responded: request.responded,
-            out_of_time: self.remaining().is_zero(),
+            // A retry that could not begin in time is none: what is in hand passes through.
+            out_of_time: self.remaining() <= pause,
             tries: self.tries,
             retry_count: route.tries.retry_count,
             resent: self.resent,
@@ -197,7 +201,7 @@ impl Exchange {
         self.next = match decision {
             Decision::GiveUp => return false,
             Decision::Resend => Next::Resend,
-            Decision::Retry => Next::Retry,
+            Decision::Retry => Next::Retry { pause },
         };
         match decision {
             Decision::Resend => self.resent = true,

@@ -8,7 +8,9 @@ pub mod arrival;
 pub mod deadline;
 pub mod exchange;
 pub mod forward;
+mod matching;
 pub mod proxy;
+mod record;
 pub mod respond;
 pub mod retry;
 

@@ -4,11 +4,9 @@
 //! nothing itself: matching is `route/`, picking `upstream/`, sending again `retry.rs`, statuses
 //! `respond.rs`. Invariant: the snapshot is loaded once per request, and whatever way a request
 //! ends, `logging` counts and records it with exactly one reason. Requests that the edge refuses
-//! never come here; `server/` records those.
+//! never come here; `server/` records those. It is over 400 lines because the trait has a dozen phases.
 
 use std::any::Any;
-use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -26,16 +24,18 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::sync::watch;
 
-use crate::config::{Balance, HashOn, Target};
+use crate::config::Target;
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
 use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
 use crate::http::forward::{self, Outgoing};
+use crate::http::matching::{content_length, hash_key, matched};
+use crate::http::record::record;
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
-use crate::route::{Route, normalise, strip_prefix};
+use crate::route::Route;
 use crate::snapshot::SnapshotHandle;
-use crate::telemetry::{AccessLog, Record};
+use crate::telemetry::AccessLog;
 use crate::upstream::peer::{IDLE_TIMEOUT, PeerTimeouts, Reuse, http_peer};
 use crate::upstream::{Lease, Outcome, Pick};
 
@@ -173,7 +173,7 @@ impl ProxyHttp for Proxy {
         }
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
-            Next::First | Next::Retry => {
+            Next::First | Next::Retry { .. } => {
                 ctx.tries += 1;
                 Reuse::Pooled
             }
@@ -530,8 +530,7 @@ impl ProxyHttp for Proxy {
 /// Pauses before a retry, then waits for its turn at an endpoint.
 async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
     ctx.asked = None;
-    if ctx.next == Next::Retry {
-        let pause = retry::backoff(ctx.tries).min(ctx.remaining());
+    if let Next::Retry { pause } = ctx.next {
         tokio::time::sleep(pause).await;
     }
     if ctx.remaining().is_zero() {
@@ -565,94 +564,6 @@ async fn departure(session: &mut Session, uploading: bool) -> Box<Error> {
     }
 }
 
-/// The route of a request and the target to send: path normalised, prefix stripped where asked.
-fn matched(
-    request: &RequestHeader,
-    routes: &crate::route::Table<Arc<Route>>,
-) -> Result<(Arc<Route>, String), Reason> {
-    let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::BadRequest)?;
-    let host = request
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let raw = origin_form(raw);
-    if raw == "*" {
-        let route = routes.lookup(host, "/").ok_or(Reason::NoRoute)?;
-        return Ok((route.clone(), raw.to_string()));
-    }
-    let target = normalise(&raw).map_err(|_| Reason::BadRequest)?;
-    let route = routes
-        .lookup(host, target.path())
-        .ok_or(Reason::NoRoute)?
-        .clone();
-    let target = match (route.strip_prefix, target.query()) {
-        (false, _) => target.into_target().into_owned(),
-        (true, None) => strip_prefix(target.path(), &route.key.prefix).to_string(),
-        (true, Some(query)) => {
-            let path = strip_prefix(target.path(), &route.key.prefix);
-            format!("{path}?{query}")
-        }
-    };
-    Ok((route, target))
-}
-
-/// The path and query of a request target (RFC 9112, section 3.2.2: absolute form from a client
-/// that takes us for its proxy).
-fn origin_form(raw: &str) -> Cow<'_, str> {
-    let Some((_, after_scheme)) = raw.split_once("://").filter(|_| !raw.starts_with('/')) else {
-        return Cow::Borrowed(raw);
-    };
-    match after_scheme.find(['/', '?']) {
-        Some(at) if after_scheme.as_bytes()[at] == b'/' => Cow::Borrowed(&after_scheme[at..]),
-        // A query behind an empty path.
-        Some(at) => Cow::Owned(format!("/{}", &after_scheme[at..])),
-        None => Cow::Borrowed("/"),
-    }
-}
-
-fn content_length(request: &RequestHeader) -> Option<u64> {
-    let length = request.headers.get(header::CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
-}
-
-/// What `balance: hash` picks by; `None` when the request does not have it.
-fn hash_key(
-    route: &Route,
-    request: &RequestHeader,
-    client: Option<IpAddr>,
-    target: &str,
-) -> Option<u64> {
-    let Balance::Hash(on) = &route.upstream.spec().balance else {
-        return None;
-    };
-    let mut hasher = DefaultHasher::new();
-    match on {
-        HashOn::ClientIp => client?.hash(&mut hasher),
-        HashOn::Path => target.split('?').next().unwrap_or(target).hash(&mut hasher),
-        HashOn::Header(name) => request.headers.get(name)?.as_bytes().hash(&mut hasher),
-        HashOn::Cookie(name) => cookie(request, name)?.hash(&mut hasher),
-    }
-    Some(hasher.finish())
-}
-
-/// The value of one cookie (RFC 6265, section 5.4).
-fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
-    let lines = request.headers.get_all(header::COOKIE).iter();
-    lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(this, _)| *this == name)
-        .map(|(_, value)| value)
-}
-
-/// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
-fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    session.response_written().filter(|response| {
-        !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
-    })
-}
-
 /// What the session says about sending its request again.
 fn sendable(session: &Session) -> Sendable {
     Sendable {
@@ -671,52 +582,11 @@ fn ended(ctx: &mut Exchange, reason: Reason) -> Box<Error> {
     error
 }
 
-fn record<'a>(
-    session: &'a Session,
-    ctx: &'a Exchange,
-    status: u16,
-    reason: Reason,
-    total: Duration,
-) -> Record<'a> {
-    let request = session.req_header();
-    let text = |name| {
-        request
-            .headers
-            .get(name)
-            .map_or(&b""[..], |value| value.as_bytes())
-    };
-    let arrival = ctx.arrival.as_ref();
-    Record {
-        client: arrival.map(|arrival| arrival.client),
-        route: ctx.route.as_ref().map_or("-", |route| &route.label),
-        upstream: ctx
-            .route
-            .as_ref()
-            .map_or("", |route| route.upstream.label()),
-        endpoint: ctx
-            .endpoint
-            .as_ref()
-            .map_or("", |endpoint| endpoint.label()),
-        method: request.method.as_str(),
-        host: text(header::HOST),
-        path: request.raw_path(),
-        protocol: match request.version {
-            http::Version::HTTP_10 => "HTTP/1.0",
-            http::Version::HTTP_2 => "HTTP/2",
-            _ => "HTTP/1.1",
-        },
-        status,
-        bytes_in: session.body_bytes_read() as u64,
-        bytes_out: session.body_bytes_sent() as u64,
-        tries: ctx.tries + u32::from(ctx.resent),
-        queue: ctx.queued,
-        connect: ctx.connect,
-        first_byte: ctx.first_byte,
-        total,
-        request_id: text(header::HeaderName::from_static("x-request-id")),
-        user_agent: text(header::USER_AGENT),
-        ..Record::new(arrival.map_or("", |arrival| &arrival.listener), reason)
-    }
+/// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| {
+        !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+    })
 }
 
 /// For writes, where a pause cannot be told from slow progress of one chunk: at least this long.

@@ -192,4 +192,4 @@ fn server_conf(config: &Config, threads: usize) -> ServerConf {
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pipes that splicing may hold at a time, two descriptors each; what comes above is copied.
-const MAX_PIPES: usize = 1024;
+const MAX_PIPES: usize = 64;

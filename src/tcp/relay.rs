@@ -1,38 +1,35 @@
 //! Two-way copy between a client and a server.
 //!
 //! Its own file because it is where every byte of every database passes. Invariants: what one side
-//! wrote before it ended or broke reaches the other, in order and once; an end is passed on as an
-//! end (and the other direction goes on), a reset as a reset; neither direction can starve the
-//! other, nor the relay its runtime; a session at rest holds no buffer, pipe or timer. Called by a
-//! session once both sides are connected.
+//! wrote before it ended reaches the other, in order and once; an end is passed on as an end (and
+//! the other direction goes on), a reset as a reset, which may overtake what a slow peer has not
+//! received, as it does without a gateway; neither direction can starve the other, nor the relay
+//! its runtime; a session at rest holds no buffer, pipe or timer. Called by a session once both
+//! sides are connected.
 //!
-//! One task moves both directions: `flow` moves one of them, `socket` is what it needs of a socket,
-//! `pipe` holds the pipes for bulk, `clock` the one timer.
+//! One task moves both directions: `pair` is both with their sockets, `flow` one of them, `socket`
+//! what it needs of a socket, `pipe` holds the pipes for bulk, `clock` is the one timer.
 
 mod clock;
 mod flow;
+mod pair;
 mod pipe;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
-use std::io::ErrorKind;
-use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
 pub use self::pipe::Pipes;
 pub use self::socket::{close_with_reset, tune};
 
-use self::clock::Clock;
-use self::flow::{Flow, Stage, Step};
+use self::pair::Pair;
 use crate::error::Reason;
 use crate::telemetry::Direction;
 
@@ -146,336 +143,27 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Relays until both sides have ended, one breaks, time is up, or `stop` is ready. Both streams
-    /// should be [tuned](tune).
+    /// Relays until both sides have ended, one breaks, time is up, or `stop` is ready (`pin!` it: a
+    /// future that is moved in would be stored twice). Both streams should be [tuned](tune).
+    ///
+    /// 430 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
+    /// `await` has no room for that, too.
     pub fn run<S>(
         self,
         client: TcpStream,
         server: TcpStream,
-        stop: S,
+        mut stop: S,
     ) -> impl Future<Output = Ended> + use<'a, S>
     where
-        S: Future<Output = ()>,
+        S: Future<Output = ()> + Unpin,
     {
-        let mut session = Session::new(self, client, server);
+        let mut pair = Pair::new(self, client, server);
         async move {
-            let mut stop = pin!(stop);
-            let end = poll_fn(|cx| session.poll(cx, stop.as_mut())).await;
-            session.close(end)
+            let end = poll_fn(|cx| pair.poll(cx, Pin::new(&mut stop))).await;
+            pair.close(end)
         }
     }
 }
-
-/// A running relay.
-struct Session<'a> {
-    client: TcpStream,
-    server: TcpStream,
-    up: Flow<'a>,
-    down: Flow<'a>,
-    /// Which direction was over first.
-    first: Option<Direction>,
-    clock: Clock,
-    /// How often a source was looked at since bytes last moved.
-    checks: u32,
-    /// The client has sent something since the server last did.
-    client_spoke: bool,
-    idle_timeout: Option<Duration>,
-    half_open_timeout: Duration,
-    pipes: Option<Arc<Pipes>>,
-    count: &'a (dyn Fn(Direction, u64) + Send + Sync),
-    silent_client: SilentClient,
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy)]
-enum End {
-    /// Both directions are over.
-    Over,
-    /// The client broke.
-    ClientFailed,
-    /// The server broke.
-    ServerFailed,
-    /// The client left without a byte, and the server is to be handed back.
-    ClientSilent,
-    /// The server left without a byte, and what the client sent is kept.
-    Unanswered,
-    Idle,
-    HalfOpen,
-    Stopped,
-}
-
-impl<'a> Session<'a> {
-    fn new(relay: Relay<'a>, client: TcpStream, server: TcpStream) -> Session<'a> {
-        let keep = if relay.to_client.is_empty() {
-            relay.keep_unanswered
-        } else {
-            0
-        };
-        Session {
-            client,
-            server,
-            up: Flow::new(relay.to_server, relay.on_client_bytes)
-                .after(relay.preface)
-                .keeping(keep),
-            down: Flow::new(relay.to_client, relay.on_server_bytes),
-            first: None,
-            clock: Clock::new(),
-            checks: 0,
-            client_spoke: true,
-            idle_timeout: relay.idle_timeout,
-            half_open_timeout: relay.half_open_timeout,
-            pipes: relay.pipes,
-            count: relay.count,
-            silent_client: relay.silent_client,
-        }
-    }
-
-    fn poll<S>(&mut self, cx: &mut Context<'_>, stop: Pin<&mut S>) -> Poll<End>
-    where
-        S: Future<Output = ()>,
-    {
-        let before = (self.up.given(), self.down.given(), self.first);
-        let taken = (self.up.taken(), self.down.taken());
-        let end = self.move_bytes(cx);
-        if self.up.taken() > taken.0 {
-            self.client_spoke = true;
-        } else if self.down.taken() > taken.1 {
-            self.client_spoke = false;
-        }
-        let up = self.up.given() - before.0;
-        if up > 0 {
-            (self.count)(Direction::Upstream, up);
-        }
-        let down = self.down.given() - before.1;
-        if down > 0 {
-            (self.count)(Direction::Downstream, down);
-        }
-        if let Some(end) = end {
-            return Poll::Ready(end);
-        }
-        if stop.poll(cx).is_ready() {
-            return Poll::Ready(End::Stopped);
-        }
-        if up + down > 0 || self.first != before.2 {
-            self.clock.note();
-            self.checks = 0;
-        }
-        self.poll_clock(cx)
-    }
-
-    /// Moves what can be moved, in turns.
-    fn move_bytes(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        let (mut up, mut down) = (!self.up.is_over(), !self.down.is_over());
-        for _ in 0..TURNS {
-            if up {
-                let (client, server) = (&mut self.client, &mut self.server);
-                let step = self.up.step(cx, client, server, self.pipes.as_ref());
-                up = matches!(step, Step::Moved | Step::Ended);
-                if let Some(end) = self.after(Direction::Upstream, step) {
-                    return Some(end);
-                }
-            }
-            if down {
-                let (client, server) = (&mut self.client, &mut self.server);
-                let step = self.down.step(cx, server, client, self.pipes.as_ref());
-                down = matches!(step, Step::Moved | Step::Ended);
-                if let Some(end) = self.after(Direction::Downstream, step) {
-                    return Some(end);
-                }
-            }
-            if !up && !down {
-                return None;
-            }
-        }
-        // There is more, but others have to have their turn.
-        cx.waker().wake_by_ref();
-        None
-    }
-
-    /// What a step means for the session.
-    fn after(&mut self, direction: Direction, step: Step) -> Option<End> {
-        match (direction, step) {
-            (Direction::Downstream, Step::Moved) if self.up.keeps() => {
-                self.up.take_kept();
-                None
-            }
-            (_, Step::Moved | Step::Pending) => None,
-            (Direction::Upstream, Step::Ended) => self.is_silent().then_some(End::ClientSilent),
-            (Direction::Downstream, Step::Ended) => self.up.keeps().then_some(End::Unanswered),
-            (Direction::Upstream, Step::SourceFailed) if self.is_silent() => {
-                Some(End::ClientSilent)
-            }
-            (Direction::Upstream, Step::SourceFailed) => Some(End::ClientFailed),
-            (Direction::Downstream, Step::SourceFailed) => Some(if self.up.keeps() {
-                End::Unanswered
-            } else {
-                End::ServerFailed
-            }),
-            // A sink that failed may have sent something before: the other direction goes on to
-            // its end, and only then is the session over.
-            (direction, Step::Finished | Step::SinkFailed) => {
-                self.first.get_or_insert(direction);
-                (self.up.is_over() && self.down.is_over()).then_some(End::Over)
-            }
-        }
-    }
-
-    /// Whether the client has said nothing, and its server is to be handed back for that.
-    fn is_silent(&self) -> bool {
-        self.up.taken() == 0 && self.silent_client == SilentClient::HandBack
-    }
-
-    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let half_open = self.first.is_some();
-        let limit = match (half_open, self.idle_timeout) {
-            (false, idle) => idle,
-            (true, None) => Some(self.half_open_timeout),
-            (true, Some(idle)) => Some(idle.min(self.half_open_timeout)),
-        };
-        loop {
-            // A source is not read while its sink is slow, so its reset would not be heard of.
-            let stuck = self.up.owes() || self.down.owes();
-            let check = stuck.then(|| STUCK * self.checks.saturating_add(1));
-            let patience = match (limit, check) {
-                (Some(limit), Some(check)) => limit.min(check),
-                (Some(patience), None) | (None, Some(patience)) => patience,
-                (None, None) => {
-                    self.clock.rest();
-                    return Poll::Pending;
-                }
-            };
-            ready!(self.clock.poll_quiet(cx, patience));
-            if limit == Some(patience) {
-                return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
-            }
-            self.checks = self.checks.saturating_add(1);
-            let broken = |stream: &TcpStream| !matches!(stream.take_error(), Ok(None));
-            if self.up.owes() && broken(&self.client) {
-                return Poll::Ready(End::ClientFailed);
-            }
-            if self.down.owes() && broken(&self.server) {
-                return Poll::Ready(End::ServerFailed);
-            }
-        }
-    }
-
-    fn close(mut self, end: End) -> Ended {
-        let (up, down) = (self.up.given(), self.down.given());
-        // Before the client is told anything.
-        let is_left = matches!(end, End::Over | End::ServerFailed) && self.client_has_left();
-        let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
-        let kept = self.up.take_kept();
-        let cut = self.down.owes();
-        let silent = self.up.taken() == 0;
-        let last = self.down.tail().filter(|_| !self.client_spoke);
-        let (client, server) = (self.client, self.server);
-        let (reason, rest) = match (end, kept) {
-            (End::Over, _) => {
-                let failed = |flow: &Flow| flow.stage() == Stage::Failed;
-                // The sink that failed is gone; the other side hears of it.
-                if failed(&self.up) {
-                    close_with_reset(client);
-                }
-                if failed(&self.down) {
-                    close_with_reset(server);
-                }
-                (over.unwrap_or(Reason::Ok), Rest::Closed)
-            }
-            (End::ClientFailed, _) => {
-                close_with_reset(server);
-                (Reason::ClientClosed, Rest::Closed)
-            }
-            (End::ClientSilent, _) => (Reason::ClientClosed, Rest::Abandoned { server }),
-            (End::Unanswered, Some(sent)) => {
-                (Reason::UpstreamReset, Rest::Unanswered { client, sent })
-            }
-            (End::ServerFailed | End::Unanswered, _) => {
-                // It may only have closed its own direction.
-                close_with_reset(client);
-                match is_left {
-                    true => (Reason::Ok, Rest::Closed),
-                    false => (Reason::UpstreamReset, Rest::Closed),
-                }
-            }
-            (End::HalfOpen, _) => {
-                // Whoever still waits must not take this for an end in order.
-                close_with_reset(client);
-                close_with_reset(server);
-                (Reason::HalfOpen, Rest::Closed)
-            }
-            (End::Idle | End::Stopped, _) => {
-                let reason = if matches!(end, End::Idle) {
-                    Reason::IdleTimeout
-                } else {
-                    Reason::Drained
-                };
-                let rest = Rest::Open {
-                    client,
-                    server,
-                    cut,
-                    last,
-                    silent,
-                };
-                (reason, rest)
-            }
-        };
-        Ended {
-            reason,
-            up,
-            down,
-            rest,
-        }
-    }
-
-    /// Whether the client ended in order after it was answered, without having lost anything: then
-    /// what becomes of the server is no failure.
-    fn client_has_left(&self) -> bool {
-        let answered = self.down.taken() > 0 && !self.down.owes();
-        answered && (self.up.stage() == Stage::Finished || is_at_end(&self.client))
-    }
-
-    /// Of a session in which both directions came to an end.
-    fn reason_when_over(&self, is_left: bool) -> Reason {
-        let failed = |flow: &Flow| flow.stage() == Stage::Failed;
-        let client_first = self.first == Some(Direction::Upstream);
-        match (failed(&self.up), failed(&self.down)) {
-            (true, _) if is_left => Reason::Ok,
-            // Both failed: the first has caused the other.
-            (true, true) if client_first => Reason::UpstreamReset,
-            (true, false) => Reason::UpstreamReset,
-            (_, true) => Reason::ClientClosed,
-            (false, false) if client_first && self.up.taken() == 0 => Reason::ClientClosed,
-            (false, false) if client_first => Reason::Ok,
-            (false, false) if self.down.taken() == 0 => Reason::UpstreamReset,
-            (false, false) if self.up.taken() == 0 => Reason::UpstreamError,
-            (false, false) => Reason::Ok,
-        }
-    }
-}
-
-/// Whether nothing but the end is to come from `stream`. What it sent before is lost, so this is for
-/// when nobody is there to take it.
-fn is_at_end(stream: &TcpStream) -> bool {
-    let socket = SockRef::from(stream);
-    let mut dropped = [MaybeUninit::uninit(); 1024];
-    for _ in 0..LAST_WORDS {
-        match socket.recv(&mut dropped) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
-        }
-    }
-    false
-}
-
-/// Reads after which a client is taken to be still talking.
-const LAST_WORDS: usize = 16;
 
 /// How long a session of which one side has ended may be silent.
 const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often a source is looked at while its sink takes nothing.
-const STUCK: Duration = Duration::from_secs(5);
-
-/// Portions (a buffer, or a pipe full) of each direction before the runtime gets its thread back.
-const TURNS: usize = 8;

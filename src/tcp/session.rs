@@ -284,7 +284,7 @@ impl Sessions {
                 std::future::pending::<()>().await;
             }
         };
-        let ended = relay.run(client, server, stop).await;
+        let ended = relay.run(client, server, std::pin::pin!(stop)).await;
         story.up += ended.up;
         story.down += ended.down;
         if ended.reason == Reason::UpstreamReset {

@@ -101,20 +101,22 @@ mod fixture {
     pub(super) fn feed(login: &mut dyn Login, bytes: &[u8], step: usize) -> (Vec<u8>, LoginStep) {
         let mut written = Vec::new();
         let mut last = LoginStep::NeedMore;
-        for piece in bytes.chunks(step.max(1)) {
-            last = login.advance(piece);
-            match &last {
-                LoginStep::NeedMore => (),
-                LoginStep::Send(bytes) => written.extend(bytes),
-                LoginStep::Done { farewell, .. } => {
-                    written.extend(farewell);
-                    break;
+        'pieces: for piece in bytes.chunks(step.max(1)) {
+            // What a server says too early is looked at once it is its turn, however it was cut.
+            let mut fresh = piece;
+            loop {
+                last = login.advance(fresh);
+                match &last {
+                    LoginStep::NeedMore => break,
+                    LoginStep::Send(bytes) => written.extend(bytes),
+                    LoginStep::Done { farewell, .. } => {
+                        written.extend(farewell);
+                        break 'pieces;
+                    }
+                    LoginStep::Failed(_) => break 'pieces,
                 }
-                LoginStep::Failed(_) => break,
+                fresh = &[];
             }
-        }
-        if let LoginStep::Send(_) = last {
-            last = LoginStep::NeedMore;
         }
         (written, last)
     }

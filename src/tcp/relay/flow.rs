@@ -26,7 +26,7 @@ pub(super) struct Flow<'a> {
     pipe: Option<Pipe>,
     observer: Option<Observer<'a>>,
     /// All that was read, until it is more than may be kept.
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
     taken: u64,
     given: u64,
     tail: Tail,
@@ -69,8 +69,8 @@ enum Mode {
         full: u8,
     },
     Splice {
-        /// Bytes since the source last had nothing.
-        turn: usize,
+        /// Bytes since the source last had nothing; stops at the largest number.
+        turn: u32,
         /// Small turns in a row.
         small: u8,
     },
@@ -127,9 +127,11 @@ impl<'a> Flow<'a> {
 
     /// Keeps a copy of all bytes while they are not more than `most`.
     pub(super) fn keeping(mut self, most: usize) -> Flow<'a> {
-        self.kept = (most > 0 && self.owed.len() <= most).then(|| Kept {
-            bytes: self.owed.to_vec(),
-            most,
+        self.kept = (most > 0 && self.owed.len() <= most).then(|| {
+            Box::new(Kept {
+                bytes: self.owed.to_vec(),
+                most,
+            })
         });
         self
     }
@@ -302,7 +304,7 @@ impl<'a> Flow<'a> {
                 self.taken += n as u64;
                 self.tail = Tail::default();
                 if let Mode::Splice { turn, .. } = &mut self.mode {
-                    *turn += n;
+                    *turn = turn.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
                 }
                 self.pipe = Some(pipe);
                 match self.drain(cx, sink) {
@@ -392,7 +394,7 @@ const FULL_READS: u8 = 8;
 
 /// A turn (all there is until the source has nothing for now) that is smaller than this is cheaper
 /// to copy.
-const SMALL_TURN: usize = 32 * 1024;
+const SMALL_TURN: u32 = 32 * 1024;
 
 /// Small turns in a row after which a flow is copied again.
 const SMALL_TURNS: u8 = 4;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -64,12 +65,12 @@ async fn start_with(
         let mut relay = Relay::new(&count);
         relay.pipes = Some(to);
         options(&mut relay);
-        let stop = async {
+        let stop = pin!(async {
             // A dropped sender means that the test does not stop the relay.
             if stopped.await.is_err() {
                 std::future::pending::<()>().await;
             }
-        };
+        });
         relay.run(accepted, connected, stop).await
     });
     Session {
@@ -500,10 +501,10 @@ async fn a_fast_direction_does_not_starve_the_other() {
 
 #[tokio::test]
 async fn a_session_in_which_nothing_moves_ends_and_can_be_told() {
-    const IDLE: Duration = Duration::from_millis(300);
+    const IDLE: Duration = Duration::from_secs(1);
     let mut session = start(|relay| relay.idle_timeout = Some(IDLE)).await;
     for _ in 0..4 {
-        tokio::time::sleep(IDLE / 2).await;
+        tokio::time::sleep(IDLE / 3).await;
         says(&mut session.client, b"tick").await;
         hears(&mut session.server, b"tick").await;
     }
@@ -531,20 +532,20 @@ async fn a_session_in_which_nothing_moves_ends_and_can_be_told() {
 
 #[tokio::test]
 async fn a_half_open_session_ends_when_nothing_moves() {
-    const PATIENCE: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(1);
     let mut session = start(|relay| {
         relay.half_open_timeout = PATIENCE;
         relay.idle_timeout = Some(Duration::from_secs(3600));
     })
     .await;
     // Not half open: it may be silent for longer.
-    tokio::time::sleep(PATIENCE * 2).await;
+    tokio::time::sleep(PATIENCE + PATIENCE / 2).await;
     says(&mut session.client, b"select").await;
     session.client.shutdown().await.unwrap();
     hears(&mut session.server, b"select").await;
     hears_the_end(&mut session.server).await;
     for _ in 0..4 {
-        tokio::time::sleep(PATIENCE / 2).await;
+        tokio::time::sleep(PATIENCE / 3).await;
         says(&mut session.server, b"row").await;
         hears(&mut session.client, b"row").await;
     }
@@ -749,6 +750,23 @@ async fn a_server_that_goes_before_its_first_byte_can_be_replaced_unseen() {
 }
 
 #[tokio::test]
+async fn a_silent_server_is_replaced_for_a_client_that_still_waits_and_for_no_other() {
+    let mut session = start(|relay| relay.keep_unanswered = 100).await;
+    session.server.shutdown().await.unwrap();
+    let (ended, client, _server) = session.ended().await;
+    assert!(matches!(ended.rest, Rest::Unanswered { sent, .. } if sent.is_empty()));
+    drop(client);
+
+    let mut session = start(|relay| relay.keep_unanswered = 100).await;
+    session.client.shutdown().await.unwrap();
+    hears_the_end(&mut session.server).await;
+    session.server.shutdown().await.unwrap();
+    let (ended, ..) = session.ended().await;
+    assert_eq!(ended.reason, Reason::ClientClosed);
+    assert!(matches!(ended.rest, Rest::Closed));
+}
+
+#[tokio::test]
 async fn a_server_that_has_answered_or_was_told_too_much_is_not_replaced() {
     let mut session = start(|relay| relay.keep_unanswered = 100).await;
     says(&mut session.client, b"startup").await;
@@ -804,6 +822,11 @@ async fn a_session_at_rest_is_small() {
     let count = |_, _| {};
     let relay = Relay::new(&count).run(accepted, connected, std::future::pending());
     let size = size_of_val(&relay);
-    assert!(size <= 800, "{size} bytes");
+    eprintln!(
+        "SIZE {size} flow {} clock {}",
+        size_of::<super::flow::Flow>(),
+        size_of::<super::clock::Clock>()
+    );
+    assert!(size <= 500, "{size} bytes");
     drop((client, server));
 }

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use socket2::SockRef;
 
 use super::{script, to, with_settings};
@@ -34,25 +35,36 @@ const WAYS: [Leaves; 5] = [
 ];
 
 fn come_and_leave(addr: SocketAddr, how: Leaves) {
-    let mut client = TcpStream::connect(addr).expect("the gateway accepts");
-    let patience = Some(Duration::from_secs(20));
-    client.set_read_timeout(patience).expect("a positive time");
-    if let Leaves::Greeted | Leaves::GreetedByReset = how {
-        let mut greeting = [0; 4096];
-        let count = client.read(&mut greeting).expect("the server speaks first");
-        let text = String::from_utf8_lossy(&greeting[..count]);
-        assert!(text.contains("MariaDB"), "{how:?}: {text}");
-    }
+    let client = match how {
+        Leaves::Greeted | Leaves::GreetedByReset => greeted(addr),
+        _ => connect(addr),
+    };
     if let Leaves::AtOnceByReset | Leaves::GreetedByReset = how {
         let reset = SockRef::from(&client).set_linger(Some(Duration::ZERO));
         reset.expect("a socket takes SO_LINGER");
     }
     if let Leaves::HalfFirst = how {
         client.shutdown(Shutdown::Write).expect("it is connected");
-        let mut rest = Vec::new();
         // However it ends, it ends.
-        let _how = client.read_to_end(&mut rest);
+        let _how = (&client).read_to_end(&mut Vec::new());
     }
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(addr).expect("the gateway accepts");
+    let patience = Some(Duration::from_secs(20));
+    client.set_read_timeout(patience).expect("a positive time");
+    client
+}
+
+/// A client that the server has spoken to, and not the other way round.
+fn greeted(addr: SocketAddr) -> TcpStream {
+    let mut client = connect(addr);
+    let mut greeting = [0; 4096];
+    let count = client.read(&mut greeting).expect("the server speaks first");
+    let text = String::from_utf8_lossy(&greeting[..count]);
+    assert!(text.contains("MariaDB"), "{text}");
+    client
 }
 
 /// Blocks whoever abandons five handshakes, as seen from `net`.
@@ -99,9 +111,48 @@ fn neither_checks_nor_clients_that_come_and_leave_get_the_gateway_blocked() {
 }
 
 #[test]
+fn sessions_that_a_drain_ends_before_their_first_byte_do_not_count_either() {
+    let net = Netns::new();
+    let (_server, addr) = touchy(&net);
+    let shop = to("shop", &format!("mariadb://{addr}"), "");
+    let tcp = SocketAddr::from((net.inside(), 9090));
+    let keys = with_settings("", &[shop]).replace("127.0.0.1:0", &tcp.to_string());
+    let keys = format!("server: {{drain_timeout_secs: 1}}\n{keys}");
+    let mut gateway = Binary::start_in(&net, &keys);
+    let silent: Vec<TcpStream> = (0..20).map(|_| greeted(tcp)).collect();
+    gateway.signal(Signal::SIGTERM);
+    let ended = gateway.ended_within(Duration::from_secs(20));
+    assert!(
+        ended.is_some_and(|status| status.success()),
+        "{}",
+        gateway.said()
+    );
+    drop(silent);
+    let login = "
+import pymysql, sys
+db = pymysql.connect(host=sys.argv[1], port=int(sys.argv[2]), user='tester', password='sesame')
+print(db.get_server_info())
+";
+    let said = inside(&net, login, addr);
+    assert!(said.contains("MariaDB"), "{said}");
+}
+
+/// What a Python program prints that runs where the gateway does.
+fn inside(net: &Netns, program: &str, addr: SocketAddr) -> String {
+    let mut command = net.command(python().get_program());
+    command.args([
+        "-c",
+        program,
+        &addr.ip().to_string(),
+        &addr.port().to_string(),
+    ]);
+    output(&mut command).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
 fn the_same_clients_without_a_gateway_do_get_their_host_blocked() {
     let net = Netns::new();
-    let (server, addr) = touchy(&net);
+    let (_server, addr) = touchy(&net);
     let program = "
 import socket, sys
 for _ in range(50):
@@ -109,14 +160,7 @@ for _ in range(50):
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
 print(s.recv(4096))
 ";
-    let mut inside = net.command(python().get_program());
-    inside.args([
-        "-c",
-        program,
-        &addr.ip().to_string(),
-        &addr.port().to_string(),
-    ]);
-    let said = output(&mut inside).unwrap_or_else(|error| panic!("{error}"));
+    let said = inside(&net, program, addr);
     assert!(
         said.contains("is blocked because of many connection errors"),
         "{said}"
@@ -127,6 +171,5 @@ import pymysql
 db = pymysql.connect(host=sys.argv[1], port=int(sys.argv[2]), user='tester', password='sesame')
 print(db.get_server_info())
 ";
-    server.sql("FLUSH HOSTS");
     assert!(script(addr, login).contains("MariaDB"));
 }

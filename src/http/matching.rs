@@ -1,0 +1,98 @@
+//! From a request's head to its route: what is looked up, and what is sent of it.
+//!
+//! Its own file because it is pure and its rules are RFC sections. Invariant: the target that is
+//! sent is the one that was matched. Called by `proxy.rs` when a request is admitted.
+
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header;
+use pingora_http::RequestHeader;
+
+use crate::config::{Balance, HashOn};
+use crate::error::Reason;
+use crate::route::{Route, Table, normalise, strip_prefix};
+
+/// The route of a request and the target to send: path normalised, prefix stripped where asked.
+pub fn matched(
+    request: &RequestHeader,
+    routes: &Table<Arc<Route>>,
+) -> Result<(Arc<Route>, String), Reason> {
+    let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::BadRequest)?;
+    let host = request
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let raw = origin_form(raw);
+    if raw == "*" {
+        let route = routes.lookup(host, "/").ok_or(Reason::NoRoute)?;
+        return Ok((route.clone(), raw.to_string()));
+    }
+    let target = normalise(&raw).map_err(|_| Reason::BadRequest)?;
+    let route = routes
+        .lookup(host, target.path())
+        .ok_or(Reason::NoRoute)?
+        .clone();
+    let target = match (route.strip_prefix, target.query()) {
+        (false, _) => target.into_target().into_owned(),
+        (true, None) => strip_prefix(target.path(), &route.key.prefix).to_string(),
+        (true, Some(query)) => {
+            let path = strip_prefix(target.path(), &route.key.prefix);
+            format!("{path}?{query}")
+        }
+    };
+    Ok((route, target))
+}
+
+/// The path and query of a request target (RFC 9112, section 3.2.2: absolute form from a client
+/// that takes us for its proxy).
+fn origin_form(raw: &str) -> Cow<'_, str> {
+    let Some((_, after_scheme)) = raw.split_once("://").filter(|_| !raw.starts_with('/')) else {
+        return Cow::Borrowed(raw);
+    };
+    match after_scheme.find(['/', '?']) {
+        Some(at) if after_scheme.as_bytes()[at] == b'/' => Cow::Borrowed(&after_scheme[at..]),
+        // A query behind an empty path.
+        Some(at) => Cow::Owned(format!("/{}", &after_scheme[at..])),
+        None => Cow::Borrowed("/"),
+    }
+}
+
+/// The length that the request says its body has.
+pub fn content_length(request: &RequestHeader) -> Option<u64> {
+    let length = request.headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// What `balance: hash` picks by; `None` when the request does not have it.
+pub fn hash_key(
+    route: &Route,
+    request: &RequestHeader,
+    client: Option<IpAddr>,
+    target: &str,
+) -> Option<u64> {
+    let Balance::Hash(on) = &route.upstream.spec().balance else {
+        return None;
+    };
+    let mut hasher = DefaultHasher::new();
+    match on {
+        HashOn::ClientIp => client?.hash(&mut hasher),
+        HashOn::Path => target.split('?').next().unwrap_or(target).hash(&mut hasher),
+        HashOn::Header(name) => request.headers.get(name)?.as_bytes().hash(&mut hasher),
+        HashOn::Cookie(name) => cookie(request, name)?.hash(&mut hasher),
+    }
+    Some(hasher.finish())
+}
+
+/// The value of one cookie (RFC 6265, section 5.4).
+fn cookie<'r>(request: &'r RequestHeader, name: &str) -> Option<&'r str> {
+    let lines = request.headers.get_all(header::COOKIE).iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(this, _)| *this == name)
+        .map(|(_, value)| value)
+}
