@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -129,8 +129,12 @@ impl Sessions {
                 return Reason::Ok;
             }
             Ok(Opening::Unmatched) => {
-                let start = &first[..first.len().min(16)];
-                log::debug!("{}: no route for {start:02x?}", story.listener);
+                log::info!(
+                    "{}: no route for a client that begins with {}; peer={}",
+                    story.listener,
+                    hex(&first[..first.len().min(UNMATCHED_BYTES)]),
+                    story.client
+                );
                 refuse::unmatched(stream, Reason::Unmatched, &first).await;
                 return unselected(story, Reason::Unmatched);
             }
@@ -206,7 +210,10 @@ impl Sessions {
                 return Reason::UpstreamError;
             }
         }
-        let to_server = to_server(route, story.client, &stream, &first);
+        let to_server = ToServer {
+            preface: preface(route, story.client, &stream),
+            first: first.freeze(),
+        };
         let ended = self
             .relay(route, stream, server, &lease, to_server, tls, warmth, story)
             .await;
@@ -220,10 +227,16 @@ impl Sessions {
         let (reason, rest, lease) = ended;
         match rest {
             Rest::Open {
+                server,
+                silent: true,
+                ..
+            } if route.db_type == DbType::Mysql => refuse::leave_mysql(server).await,
+            Rest::Open {
                 client,
                 server,
                 cut: false,
                 last,
+                ..
             } => {
                 drop(server);
                 refuse::goodbye(client, route.db_type, reason, last).await;
@@ -258,7 +271,10 @@ impl Sessions {
                 client,
                 server,
                 &lease,
-                sent,
+                ToServer {
+                    preface: Bytes::new(),
+                    first: sent,
+                },
                 tls,
                 Warmth::Fresh,
                 story,
@@ -274,7 +290,7 @@ impl Sessions {
         client: TcpStream,
         server: TcpStream,
         lease: &Lease,
-        to_server: Bytes,
+        to_server: ToServer,
         tls: PostgresTls,
         warmth: Warmth,
         story: &mut Story,
@@ -284,7 +300,8 @@ impl Sessions {
         let mut relay = Relay::new(&count);
         relay.idle_timeout = route.idle_timeout;
         relay.pipes = Some(self.pipes.clone());
-        relay.to_server = to_server;
+        relay.preface = to_server.preface;
+        relay.to_server = to_server.first;
         if route.db_type == DbType::Mysql {
             relay.silent_client = SilentClient::HandBack;
         }
@@ -376,17 +393,23 @@ async fn opening(
 }
 
 /// What the server gets before the relay begins.
-fn to_server(route: &TcpRoute, client: SocketAddr, stream: &TcpStream, first: &[u8]) -> Bytes {
+struct ToServer {
+    /// Of ours.
+    preface: Bytes,
+    /// Of the client's.
+    first: Bytes,
+}
+
+/// The PROXY header, where the route has one.
+fn preface(route: &TcpRoute, client: SocketAddr, stream: &TcpStream) -> Bytes {
     let Some(version) = route.proxy_protocol else {
-        return Bytes::copy_from_slice(first);
+        return Bytes::new();
     };
     let addresses = Addresses {
         source: client,
         destination: stream.local_addr().unwrap_or(client),
     };
-    let mut bytes = BytesMut::from(proxy_protocol::write(version, addresses).as_slice());
-    bytes.put_slice(first);
-    bytes.freeze()
+    proxy_protocol::write(version, addresses).into()
 }
 
 /// A connection in the place of a warm one that was dead.
@@ -417,6 +440,12 @@ async fn ask_for_tls(server: &mut TcpStream, deadline: Instant) -> Option<u8> {
     timeout_at(deadline, ask).await.ok()?.ok()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How much of an unmatched start is logged: enough to know a protocol, too little for a password.
+const UNMATCHED_BYTES: usize = 16;
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
 /// noticed is told that its server is gone.
 const KEEP_UNANSWERED: usize = 16 * 1024;
