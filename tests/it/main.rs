@@ -25,3 +25,4 @@ mod retries;
 mod smuggling;
 mod strictness;
 mod support;
+mod upgrade;

@@ -21,15 +21,15 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
-    path: PathBuf,
-    file: File,
+    place: Place,
     /// Whether the path is ours to remove.
     owns_path: AtomicBool,
 }
 
-/// Which file a path leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct File {
+/// A path, and the file that it led to when we last knew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    path: PathBuf,
     device: u64,
     inode: u64,
 }
@@ -76,27 +76,24 @@ impl Control {
         std::fs::rename(&new, path).map_err(failed)?;
         Ok(Control {
             listener: socket.into(),
-            path: path.to_owned(),
-            file: File::at(path).map_err(failed)?,
+            place: Place::at(path).map_err(failed)?,
             owns_path: AtomicBool::new(true),
         })
     }
 
-    /// Goes on with a socket that listens on `path` already and was handed over.
+    /// Goes on with a socket that listens at `place` already and was handed over.
     ///
     /// # Errors
     /// The path was removed meanwhile, and cannot be bound again.
-    pub(super) fn adopt(listener: UnixListener, path: &Path) -> Result<Control, Error> {
-        let is_there = listener.local_addr().is_ok() && connect(path).is_ok();
-        match File::at(path) {
-            Ok(file) if is_there => Ok(Control {
-                listener,
-                path: path.to_owned(),
-                file,
-                owns_path: AtomicBool::new(true),
-            }),
-            _ => Control::bind(path),
+    pub(super) fn adopt(listener: UnixListener, place: Place) -> Result<Control, Error> {
+        if !place.is_as_it_was() {
+            return Control::bind(&place.path);
         }
+        Ok(Control {
+            listener,
+            place,
+            owns_path: AtomicBool::new(true),
+        })
     }
 
     /// Another handle of the listening socket, for an event loop.
@@ -107,7 +104,7 @@ impl Control {
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 
     /// The path is the successor's now: or not, when it has died at this very moment.
@@ -124,23 +121,35 @@ impl AsFd for Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        if !self.owns_path.load(Ordering::Acquire) || File::at(&self.path).ok() != Some(self.file) {
+        if !self.owns_path.load(Ordering::Acquire) || !self.place.is_as_it_was() {
             return;
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        if let Err(error) = std::fs::remove_file(&self.place.path) {
             // The account may have changed; who starts next replaces it.
-            info!("{} stays: {error}", self.path.display());
+            info!("{} stays: {error}", self.place.path.display());
         }
     }
 }
 
-impl File {
-    fn at(path: &Path) -> std::io::Result<File> {
+impl Place {
+    /// # Errors
+    /// There is nothing, or it may not be looked at.
+    pub(super) fn at(path: &Path) -> std::io::Result<Place> {
         let file = std::fs::symlink_metadata(path)?;
-        Ok(File {
+        Ok(Place {
+            path: path.to_owned(),
             device: file.dev(),
             inode: file.ino(),
         })
+    }
+
+    /// Whether the path still leads there. One that may not be looked at any more, by an account
+    /// that was changed to, is taken to.
+    fn is_as_it_was(&self) -> bool {
+        match Place::at(&self.path) {
+            Ok(now) => now == *self,
+            Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        }
     }
 }
 
@@ -200,7 +209,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("sock");
         let old = Control::bind(&path).unwrap();
-        let new = Control::adopt(old.listener().unwrap(), &path).unwrap();
+        let place = Place::at(&path).unwrap();
+        let new = Control::adopt(old.listener().unwrap(), place).unwrap();
         old.owns_path(false);
         drop(old);
         connect(&path).unwrap();
@@ -218,8 +228,9 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("sock");
         let old = Control::bind(&path).unwrap();
+        let place = Place::at(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let new = Control::adopt(old.listener().unwrap(), &path).unwrap();
+        let new = Control::adopt(old.listener().unwrap(), place).unwrap();
         old.owns_path(false);
         drop(old);
         connect(&path).unwrap();

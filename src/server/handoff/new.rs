@@ -7,12 +7,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::control::{Control, connect};
+use super::control::{Control, Place, connect};
 use super::protocol::{Channel, Message, Trouble, VERSION, shortened};
 use super::{SERVING_TIMEOUT, broken, trusts};
 use crate::error::Error;
@@ -23,7 +23,8 @@ use crate::server::listener::Identity;
 pub struct Takeover {
     /// `None` once the old process has died.
     channel: Option<Channel>,
-    path: PathBuf,
+    /// Where the old process listens for us. Looked at before the account changes.
+    place: Place,
     received: Received,
 }
 
@@ -78,12 +79,13 @@ impl Takeover {
                 return Err(Unasked::Failed(why));
             }
         }
+        let place = Place::at(path).map_err(|_| Unasked::Gone)?;
         let received = receive(&mut channel)?;
         let (count, pid) = (received.sockets.len(), received.pid);
         info!("upgrade: {count} sockets come from process {pid}");
         Ok(Some(Takeover {
             channel: Some(channel),
-            path: path.to_owned(),
+            place,
             received,
         }))
     }
@@ -136,7 +138,7 @@ impl Takeover {
             Some(Message::Done) => info!("upgrade: process {} drains", self.received.pid),
             Some(other) => return Err(refusal(other)),
         }
-        let control = Control::adopt(self.received.control, &self.path)
+        let control = Control::adopt(self.received.control, self.place)
             .inspect_err(|error| warn!("the next upgrade will not find this process: {error}"));
         Ok(control.ok())
     }

@@ -148,7 +148,7 @@ impl Offer {
             Ok(uid) if trusts(uid) => {}
             peer => {
                 warn!("upgrade socket: refused a process of another user: {peer:?}");
-                return;
+                return refuse(&mut channel, "it belongs to another user");
             }
         }
         let Ok(talking) = self.talks.clone().try_acquire_owned() else {

@@ -62,11 +62,21 @@ impl Background {
     /// `harbr-router -d`, from the folder above its own.
     #[track_caller]
     pub fn launch(&self) -> Output {
+        self.launch_with(&[])
+    }
+
+    /// As [`launch`](Background::launch), with further `args`.
+    #[track_caller]
+    pub fn launch_with(&self, args: &[&str]) -> Output {
         let folder = self.folder.path();
         let mut command = program();
         command.current_dir(folder.parent().expect("a folder below another"));
         let name = Path::new(folder.file_name().expect("it has a name"));
-        command.arg("-d").arg("-c").arg(name.join("config.yml"));
+        command
+            .arg("-d")
+            .args(args)
+            .arg("-c")
+            .arg(name.join("config.yml"));
         read_to_the_end(command)
     }
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -22,7 +23,9 @@ use super::nginx::free_addr;
 pub struct Binary {
     child: Child,
     addr: SocketAddr,
-    folder: TempDir,
+    folder: Arc<TempDir>,
+    /// The name of the file it writes its stderr to.
+    stderr: String,
 }
 
 impl Binary {
@@ -81,7 +84,7 @@ impl Binary {
         for _ in 0..10 {
             let (addr, folder) = (free_addr(), TempDir::new().expect("a temporary folder"));
             let file = folder.path().join("config.yml");
-            std::fs::write(&file, config(&addr.to_string(), keys)).expect("a file in it");
+            std::fs::write(&file, config(&addr.to_string(), &own(keys))).expect("a file in it");
             let child = program()
                 .arg("-c")
                 .arg(&file)
@@ -93,13 +96,62 @@ impl Binary {
             let mut binary = Binary {
                 child,
                 addr,
-                folder,
+                folder: Arc::new(folder),
+                stderr: "stderr".to_owned(),
             };
             if binary.serves() {
                 return binary;
             }
         }
         panic!("the program found no free port in ten tries");
+    }
+
+    /// Starts the program once more, with the same configuration and further `args`; waits for
+    /// nothing.
+    #[track_caller]
+    pub fn beside(&self, args: &[&str]) -> Binary {
+        self.beside_as(program(), args)
+    }
+
+    /// As [`beside`](Binary::beside), with a command that is set up already.
+    #[track_caller]
+    pub fn beside_as(&self, mut command: Command, args: &[&str]) -> Binary {
+        let folder = self.folder.path();
+        let (stderr, file) = (1..)
+            .map(|nth| format!("stderr.{nth}"))
+            .find_map(|name| Some((name.clone(), File::create_new(folder.join(name)).ok()?)))
+            .expect("there is always a next number");
+        let child = command
+            .arg("-c")
+            .arg(folder.join("config.yml"))
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("the built program starts");
+        Binary {
+            child,
+            addr: self.addr,
+            folder: Arc::clone(&self.folder),
+            stderr,
+        }
+    }
+
+    /// Returns once it says that it serves.
+    #[track_caller]
+    pub fn serving(self) -> Binary {
+        self.says("] serving");
+        self
+    }
+
+    /// Returns once `text` is in what it has written to stderr.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.said().contains(text) {
+            assert!(Instant::now() < end, "{text:?} is not in {}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -113,13 +165,13 @@ impl Binary {
 
     /// Puts other keys into its configuration file.
     pub fn rewrite(&self, keys: &str) {
-        let text = config(&self.addr.to_string(), keys);
+        let text = config(&self.addr.to_string(), &own(keys));
         std::fs::write(self.folder.path().join("config.yml"), text).expect("the folder is there");
     }
 
     /// What it has written to stderr.
     pub fn said(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("stderr")).expect("text")
+        std::fs::read_to_string(self.folder.path().join(&self.stderr)).expect("text")
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -212,6 +264,22 @@ fn run_as(mut command: Command, args: &[&str]) -> Output {
         panic!("{args:?} does not end: {:?}", child.wait_with_output());
     }
     child.wait_with_output().expect("it ended")
+}
+
+/// `keys` with an upgrade socket in the folder of the configuration: that of the machine is no
+/// test's.
+fn own(keys: &str) -> String {
+    let own = "upgrade_sock: gateway.sock";
+    let at = |line: &str| keys.starts_with(line) || keys.contains(&format!("\n{line}"));
+    if keys.contains("upgrade_sock:") {
+        keys.to_owned()
+    } else if at("server: {") {
+        keys.replacen("server: {", &format!("server: {{{own}, "), 1)
+    } else if at("server:\n") {
+        keys.replacen("server:\n", &format!("server:\n  {own}\n"), 1)
+    } else {
+        format!("server: {{{own}}}\n{keys}")
+    }
 }
 
 /// A configuration with the required keys, `keys` after them.

@@ -106,6 +106,12 @@ impl Conn {
         Ok(self.buffer.clone())
     }
 
+    /// What a read gives, not to be read again; empty at the end.
+    pub fn next_bytes(&mut self) -> io::Result<Vec<u8>> {
+        self.some_bytes()?;
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,11 @@ impl Load {
 
     /// Sends everything and returns when the last answer is in.
     pub fn run(&self, addr: SocketAddr) -> Outcome {
+        self.run_until(addr, &AtomicBool::new(false))
+    }
+
+    /// As [`run`](Load::run), and begins no request once `stop` is true.
+    pub fn run_until(&self, addr: SocketAddr, stop: &AtomicBool) -> Outcome {
         let next = AtomicUsize::new(0);
         let outcome = Mutex::new(Outcome::default());
         let start = Instant::now();
@@ -58,7 +63,7 @@ impl Load {
                     let mut client = None;
                     loop {
                         let nth = next.fetch_add(1, Ordering::Relaxed);
-                        if nth >= self.requests {
+                        if nth >= self.requests || stop.load(Ordering::Relaxed) {
                             return;
                         }
                         if let Some(rate) = self.rate {
