@@ -126,7 +126,7 @@ impl Gateway {
             systemd::notify("STOPPING=1");
         });
         let mut takeover = self.begin()?;
-        let made = self.as_this_process(takeover.as_mut(), heard.signals, heard.quit);
+        let made = self.for_this_process(takeover.as_mut(), heard.signals, heard.quit);
         let (mut assembled, pid_file) = or_tell(made, &mut takeover)?;
         assembled.takeover = takeover;
         let named = pid_file.clone();
@@ -201,7 +201,7 @@ impl Gateway {
         })
     }
 
-    fn as_this_process(
+    fn for_this_process(
         mut self,
         mut takeover: Option<&mut Takeover>,
         signals: Signals,

@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod config;
 mod daemon;
+mod databases;
 mod deadlines;
 mod deploy;
 mod docs;

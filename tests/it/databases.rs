@@ -1,0 +1,61 @@
+//! Databases through the gateway: real MariaDB and Redis with the clients that people use, fakes
+//! from recorded bytes for those that cannot be had.
+//!
+//! Its own folder because what is asked is the same for each: its clients work unchanged, and what
+//! goes wrong is told in its own words.
+
+use std::net::SocketAddr;
+
+use crate::support::Gw;
+use crate::support::daemon::output;
+use crate::support::drivers::python;
+
+mod blocking;
+mod hostile;
+mod idle;
+mod mariadb;
+mod others;
+mod redis;
+mod shared;
+
+/// A gateway with these TCP routes; those without a port share one listener.
+#[track_caller]
+fn gateway(routes: &[String]) -> Gw {
+    Gw::start(with_settings("", routes))
+}
+
+/// The configuration of [`gateway`], with further keys of `tcp_proxy`, one a line.
+fn with_settings(settings: &str, routes: &[String]) -> String {
+    let mut text = "tcp_proxy:\n  enabled: true\n  listen_addr: 127.0.0.1:0\n".to_owned();
+    for line in settings.lines() {
+        text.push_str(&format!("  {}\n", line.trim()));
+    }
+    text.push_str("routes:\n");
+    text.push_str(&routes.concat());
+    text
+}
+
+/// A TCP route to one endpoint, with further keys, one a line.
+fn to(name: &str, upstream: &str, keys: &str) -> String {
+    let mut text = format!("  {name}:\n    upstream: \"{upstream}\"\n");
+    for line in keys.lines() {
+        text.push_str(&format!("    {}\n", line.trim()));
+    }
+    text
+}
+
+/// What a Python program prints that finds host and port of `addr` in `sys.argv`; it can have a
+/// database driver.
+#[track_caller]
+fn script(addr: SocketAddr, text: &str) -> String {
+    let mut command = python();
+    // No wait without an end.
+    let text = format!("import socket, sys\nsocket.setdefaulttimeout(30)\n{text}");
+    command.args([
+        "-c",
+        &text,
+        &addr.ip().to_string(),
+        &addr.port().to_string(),
+    ]);
+    output(&mut command).unwrap_or_else(|error| panic!("{error}"))
+}
