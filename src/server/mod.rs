@@ -207,6 +207,8 @@ impl Gateway {
         signals: Signals,
         quit: Signal,
     ) -> Result<(Assembled, Option<Arc<PidFile>>), Error> {
+        let account = Account::look_up(&self.config)?;
+        account.within_reach()?;
         let pid_file = match self.pid_file.take() {
             Some(path) => {
                 let held = takeover.as_mut().and_then(|takeover| takeover.pid_file());
@@ -222,7 +224,6 @@ impl Gateway {
         let descriptor = descriptor.map_err(|source| {
             Error::io("server.pid_file: no room for its descriptor").because(source)
         })?;
-        let account = Account::look_up(&self.config)?;
         let (config, path) = (self.config.clone(), self.upgrade_sock());
         // What is taken over comes with its upgrade socket, at the very end.
         let begins = takeover.is_none();
