@@ -33,6 +33,7 @@
 //! | [`upstream`] | endpoints: balancing, health, limits, names, Pingora's peers |
 //! | [`filter`] | the filter types a configuration may name |
 //! | [`wire`] | what is known of each protocol, as functions over bytes |
+//! | [`account`] | who the process becomes once it has bound |
 //! | [`telemetry`] | metrics and the access log |
 //! | [`config`] | text to truth: YAML with positions, the table of keys, the model |
 //! | [`error`] | the error type, who is at fault, and the `reason` words |
@@ -62,6 +63,7 @@
 //! done. A client that cannot be served is told so in its own protocol by [`tcp::refuse`].
 #![deny(unsafe_code)]
 
+pub mod account;
 pub mod cli;
 pub mod config;
 pub mod error;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::account::Account;
 use crate::config::{Config, UpstreamSpec};
 use crate::error::Error;
 use crate::filter::Registry;
@@ -45,7 +46,7 @@ impl Snapshot {
         previous: Option<&Snapshot>,
     ) -> Result<Snapshot, Error> {
         registry.check(&config)?;
-        refuse_accounts(&config)?;
+        Account::look_up(&config)?;
         let mut upstreams = Upstreams::new(previous);
         let mut routes = Vec::with_capacity(config.http_routes.len());
         for route in &config.http_routes {
@@ -132,29 +133,6 @@ impl<'p> Upstreams<'p> {
         self.by_spec.insert(Arc::as_ptr(spec), upstream.clone());
         self.all.push(upstream.clone());
         upstream
-    }
-}
-
-/// Who asks for another account must not get a gateway that goes on as root.
-fn refuse_accounts(config: &Config) -> Result<(), Error> {
-    let asked = [
-        ("user", config.server.user.is_some()),
-        ("group", config.server.group.is_some()),
-    ];
-    let lines: Vec<String> = asked
-        .into_iter()
-        .filter(|(_, asked)| *asked)
-        .map(|(key, _)| {
-            format!(
-                "{}: server.{key}: this version does not change its account (remove the key, and \
-                 start the gateway as that account)",
-                config.file.display()
-            )
-        })
-        .collect();
-    match lines.is_empty() {
-        true => Ok(()),
-        false => Err(Error::config(lines.join("\n"))),
     }
 }
 

@@ -12,12 +12,15 @@ mod log;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::server::Gateway;
+use crate::server::daemon::{self, Outcome, Report, Side};
+use crate::server::paths::{Mode, Paths};
 
 use self::log::ProcessLog;
 
@@ -81,11 +84,15 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(match error.is_config() {
-                true => EX_CONFIG,
-                false => 1,
-            })
+            ExitCode::from(code_of(&error))
         }
+    }
+}
+
+fn code_of(error: &Error) -> u8 {
+    match error.is_config() {
+        true => EX_CONFIG,
+        false => 1,
     }
 }
 
@@ -115,19 +122,53 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
 }
 
 fn serve(args: &Args) -> Result<ExitCode, Error> {
-    for (asked, flag) in [(args.daemon, "--daemon"), (args.upgrade, "--upgrade")] {
-        if asked {
-            return Err(Error::io(format!(
-                "{flag} is not part of this version: run the gateway in the foreground, \
-                 under systemd or in a container"
-            )));
+    let config = load_for_good(&file(args))?;
+    warn_of(&config);
+    if !args.daemon {
+        run_gateway(args, config, Mode::Foreground, None)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match daemon::fork()? {
+        Side::Starter(starting) => Ok(match starting.outcome() {
+            Outcome::Serving => ExitCode::SUCCESS,
+            Outcome::Failed { code, text } => {
+                eprintln!("{text}");
+                ExitCode::from(code)
+            }
+        }),
+        Side::Daemon(report) => {
+            let report = Arc::new(report);
+            let Err(error) = run_gateway(args, config, Mode::Daemon, Some(report.clone())) else {
+                return Ok(ExitCode::SUCCESS);
+            };
+            let code = code_of(&error);
+            report.failed(code, &error.to_string());
+            Ok(ExitCode::from(code))
         }
     }
-    let config = load(&file(args))?;
-    let _log = ProcessLog::start(config.server.log_file.as_deref(), LOG_FILTER)?;
-    warn_of(&config);
-    Gateway::new(config).run()?;
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs to the end. `report` is a daemon's.
+fn run_gateway(
+    args: &Args,
+    config: Config,
+    mode: Mode,
+    report: Option<Arc<Report>>,
+) -> Result<(), Error> {
+    let paths = Paths::of(&config, mode);
+    let log = ProcessLog::start(paths.log_file.as_deref(), LOG_FILTER)?;
+    let reopening = log.reopening();
+    let mut gateway = Gateway::new(config)
+        .pid_file(paths.pid_file)
+        .on_reopen(move || reopening.now());
+    if args.upgrade {
+        gateway = gateway.upgrading();
+    }
+    if let Some(report) = report {
+        let output = log.output()?;
+        gateway = gateway.on_serving(move || report.serving(output.as_ref()));
+    }
+    gateway.run()
 }
 
 /// The file from `-c`, else `CONFIG_FILE`, else `config.yml`.
@@ -144,6 +185,19 @@ fn file(args: &Args) -> PathBuf {
 
 fn load(file: &Path) -> Result<Config, Error> {
     config::load(file).map_err(|problems| Error::config(problems.to_string()))
+}
+
+/// As [`load`], and the configuration knows where it is from wherever the process goes: a daemon
+/// leaves its folder, a reload reads the file again. Problems name it as it was asked for.
+fn load_for_good(file: &Path) -> Result<Config, Error> {
+    let absolute = std::path::absolute(file)
+        .map_err(|source| Error::config(file.display().to_string()).because(source))?;
+    config::load(&absolute).map_err(|mut problems| {
+        for problem in &mut problems.0 {
+            problem.file = file.to_path_buf();
+        }
+        Error::config(problems.to_string())
+    })
 }
 
 fn warn_of(config: &Config) {

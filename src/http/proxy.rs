@@ -45,8 +45,8 @@ pub struct Proxy {
     access_log: Arc<AccessLog>,
     /// True while draining: responses say `Connection: close`.
     closing: watch::Receiver<bool>,
-    /// True when the drain is over and requests are cut off.
-    cut: watch::Receiver<bool>,
+    /// The reason once the drain is over and requests are cut off.
+    cut: watch::Receiver<Option<Reason>>,
 }
 
 impl Proxy {
@@ -54,7 +54,7 @@ impl Proxy {
         snapshots: SnapshotHandle,
         access_log: Arc<AccessLog>,
         closing: watch::Receiver<bool>,
-        cut: watch::Receiver<bool>,
+        cut: watch::Receiver<Option<Reason>>,
     ) -> Proxy {
         Proxy {
             snapshots,
@@ -479,9 +479,10 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Exchange) {
         let mut end = ctx.end_with(e);
         let left = end.reason == Reason::ClientClosed || session.was_upgraded();
-        if left && *self.cut.borrow() {
+        let cut = *self.cut.borrow();
+        if let Some(reason) = cut.filter(|_| left) {
             // It was not the client that left.
-            end = Reason::Drained.into();
+            end = reason.into();
         }
         ctx.finish_lease(Outcome::Neutral);
         if let Some(arrival) = &ctx.arrival {

@@ -1,9 +1,11 @@
 //! A gateway that only lacks its threads: from bound sockets to a running Pingora server.
 //!
-//! Its own file because it is the one place where all parts meet. Nothing here can fail any more.
-//! Called by `mod.rs`.
+//! Its own file because it is the one place where all parts meet. Invariant: what can fail has not,
+//! but for an upgrade, which can until the very end. Called by `mod.rs`.
 
-use std::sync::{Arc, Mutex};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,17 +14,25 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_proxy::http_proxy;
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::error::Error;
 use crate::filter::Registry;
 use crate::http::Proxy;
-use crate::server::Signals;
 use crate::server::admin::Admin;
-use crate::server::drain::{Drain, Stop, StopWatch};
+use crate::server::drain::{Drain, Leave, Stop, StopWatch};
 use crate::server::edge::HttpEdge;
-use crate::server::listener::{Edges, Listener, Listeners};
-use crate::server::reload::{OnHangup, Reload};
+use crate::server::handoff::Control;
+use crate::server::handoff::new::Takeover;
+use crate::server::handoff::old::{self, Accepting, Offer};
+use crate::server::listener::{Edges, Launch, Listener, Listeners};
+use crate::server::occasions::Occasions;
+use crate::server::reload::Reload;
+use crate::server::signals::Signals;
+use crate::server::systemd;
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::cancel::Cancels;
 use crate::tcp::probe;
@@ -38,16 +48,35 @@ use crate::upstream::warm::Warm;
 pub(super) struct Assembled {
     pub config: Arc<Config>,
     pub registry: Registry,
-    pub signals: Signals,
+    /// `None`: the process and its signals are somebody else's.
+    pub signals: Option<Signals>,
+    /// Opens the logs of whoever runs us again.
+    pub reopen: Box<dyn Fn() + Send + Sync>,
     pub snapshots: SnapshotHandle,
     pub metrics: Metrics,
     pub access_log: Arc<AccessLog>,
     pub listeners: Vec<Listener>,
+    /// The upgrade under way that this start is.
+    pub takeover: Option<Takeover>,
+    /// Asks for a successor. `None`: this gateway is not to have one.
+    pub quit: Option<Signal>,
+    /// What a successor inherits besides sockets.
+    pub pid_file: Option<OwnedFd>,
+    /// Where this gateway can be asked for its sockets, once nobody else is.
+    pub control: Option<Control>,
 }
 
 impl Assembled {
     /// Runs until `stop`, drains, and returns when nothing runs any more. Blocks.
-    pub fn run(self, stop: Stop, again: Stop, serving: impl FnOnce() + Send + Sync + 'static) {
+    ///
+    /// # Errors
+    /// The process that this one was to replace goes on.
+    pub fn run(
+        self,
+        stop: Stop,
+        again: Stop,
+        serving: impl FnOnce() + Send + Sync + 'static,
+    ) -> Result<(), Error> {
         if let Err(error) = self.access_log.start() {
             warn!("access log: cannot start its writer: {error}");
         }
@@ -73,29 +102,45 @@ impl Assembled {
             metrics: self.metrics.clone(),
             changes,
             running: Mutex::new(()),
+            supervisor: match self.signals {
+                Some(_) => systemd::notify,
+                None => |_| {},
+            },
+            frozen: AtomicBool::new(false),
         });
         let edges = self.edges(&server, &drain, &reload, &warm);
-        let resolve = {
-            let discovery = discovery.clone();
-            Box::new(move || {
-                Box::pin(async move { discovery.resolve_all_once(RESOLVE_TIMEOUT).await }) as _
-            })
+        let failure = Arc::new(Mutex::new(None));
+        let start = Start {
+            discovery: discovery.clone(),
+            upstreams: source.clone(),
+            takeover: self.takeover,
+            control: self.control,
+            quit: Mutex::new(self.quit),
+            pid_file: self.pid_file,
+            accepting: edges.accepting.clone(),
+            reload: reload.clone(),
+            drain: drain.clone(),
+            serving: Some(Box::new(serving)),
+            failure: failure.clone(),
         };
         server.add_service(Listeners {
             threads,
             edges: Arc::new(edges),
             listeners: self.listeners,
             changes: changed,
-            before: Some(resolve),
-            serving: Some(Box::new(serving)),
+            launch: Box::new(start),
         });
         let prober = Prober::new(source).probing_with(probe::factory());
         server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));
-        if self.signals == Signals::Heed {
-            server.add_service(background_service("reload", OnHangup { reload }));
-        }
+        let occasions = Occasions {
+            reload,
+            access_log: self.access_log.clone(),
+            reopen: self.reopen,
+            signals: Mutex::new(self.signals),
+        };
+        server.add_service(background_service("occasions", occasions));
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
                 stop: Mutex::new(Some(stop)),
@@ -106,6 +151,11 @@ impl Assembled {
             }),
         });
         self.access_log.flush(FLUSH_TIMEOUT);
+        let failure = failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        failure.map_or(Ok(()), Err)
     }
 
     fn edges(
@@ -126,11 +176,12 @@ impl Assembled {
             self.snapshots.clone(),
             self.access_log.clone(),
             drain.announce(),
-            drain.cut_off(),
+            drain.farewell(),
         );
         Edges {
             snapshots: self.snapshots.clone(),
             drain: drain.clone(),
+            accepting: Accepting::default(),
             http: Arc::new(http_proxy(&server.configuration, proxy)),
             http_edge: edge(true),
             admin: Arc::new(Admin::new(
@@ -145,9 +196,98 @@ impl Assembled {
                 warm: warm.clone(),
                 pipes: Pipes::new(MAX_PIPES),
                 cancels: Cancels::default(),
-                cut: drain.cut_off(),
+                cut: drain.farewell(),
             }),
         }
+    }
+}
+
+/// From the first runtime to the first accept, and what is told about it.
+struct Start {
+    discovery: Arc<Discovery>,
+    upstreams: UpstreamSource,
+    takeover: Option<Takeover>,
+    control: Option<Control>,
+    /// In a mutex, because a service must be `Sync`.
+    quit: Mutex<Option<Signal>>,
+    pid_file: Option<OwnedFd>,
+    accepting: Accepting,
+    reload: Arc<Reload>,
+    drain: Arc<Drain>,
+    serving: Option<Box<dyn FnOnce() + Send + Sync>>,
+    /// Why the gateway ends by itself.
+    failure: Arc<Mutex<Option<Error>>>,
+}
+
+#[async_trait]
+impl Launch for Start {
+    async fn before(&mut self) -> bool {
+        self.discovery.resolve_all_once(RESOLVE_TIMEOUT).await;
+        let Some(takeover) = self.takeover.take() else {
+            return true;
+        };
+        self.first_checks(HEALTH_TIMEOUT).await;
+        self.takeover = self.in_upgrade(takeover, Takeover::ready).await;
+        self.takeover.is_some()
+    }
+
+    async fn accepting(&mut self) {
+        if let Some(takeover) = self.takeover.take() {
+            match self.in_upgrade(takeover, Takeover::serving).await {
+                Some(control) => self.control = control,
+                None => return,
+            }
+        }
+        self.await_successor();
+        if let Some(serving) = self.serving.take() {
+            serving();
+        }
+    }
+}
+
+impl Start {
+    /// From here on another process may take over.
+    fn await_successor(&mut self) {
+        let quit = self.quit.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(quit) = quit.take() else {
+            return;
+        };
+        let offer = self.control.take().map(|control| {
+            let (accepting, reload) = (self.accepting.clone(), self.reload.clone());
+            let (pid_file, drain) = (self.pid_file.take(), self.drain.clone());
+            Arc::new(Offer::new(control, pid_file, accepting, reload, drain))
+        });
+        tokio::spawn(old::offer(offer, quit, self.drain.clone()));
+    }
+
+    /// Waits until every endpoint that is to be checked was, but not longer than `longest`: what
+    /// follows must not send clients where nobody is, just because it is new.
+    async fn first_checks(&self, longest: Duration) {
+        let end = Instant::now() + longest;
+        let awaited = || {
+            let upstreams = (self.upstreams)();
+            let mut endpoints = upstreams.iter().map(|upstream| upstream.endpoints());
+            endpoints.any(|endpoints| endpoints.iter().any(|e| e.awaits_first_check()))
+        };
+        while awaited() && Instant::now() < end {
+            tokio::time::sleep(HEALTH_LOOK).await;
+        }
+    }
+
+    /// Takes the next step of an upgrade, which blocks. `None`: it failed, and this gateway ends.
+    async fn in_upgrade<T: Send + 'static>(
+        &self,
+        takeover: Takeover,
+        step: fn(Takeover) -> Result<T, Error>,
+    ) -> Option<T> {
+        let error = match tokio::task::spawn_blocking(move || step(takeover)).await {
+            Ok(Ok(next)) => return Some(next),
+            Ok(Err(error)) => error,
+            Err(died) => Error::io("upgrade").because(died),
+        };
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.drain.leave(Leave::Failed);
+        None
     }
 }
 
@@ -190,6 +330,9 @@ fn server_conf(config: &Config, threads: usize) -> ServerConf {
 
 /// How long names may take at start before traffic is served without them.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an upgrade waits for the first checks of endpoints.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+const HEALTH_LOOK: Duration = Duration::from_millis(10);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pipes that splicing may hold at a time, two descriptors each; what comes above is copied.
 const MAX_PIPES: usize = 64;

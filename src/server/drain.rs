@@ -17,6 +17,8 @@ use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::error::Reason;
+
 /// How many client connections stand. Cloning shares the count.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
@@ -83,6 +85,9 @@ pub struct Drain {
     announce: watch::Sender<bool>,
     close_idle: watch::Sender<bool>,
     cut: watch::Sender<bool>,
+    /// As `cut`, with the reason that records tell.
+    farewell: watch::Sender<Option<Reason>>,
+    leave: watch::Sender<Leave>,
     stopped: Notify,
     accepting: AtomicUsize,
 }
@@ -96,10 +101,22 @@ impl Default for Drain {
             announce: watch::Sender::new(false),
             close_idle: watch::Sender::new(false),
             cut: watch::Sender::new(false),
+            farewell: watch::Sender::new(None),
+            leave: watch::Sender::new(Leave::No),
             stopped: Notify::new(),
             accepting: AtomicUsize::new(0),
         }
     }
+}
+
+/// Why a gateway leaves by itself, with nobody having stopped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    No,
+    /// Another process accepts on the same sockets.
+    HandedOver,
+    /// It could not take over from another process, whose sockets these are.
+    Failed,
 }
 
 /// One running accept loop; its end is what the drain waits for before it goes on.
@@ -147,6 +164,30 @@ impl Drain {
         self.cut.subscribe()
     }
 
+    /// As [`cut_off`](Drain::cut_off), with the reason for the last record.
+    pub fn farewell(&self) -> watch::Receiver<Option<Reason>> {
+        self.farewell.subscribe()
+    }
+
+    /// Makes the gateway drain and end, as a stop would.
+    pub fn leave(&self, why: Leave) {
+        self.leave.send_replace(why);
+    }
+
+    /// Whether and why it does so. Unlike after a stop, the sockets are somebody else's, and nobody
+    /// accepts on them any more; the admin listener neither.
+    pub fn left(&self) -> watch::Receiver<Leave> {
+        self.leave.subscribe()
+    }
+
+    /// The word for connections that end because of the drain.
+    pub fn reason(&self) -> Reason {
+        match *self.leave.borrow() {
+            Leave::HandedOver => Reason::HandedOver,
+            Leave::No | Leave::Failed => Reason::Drained,
+        }
+    }
+
     /// Registers an accept loop.
     pub fn accept_loop(self: &Arc<Self>) -> Accepting {
         self.accepting.fetch_add(1, Ordering::AcqRel);
@@ -157,7 +198,10 @@ impl Drain {
 
     /// The whole way out. Ends as soon as nobody is left, at the latest after `timeout`.
     pub async fn run(&self, delay: Duration, timeout: Duration) {
-        self.ready.store(false, Ordering::Release);
+        // Who is asked on a socket that was handed over answers for the successor, too.
+        if *self.leave.borrow() != Leave::HandedOver {
+            self.ready.store(false, Ordering::Release);
+        }
         if !delay.is_zero() {
             info!("draining: not ready, listeners close in {delay:?}");
             tokio::time::sleep(delay).await;
@@ -185,6 +229,7 @@ impl Drain {
 
     /// Cuts off who is left and waits, for a moment only, until they have told their end.
     async fn cut(&self) {
+        self.farewell.send_replace(Some(self.reason()));
         self.cut.send_replace(true);
         let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;
     }
@@ -223,15 +268,33 @@ pub struct StopWatch {
 impl ShutdownSignalWatch for StopWatch {
     async fn recv(&self) -> ShutdownSignal {
         if let Some(stop) = take(&self.stop) {
-            stop.await;
             let again = take(&self.again).unwrap_or_else(|| Box::pin(std::future::pending()));
-            tokio::select! {
-                () = self.drain.run(self.delay, self.timeout) => {}
-                () = again => warn!("second signal: not waiting any longer"),
-            }
-            self.drain.cut().await;
+            self.follow(stop, again).await;
         }
         ShutdownSignal::FastShutdown
+    }
+}
+
+impl StopWatch {
+    async fn follow(&self, mut stop: Stop, again: Stop) {
+        let mut left = self.drain.left();
+        let delay = tokio::select! {
+            () = &mut stop => Some(self.delay),
+            // Clients already find the other process: there is nothing to wait for.
+            _ = left.wait_for(|left| *left != Leave::No) => None,
+        };
+        let again = async {
+            if delay.is_none() {
+                stop.await;
+                info!("draining already");
+            }
+            again.await;
+        };
+        tokio::select! {
+            () = self.drain.run(delay.unwrap_or_default(), self.timeout) => {}
+            () = again => warn!("second signal: not waiting any longer"),
+        }
+        self.drain.cut().await;
     }
 }
 

@@ -6,9 +6,7 @@
 //! connections run in this service's one multi-thread runtime; a connection is counted before it
 //! is spawned and uncounted by Drop. `server/mod.rs` adds it to the Pingora server.
 
-use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use log::{debug, info, warn};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora_proxy::HttpProxy;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -26,15 +25,15 @@ use crate::config::{Config, ListenAddr};
 use crate::error::{Error, Reason};
 use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
-use crate::route::TcpTable;
 use crate::server::admin::Admin;
 use crate::server::connection::{self, Stop};
-use crate::server::drain::{Connections, Drain};
+use crate::server::drain::{Connections, Drain, Leave};
 use crate::server::edge::HttpEdge;
+use crate::server::handoff::old::Accepting;
 use crate::server::io::GateStream;
 use crate::server::refusal::refuse;
 use crate::snapshot::SnapshotHandle;
-use crate::tcp::{self, Accepted, Sessions};
+use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::{ListenerMetrics, Metrics};
 
 /// A bound socket and what it is for.
@@ -44,8 +43,9 @@ pub struct Bound {
     socket: StdListener,
 }
 
-/// Binds `listen`; `key` is the configuration key that asked for it.
-fn bind(listen: &ListenAddr, key: &str) -> Result<Bound, Error> {
+/// Binds `listen`, unless `socket` is bound to it already; `key` is the configuration key that
+/// asked for it.
+fn bind(listen: &ListenAddr, key: &str, socket: Option<StdListener>) -> Result<Bound, Error> {
     let failed = |source: std::io::Error| {
         let hint = match source.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -64,7 +64,10 @@ fn bind(listen: &ListenAddr, key: &str) -> Result<Bound, Error> {
         ))
         .because(source)
     };
-    let socket = open(listen.addr).map_err(failed)?;
+    let socket = match socket {
+        Some(socket) => socket,
+        None => open(listen.addr).map_err(failed)?,
+    };
     let addr = socket.local_addr().map_err(failed)?;
     Ok(Bound {
         text: Arc::from(listen.text.as_str()),
@@ -90,7 +93,8 @@ fn open(addr: SocketAddr) -> std::io::Result<StdListener> {
 }
 
 /// What is behind a bound socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     Http,
     Admin,
@@ -99,7 +103,7 @@ pub enum Kind {
 }
 
 /// Which listener: what it is, and its address as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub kind: Kind,
     pub configured: SocketAddr,
@@ -158,11 +162,15 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds what a configuration asks for.
-    pub fn bind(wanted: &Wanted, metrics: &Metrics) -> Result<Listener, Error> {
+    /// Binds what a configuration asks for, unless `socket` is bound to it already.
+    pub fn bind(
+        wanted: &Wanted,
+        socket: Option<StdListener>,
+        metrics: &Metrics,
+    ) -> Result<Listener, Error> {
         Ok(Listener {
             identity: wanted.identity,
-            bound: bind(&wanted.listen, &wanted.key)?,
+            bound: bind(&wanted.listen, &wanted.key, socket)?,
             metrics: metrics.listener(&wanted.listen.text),
         })
     }
@@ -172,6 +180,7 @@ impl Listener {
 pub struct Edges {
     pub snapshots: SnapshotHandle,
     pub drain: Arc<Drain>,
+    pub accepting: Accepting,
     pub http: Arc<HttpProxy<Proxy>>,
     pub http_edge: Arc<HttpEdge>,
     pub admin: Arc<Admin>,
@@ -179,9 +188,15 @@ pub struct Edges {
     pub sessions: Arc<Sessions>,
 }
 
-/// Made when the service starts, awaited before it accepts. A function, because a service must be
-/// `Sync` and a future seldom is.
-pub type Before = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// What happens around the first accept.
+#[async_trait]
+pub trait Launch: Send + Sync {
+    /// Awaited before anything is accepted. False: nothing ever is, the gateway is about to end.
+    async fn before(&mut self) -> bool;
+
+    /// Awaited once every listener accepts.
+    async fn accepting(&mut self);
+}
 
 /// Listeners to serve and to close while running.
 pub struct Change {
@@ -197,10 +212,7 @@ pub struct Listeners {
     pub edges: Arc<Edges>,
     pub listeners: Vec<Listener>,
     pub changes: mpsc::Receiver<Change>,
-    /// Awaited before the first accept: names are resolved.
-    pub before: Option<Before>,
-    /// Called once, when every listener accepts.
-    pub serving: Option<Box<dyn FnOnce() + Send + Sync>>,
+    pub launch: Box<dyn Launch>,
 }
 
 #[async_trait]
@@ -212,18 +224,17 @@ impl ServiceWithDependents for Listeners {
         _listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
-        if let Some(before) = self.before.take() {
-            before().await;
+        if !self.launch.before().await {
+            // Nobody depends on this service; the shutdown under way ends it.
+            return std::future::pending().await;
         }
         let mut running = Vec::new();
         for listener in self.listeners.drain(..) {
-            running.push(start(listener, &self.edges));
+            running.extend(start(listener, &self.edges));
         }
         self.edges.drain.set_ready();
         ready.notify_ready();
-        if let Some(serving) = self.serving.take() {
-            serving();
-        }
+        self.launch.accepting().await;
         while let Some(change) = self.changes.recv().await {
             for identity in &change.remove {
                 while let Some(at) = running.iter().position(|(this, _)| this == identity) {
@@ -234,7 +245,7 @@ impl ServiceWithDependents for Listeners {
                 }
             }
             for listener in change.add {
-                running.push(start(listener, &self.edges));
+                running.extend(start(listener, &self.edges));
             }
             let _ = change.done.send(());
         }
@@ -256,27 +267,53 @@ impl ServiceWithDependents for Listeners {
     }
 }
 
-fn start(listener: Listener, edges: &Arc<Edges>) -> (Identity, JoinHandle<()>) {
-    let identity = listener.identity;
-    let edges = edges.clone();
-    let accepting = match identity.kind {
-        Kind::Admin => tokio::spawn(accept_admin(listener, edges)),
-        Kind::Http | Kind::Tcp => tokio::spawn(accept_traffic(listener, edges)),
-    };
-    (identity, accepting)
-}
-
-async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
+fn start(listener: Listener, edges: &Arc<Edges>) -> Option<(Identity, JoinHandle<()>)> {
     let Listener {
         identity,
         bound,
         metrics,
     } = listener;
+    let socket = TcpListener::from_std(bound.socket)
+        .inspect_err(|error| {
+            log::error!("{}: cannot be watched for connections: {error}", bound.text);
+        })
+        .ok()?;
+    let door = Door {
+        identity,
+        text: bound.text,
+        addr: bound.addr,
+        metrics,
+        socket: Arc::new(socket),
+    };
+    edges.accepting.note(identity, &door.socket);
+    let edges = edges.clone();
+    let accepting = match identity.kind {
+        Kind::Admin => tokio::spawn(accept_admin(door, edges)),
+        Kind::Http | Kind::Tcp => tokio::spawn(accept_traffic(door, edges)),
+    };
+    Some((identity, accepting))
+}
+
+/// A listener in its accept loop.
+struct Door {
+    identity: Identity,
+    text: Arc<str>,
+    addr: SocketAddr,
+    metrics: ListenerMetrics,
+    /// Whoever else looks at it does not keep it.
+    socket: Arc<TcpListener>,
+}
+
+async fn accept_traffic(door: Door, edges: Arc<Edges>) {
+    let Door {
+        identity,
+        text,
+        addr,
+        metrics,
+        socket,
+    } = door;
     let drain = &edges.drain;
     let _accepting = drain.accept_loop();
-    let Some(socket) = into_tokio(bound.socket, &bound.text) else {
-        return;
-    };
     let mut stop = drain.stop_accepting();
     let stops = Stop {
         announce: drain.announce(),
@@ -284,7 +321,7 @@ async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
         cut: drain.cut_off(),
     };
     let refusing = Connections::default();
-    info!("listening on {}", bound.addr);
+    info!("listening on {addr}");
     loop {
         let accepted = tokio::select! {
             biased;
@@ -294,7 +331,7 @@ async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                pause_after(&error, &bound.text).await;
+                pause_after(&error, &text).await;
                 continue;
             }
         };
@@ -309,14 +346,31 @@ async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
         };
         let Some(open) = drain.connections.open(snapshot.config.max_connections) else {
             metrics.rejected(Reason::TooManyConnections);
-            edges
-                .http_edge
-                .turned_away(client, &bound.text, identity.kind);
-            turn_away(stream, table, &refusing);
+            edges.http_edge.turned_away(client, &text, identity.kind);
+            let Some(place) = refusing.open(MAX_REFUSING) else {
+                continue;
+            };
+            let (sessions, text) = (edges.sessions.clone(), text.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                match table {
+                    None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
+                    Some(table) => {
+                        let accepted = Accepted {
+                            stream,
+                            client,
+                            listener: text,
+                            table,
+                            snapshot,
+                        };
+                        sessions.turn_away(accepted).await;
+                    }
+                }
+            });
             continue;
         };
         let active = metrics.active();
-        let (edges, stops, text) = (edges.clone(), stops.clone(), bound.text.clone());
+        let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
         tokio::spawn(async move {
             let _counted = (open, active);
             let reason = match table {
@@ -331,6 +385,10 @@ async fn accept_traffic(listener: Listener, edges: Arc<Edges>) {
                     };
                     edges.sessions.serve(accepted).await
                 }
+            };
+            let reason = match reason {
+                Reason::Drained => edges.drain.reason(),
+                reason => reason,
             };
             debug!("connection from {client} ended: {reason}");
         });
@@ -355,30 +413,37 @@ async fn serve_http(
     }
 }
 
-/// The admin listener answers until the very end, so that a drain can be watched.
-async fn accept_admin(listener: Listener, edges: Arc<Edges>) {
-    let Some(socket) = into_tokio(listener.bound.socket, &listener.bound.text) else {
-        return;
-    };
+/// The admin listener answers until the very end, so that a drain can be watched; but not on a
+/// socket that is another process's by then.
+async fn accept_admin(door: Door, edges: Arc<Edges>) {
+    let Door {
+        text, addr, socket, ..
+    } = door;
+    let mut left = edges.drain.left();
     let stops = Stop {
         announce: edges.drain.announce(),
         close_idle: edges.drain.close_idle(),
         cut: edges.drain.cut_off(),
     };
     let open = Connections::default();
-    info!("admin on {}", listener.bound.addr);
+    info!("admin on {addr}");
     loop {
-        let (stream, client) = match socket.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            _ = left.wait_for(|left| *left != Leave::No) => break,
+            accepted = socket.accept() => accepted,
+        };
+        let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                pause_after(&error, &listener.bound.text).await;
+                pause_after(&error, &text).await;
                 continue;
             }
         };
         let Some(open) = open.open(MAX_ADMIN_CONNECTIONS) else {
             continue;
         };
-        let (edges, stops, text) = (edges.clone(), stops.clone(), listener.bound.text.clone());
+        let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
         tokio::spawn(async move {
             let _open = open;
             if let Ok(stream) = GateStream::new(stream, client) {
@@ -387,30 +452,6 @@ async fn accept_admin(listener: Listener, edges: Arc<Edges>) {
             }
         });
     }
-}
-
-fn into_tokio(socket: StdListener, text: &str) -> Option<TcpListener> {
-    TcpListener::from_std(socket)
-        .inspect_err(|error| log::error!("{text}: cannot be watched for connections: {error}"))
-        .ok()
-}
-
-/// A client over `max_connections` hears so in its own protocol, as long as not too many hear it
-/// at once.
-fn turn_away(stream: TcpStream, table: Option<Arc<TcpTable>>, refusing: &Connections) {
-    let Some(place) = refusing.open(MAX_REFUSING) else {
-        return;
-    };
-    tokio::spawn(async move {
-        let _place = place;
-        match table {
-            None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
-            Some(table) => {
-                let db_type = table.alone().map(|route| route.db_type);
-                tcp::refuse::too_many(stream, db_type).await;
-            }
-        }
-    });
 }
 
 /// Out of descriptors or memory: accepting again at once would only spin.

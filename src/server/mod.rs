@@ -8,27 +8,43 @@
 pub mod admin;
 mod assembled;
 pub mod connection;
+pub mod daemon;
 pub mod drain;
 pub mod edge;
+pub mod handoff;
 pub mod io;
 pub mod listener;
+pub mod occasions;
+pub mod paths;
+pub mod pid_file;
 pub mod refusal;
 pub mod reload;
+mod signals;
+pub mod systemd;
+mod watch;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{error, info, warn};
+use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
+use crate::account::Account;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
+use crate::server::handoff::Control;
+use crate::server::handoff::new::Takeover;
 use crate::server::listener::{Identity, Kind, Listener, wanted};
+use crate::server::paths::{Mode, Paths};
+use crate::server::pid_file::PidFile;
+use crate::server::signals::Signals;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -36,15 +52,55 @@ use crate::telemetry::{AccessLog, Metrics};
 pub struct Gateway {
     config: Arc<Config>,
     registry: Registry,
+    start: Start,
+    pid_file: Option<PathBuf>,
+    serving: Box<dyn FnOnce() + Send + Sync>,
+    reopen: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Gateway {
     /// A gateway for one configuration.
     pub fn new(config: Config) -> Gateway {
         Gateway {
+            pid_file: config.server.pid_file.clone(),
             config: Arc::new(config),
             registry: Registry::default(),
+            start: Start::Fresh,
+            serving: Box::new(|| {}),
+            reopen: Box::new(|| {}),
         }
+    }
+
+    /// Where [`run`](Gateway::run) writes its process id, instead of `server.pid_file`.
+    pub fn pid_file(self, path: Option<PathBuf>) -> Gateway {
+        Gateway {
+            pid_file: path,
+            ..self
+        }
+    }
+
+    /// What [`run`](Gateway::run) calls once, when every listener accepts.
+    pub fn on_serving(self, call: impl FnOnce() + Send + Sync + 'static) -> Gateway {
+        Gateway {
+            serving: Box::new(call),
+            ..self
+        }
+    }
+
+    /// What [`run`](Gateway::run) calls at USR1, after the access log: a log of the caller's own is
+    /// opened again. Must not wait.
+    pub fn on_reopen(self, call: impl Fn() + Send + Sync + 'static) -> Gateway {
+        Gateway {
+            reopen: Box::new(call),
+            ..self
+        }
+    }
+
+    /// The same, to take over the listening sockets of the process that runs with this
+    /// configuration's `server.upgrade_sock`; where there is none, it starts as any other.
+    pub fn upgrading(mut self) -> Gateway {
+        self.start = Start::Upgrade;
+        self
     }
 
     /// Compiles the configuration without resolving or binding anything: what `--test` does.
@@ -53,22 +109,41 @@ impl Gateway {
     }
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
+    /// The process stays its owner's: no pid file, no change of account, no signals.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
-        self.assemble(Signals::Ignore)?.run(stop, again, || {});
-        Ok(())
+        self.embedded()?.run(stop, again, || {})
     }
 
-    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads.
-    pub fn run(self) -> Result<(), Error> {
-        let assembled = self.assemble(Signals::Heed)?;
-        let (stop, again) = signals();
-        assembled.run(stop, again, || info!("serving"));
-        Ok(())
+    /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads, USR1
+    /// reopens log files, QUIT waits for a process that takes over, which may come without it as
+    /// well. This process is the gateway's: its pid file is written, its account changed to
+    /// `server.user` once all is bound and open, its supervisor told.
+    pub fn run(mut self) -> Result<(), Error> {
+        let heard = signals::listen()?;
+        let serving = std::mem::replace(&mut self.serving, Box::new(|| {}));
+        let stop = Box::pin(async {
+            heard.stop.await;
+            systemd::notify("STOPPING=1");
+        });
+        let mut takeover = self.begin()?;
+        let made = self.for_this_process(takeover.as_mut(), heard.signals, heard.quit);
+        let (mut assembled, pid_file) = or_tell(made, &mut takeover)?;
+        assembled.takeover = takeover;
+        let named = pid_file.clone();
+        assembled.run(stop, heard.again, move || {
+            if let Some(Err(error)) = named.as_deref().map(PidFile::name_us) {
+                error!("{error}");
+            }
+            info!("serving");
+            systemd::notify("READY=1");
+            serving();
+        })
     }
 
-    /// Runs in threads of its own; returns once it serves.
+    /// Runs in threads of its own; returns once it serves. The process stays its owner's, as in
+    /// [`run_until`](Gateway::run_until).
     pub fn spawn(self) -> Result<Running, Error> {
-        let assembled = self.assemble(Signals::Ignore)?;
+        let assembled = self.embedded()?;
         let listening = assembled
             .listeners
             .iter()
@@ -82,9 +157,12 @@ impl Gateway {
                 let stop = Box::pin(async move {
                     let _ = stopped.await;
                 });
-                assembled.run(stop, Box::pin(std::future::pending()), move || {
+                let ended = assembled.run(stop, Box::pin(std::future::pending()), move || {
                     let _ = serving.send(());
                 });
+                if let Err(error) = ended {
+                    error!("{error}");
+                }
             })
             .map_err(|source| Error::io("cannot start a thread").because(source))?;
         is_serving
@@ -97,25 +175,113 @@ impl Gateway {
         })
     }
 
-    fn assemble(self, signals: Signals) -> Result<Assembled, Error> {
+    /// Before anything else: room for descriptors, and the sockets of who is to be replaced.
+    fn begin(&self) -> Result<Option<Takeover>, Error> {
+        raise_descriptor_limit(self.config.max_connections);
+        if self.start == Start::Fresh {
+            return Ok(None);
+        }
+        let path = self.upgrade_sock();
+        let takeover = Takeover::begin(&path)?;
+        if takeover.is_none() {
+            let path = path.display();
+            info!("upgrade: nothing runs here ({path} is silent), starting normally");
+        }
+        Ok(takeover)
+    }
+
+    /// Without a signal, a pid file or a successor: those are the process's, and that is not ours.
+    fn embedded(self) -> Result<Assembled, Error> {
+        let mut takeover = self.begin()?;
+        let made = self.assemble(None, takeover.as_mut());
+        let assembled = or_tell(made, &mut takeover)?;
+        Ok(Assembled {
+            takeover,
+            ..assembled
+        })
+    }
+
+    fn for_this_process(
+        mut self,
+        mut takeover: Option<&mut Takeover>,
+        signals: Signals,
+        quit: Signal,
+    ) -> Result<(Assembled, Option<Arc<PidFile>>), Error> {
+        let pid_file = match self.pid_file.take() {
+            Some(path) => {
+                let held = takeover.as_mut().and_then(|takeover| takeover.pid_file());
+                let inherited = held.and_then(|held| PidFile::inherit(&path, held));
+                Some(Arc::new(match inherited {
+                    Some(inherited) => inherited,
+                    None => PidFile::claim(&path)?,
+                }))
+            }
+            None => None,
+        };
+        let descriptor = pid_file.as_ref().map(|held| held.descriptor()).transpose();
+        let descriptor = descriptor.map_err(|source| {
+            Error::io("server.pid_file: no room for its descriptor").because(source)
+        })?;
+        let account = Account::look_up(&self.config)?;
+        let (config, path) = (self.config.clone(), self.upgrade_sock());
+        // What is taken over comes with its upgrade socket, at the very end.
+        let begins = takeover.is_none();
+        let assembled = self.assemble(Some(signals), takeover)?;
+        let control = match begins {
+            true => listen_for_successors(&config, &path)?,
+            false => None,
+        };
+        account.assume()?;
+        let assembled = Assembled {
+            quit: Some(quit),
+            pid_file: descriptor,
+            control,
+            ..assembled
+        };
+        Ok((assembled, pid_file))
+    }
+
+    fn upgrade_sock(&self) -> PathBuf {
+        Paths::of(&self.config, Mode::Foreground).upgrade_sock
+    }
+
+    fn assemble(
+        self,
+        signals: Option<Signals>,
+        mut takeover: Option<&mut Takeover>,
+    ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
+        if signals.is_none()
+            && (self.config.server.user.is_some() || self.config.server.group.is_some())
+        {
+            warn!(
+                "server.user and server.group are left to the process that this gateway is part of"
+            );
+        }
         let access_log = open_access_log(&self.config, &metrics)?;
-        let listeners = wanted(&self.config)
-            .iter()
-            .map(|wanted| Listener::bind(wanted, &metrics))
-            .collect::<Result<Vec<_>, Error>>()?;
-        raise_descriptor_limit(self.config.max_connections);
-        warn_of_idle_keys(&self.config);
+        let mut listeners = Vec::new();
+        for wanted in wanted(&self.config) {
+            let socket = takeover.as_mut().and_then(|t| t.socket(&wanted.identity));
+            listeners.push(Listener::bind(&wanted, socket, &metrics)?);
+        }
+        if let Some(takeover) = takeover {
+            takeover.close_the_rest();
+        }
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
             registry: self.registry,
             signals,
+            reopen: self.reopen,
             snapshots: SnapshotHandle::new(snapshot),
             metrics,
             access_log: Arc::new(access_log),
             listeners,
+            takeover: None,
+            quit: None,
+            pid_file: None,
+            control: None,
         })
     }
 }
@@ -168,11 +334,34 @@ impl Drop for Running {
     }
 }
 
-/// Whether the process's signals are this gateway's.
+/// Whose listening sockets a gateway begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signals {
-    Heed,
-    Ignore,
+enum Start {
+    /// Its own.
+    Fresh,
+    /// Those of a running one.
+    Upgrade,
+}
+
+/// Tells the process that was to be replaced why it is not.
+fn or_tell<T>(made: Result<T, Error>, takeover: &mut Option<Takeover>) -> Result<T, Error> {
+    made.inspect_err(|error| {
+        if let Some(takeover) = takeover.take() {
+            takeover.failed(error);
+        }
+    })
+}
+
+/// A gateway that cannot be replaced serves all the same, unless a path was asked for.
+fn listen_for_successors(config: &Config, path: &Path) -> Result<Option<Control>, Error> {
+    match Control::bind(path) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if config.server.upgrade_sock.is_some() => Err(error),
+        Err(error) => {
+            warn!("this process cannot be upgraded: {error}");
+            Ok(None)
+        }
+    }
 }
 
 fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Error> {
@@ -183,20 +372,6 @@ fn open_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Erro
         config::AccessLog::File(path) => AccessLog::file(path, dropped).map_err(|source| {
             Error::io(format!("server.access_log: cannot open {}", path.display())).because(source)
         }),
-    }
-}
-
-/// A key that is accepted and does nothing is said to do nothing.
-fn warn_of_idle_keys(config: &Config) {
-    let server = &config.server;
-    for (key, asked) in [
-        ("server.pid_file", server.pid_file.is_some()),
-        ("server.upgrade_sock", server.upgrade_sock.is_some()),
-        ("server.watch_config", server.watch_config),
-    ] {
-        if asked {
-            warn!("{key} has no effect in this version");
-        }
     }
 }
 
@@ -218,29 +393,6 @@ fn raise_descriptor_limit(max_connections: usize) {
              {max_connections} can need {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=)"
         );
     }
-}
-
-/// Done at the first TERM or INT, and at the second. Both listen from when the first is awaited, so
-/// that none is missed in between.
-fn signals() -> (Stop, Stop) {
-    use tokio::signal::unix::{Signal, SignalKind, signal};
-    type Streams = Option<(Signal, Signal)>;
-    let streams: Arc<tokio::sync::Mutex<Streams>> = Arc::default();
-    let next = |streams: Arc<tokio::sync::Mutex<Streams>>| async move {
-        let mut streams = streams.lock().await;
-        if streams.is_none() {
-            let term = signal(SignalKind::terminate());
-            *streams = term.ok().zip(signal(SignalKind::interrupt()).ok());
-        }
-        let Some((term, int)) = streams.as_mut() else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = term.recv() => info!("TERM received"),
-            _ = int.recv() => info!("INT received"),
-        }
-    };
-    (Box::pin(next(streams.clone())), Box::pin(next(streams)))
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);

@@ -2,24 +2,23 @@
 //!
 //! Its own file because it is the only writer of the snapshot pointer. Invariants: reloads happen
 //! one after another; one that fails changes nothing and says why; what was asked for but needs a
-//! restart is named. Called by the admin listener (`POST /reload`) and by SIGHUP.
+//! restart is named. Called by the admin listener (`POST /reload`) and by
+//! `occasions` (SIGHUP, a changed file).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use async_trait::async_trait;
 use log::{error, info, warn};
-use pingora_core::server::ShutdownWatch;
-use pingora_core::services::background::BackgroundService;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, HttpRoute};
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::server::listener::{Change, Listener, Wanted, wanted};
+use crate::server::systemd;
 use crate::snapshot::{Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
 
@@ -32,6 +31,32 @@ pub struct Reload {
     pub changes: mpsc::Sender<Change>,
     /// Held while one runs.
     pub running: Mutex<()>,
+    /// Told when one begins and ends, in systemd's words.
+    pub supervisor: fn(&str),
+    /// Set while an upgrade is under way, and after it.
+    pub frozen: AtomicBool,
+}
+
+/// No reload happens while this is held.
+#[derive(Debug)]
+pub struct Frozen<'r> {
+    frozen: &'r AtomicBool,
+    ends: bool,
+}
+
+impl Frozen<'_> {
+    /// Nor does one afterwards: another process has taken over.
+    pub fn for_good(mut self) {
+        self.ends = false;
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.frozen.store(false, Ordering::Release);
+        }
+    }
 }
 
 impl Reload {
@@ -40,7 +65,10 @@ impl Reload {
     pub fn run(&self) -> Result<Value, Error> {
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshots.load();
+        (self.supervisor)(&systemd::reloading());
         let result = self.apply(&before);
+        // Also after a refusal: the gateway serves as before.
+        (self.supervisor)("READY=1");
         match &result {
             Ok(report) => {
                 self.metrics.config_reloaded(ReloadResult::Ok);
@@ -54,14 +82,29 @@ impl Reload {
         result
     }
 
+    /// Waits for a reload under way, then lets none begin. `None`: it is so already. Blocks.
+    pub fn freeze(&self) -> Option<Frozen<'_>> {
+        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.frozen.swap(true, Ordering::AcqRel);
+        (!before).then_some(Frozen {
+            frozen: &self.frozen,
+            ends: true,
+        })
+    }
+
     /// Everything that can fail comes before the swap: reading, compiling, binding.
     fn apply(&self, before: &Snapshot) -> Result<Value, Error> {
+        if self.frozen.load(Ordering::Acquire) {
+            return Err(Error::io(
+                "an upgrade is under way: reload again when it is over",
+            ));
+        }
         let after = self.build(before)?;
         let (old, new) = (wanted(&before.config), wanted(&after.config));
         let is_in = |all: &[Wanted], one: &Wanted| all.iter().any(|w| w.identity == one.identity);
         let mut add = Vec::new();
         for wanted in new.iter().filter(|wanted| !is_in(&old, wanted)) {
-            add.push(Listener::bind(wanted, &self.metrics)?);
+            add.push(Listener::bind(wanted, None, &self.metrics)?);
         }
         let gone: Vec<&Wanted> = old.iter().filter(|wanted| !is_in(&new, wanted)).collect();
         let mut report = report(before, &after);
@@ -157,29 +200,4 @@ fn needs_restart(before: &Config, after: &Config) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key))
     .collect()
-}
-
-/// Reloads at every SIGHUP.
-pub struct OnHangup {
-    pub reload: Arc<Reload>,
-}
-
-#[async_trait]
-impl BackgroundService for OnHangup {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            return;
-        };
-        loop {
-            tokio::select! {
-                _ = shutdown.changed() => return,
-                got = hangup.recv() => if got.is_none() {
-                    return;
-                },
-            }
-            let reload = self.reload.clone();
-            // The outcome is in the log and in the metrics.
-            let _ = tokio::task::spawn_blocking(move || reload.run()).await;
-        }
-    }
 }

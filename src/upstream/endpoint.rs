@@ -59,6 +59,8 @@ struct Vitals {
     in_flight: AtomicUsize,
     /// The verdict of the active checks. True until they say otherwise.
     passing: AtomicBool,
+    /// Whether any check has finished.
+    was_checked: AtomicBool,
     /// Checks in a row that contradicted the verdict.
     against: AtomicU32,
     /// A [`Role`], as `u8`.
@@ -85,6 +87,7 @@ impl Endpoint {
                 id: EndpointId(ids.fetch_add(1, Ordering::Relaxed)),
                 in_flight: AtomicUsize::new(0),
                 passing: AtomicBool::new(true),
+                was_checked: AtomicBool::new(false),
                 against: AtomicU32::new(0),
                 role: AtomicU8::new(Role::Unknown as u8),
                 ejector: Ejector::new(),
@@ -174,6 +177,11 @@ impl Endpoint {
         !self.watch.checked || self.vitals.passing.load(Ordering::Relaxed)
     }
 
+    /// Whether it is to be checked and has never been.
+    pub fn awaits_first_check(&self) -> bool {
+        self.watch.checked && !self.vitals.was_checked.load(Ordering::Acquire)
+    }
+
     /// What the checks said last; [`Role::Unknown`] when they do not ask for it.
     pub fn role(&self) -> Role {
         if !self.watch.asked_for_role {
@@ -254,6 +262,12 @@ impl Endpoint {
     /// Takes note of a finished check. Returns the new verdict when this check changed it: after
     /// `needed` in a row that contradict the old one.
     pub(super) fn note_check(&self, passed: bool, needed: usize) -> Option<bool> {
+        let verdict = self.verdict(passed, needed);
+        self.vitals.was_checked.store(true, Ordering::Release);
+        verdict
+    }
+
+    fn verdict(&self, passed: bool, needed: usize) -> Option<bool> {
         let vitals = &self.vitals;
         if vitals.passing.load(Ordering::Relaxed) == passed {
             vitals.against.store(0, Ordering::Relaxed);

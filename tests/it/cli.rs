@@ -1,10 +1,9 @@
 //! The verbs of the program: explain, schema, health.
 
 use std::net::TcpListener;
-use std::time::Duration;
 
 use crate::support::binary::{config, config_file, run, run_in};
-use crate::support::{Binary, Gw, Origin, eventually, route, route_entry};
+use crate::support::{Gw, Origin, route, route_entry};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -101,27 +100,5 @@ fn the_file_comes_from_the_option_then_the_environment_then_config_yml() {
         let output = run_in(folder.path(), environment, args);
         let all = [text(&output.stdout), text(&output.stderr)].concat();
         assert!(all.contains(said), "{environment:?} {args:?}: {all}");
-    }
-}
-
-#[test]
-fn an_account_that_is_not_changed_to_is_refused_and_idle_keys_are_named() {
-    let routes = route("/", &["http://127.0.0.1:9".to_owned()], "");
-    for verb in [&["-t"][..], &[]] {
-        let keys = format!("server: {{user: nobody, group: nogroup}}\n{routes}");
-        let (_folder, file) = config_file(&config("127.0.0.1:0", &keys));
-        let output = run(&[verb, &["-c", file.to_str().unwrap()]].concat());
-        assert_eq!(output.status.code(), Some(78), "{output:?}");
-        let said = text(&output.stderr);
-        assert!(said.contains("server.user: "), "{said}");
-        assert!(said.contains("server.group: "), "{said}");
-    }
-    let idle = "server: {pid_file: a.pid, upgrade_sock: a.sock, watch_config: true}\n";
-    let program = Binary::start(&format!("{idle}{routes}"));
-    for key in ["pid_file", "upgrade_sock", "watch_config"] {
-        let line = format!("server.{key} has no effect");
-        eventually(Duration::from_secs(5), "the log says so", || {
-            program.said().contains(&line)
-        });
     }
 }

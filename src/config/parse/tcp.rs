@@ -93,6 +93,14 @@ impl TcpOnly {
                 report.problem(at, trail.key(name), wrong);
             }
         }
+        let of_login = in_match("database").or_else(|| in_match("user"));
+        if let (Some(at), Some(_)) = (in_match("sni"), of_login) {
+            let wrong = Wrong::new(
+                "the server name is said under TLS, where database and user are not seen",
+                "keep one of them",
+            );
+            report.problem(at, trail.key("sni"), wrong);
+        }
         if let (Some(at), true) = (in_match("sni"), db_type.is_server_first()) {
             let wrong = Wrong::new(
                 "MySQL clients wait for the server before they start TLS",

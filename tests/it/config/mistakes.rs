@@ -258,6 +258,7 @@ pub const MISTAKES: &[(Place, &str, RefusedBy, &str)] = &[
     (Tcp, "default: 1", Both, "8:5: routes.pg.default: must be true or false, not `1`"),
     (Tcp, "match: a", Both, "8:5: routes.pg.match: must be a map, not a text"),
     (Tcp, "match: {sn: a}", Both, "8:13: routes.pg.match.sn: is not a key of the configuration"),
+    (Tcp, "match: {sni: a, database: b}", Parser, "8:13: routes.pg.match.sni: the server name is said under TLS, where database and user are not seen (keep one of them)"),
     (Tcp, "match: {sni: \"a b\"}", Both, "8:13: routes.pg.match.sni: the host is not a valid name"),
     (Tcp, "match: {sni: \"*.a\"}", Both, "8:13: routes.pg.match.sni: the host is not a valid name"),
     (Tcp, "match: {database: \"\"}", Both, "8:13: routes.pg.match.database: must be a name that clients say at login, not empty"),

@@ -84,7 +84,7 @@ fn neither_checks_nor_clients_that_come_and_leave_get_the_gateway_blocked() {
     );
     let tcp = SocketAddr::from((net.inside(), 9090));
     let keys = with_settings("", &[shop]).replace("127.0.0.1:0", &tcp.to_string());
-    let gateway = Binary::start_in(&net, &keys);
+    let gateway = Binary::start_in_netns(&net, &keys);
     let started = Instant::now();
     for how in WAYS {
         for _ in 0..50 {
@@ -112,7 +112,7 @@ fn sessions_that_a_drain_ends_before_their_first_byte_do_not_count_either() {
     let tcp = SocketAddr::from((net.inside(), 9090));
     let keys = with_settings("", &[shop]).replace("127.0.0.1:0", &tcp.to_string());
     let keys = format!("server: {{drain_timeout_secs: 1}}\n{keys}");
-    let mut gateway = Binary::start_in(&net, &keys);
+    let mut gateway = Binary::start_in_netns(&net, &keys);
     let silent: Vec<TcpStream> = (0..20).map(|_| greeted(tcp)).collect();
     gateway.signal(Signal::SIGTERM);
     let ended = gateway.ended_within(Duration::from_secs(20));

@@ -247,7 +247,7 @@ fn clients_that_do_not_read_cost_no_memory_and_keep_nobody_waiting() {
     let keys = with_settings("connection_pooling: false", &routes);
     let gateway = Binary::start(&keys.replace("127.0.0.1:0", &tcp.to_string()));
     ping(tcp);
-    let before = gateway.memory_kib();
+    let before = gateway.resident_kib();
     let slow: Vec<TcpStream> = (0..60)
         .map(|_| {
             let mut client = connect(tcp);
@@ -263,7 +263,7 @@ fn clients_that_do_not_read_cost_no_memory_and_keep_nobody_waiting() {
     for _ in 0..200 {
         ping(tcp);
     }
-    let beside = gateway.memory_kib();
+    let beside = gateway.resident_kib();
     println!("{before} KiB, with 60 slow readers {beside} KiB");
     // A buffer of 64 KiB for each, and what a pipe holds is the kernel's.
     assert!(
@@ -304,7 +304,7 @@ fn the_memory_of_the_program_stays_flat_under_nonsense() {
             }
         });
         ping(tcp);
-        gateway.memory_kib()
+        gateway.resident_kib()
     };
     let memory: Vec<u64> = (0..4).map(round).collect();
     println!("{memory:?} KiB");

@@ -3,6 +3,7 @@
 //! Its own file because exit codes, signals and memory can only be seen from outside. Invariant: the
 //! child is killed when the value goes.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,13 @@ impl Binary {
     /// Starts the program on a free port with `keys` and waits until it accepts.
     #[track_caller]
     pub fn start(keys: &str) -> Binary {
-        Binary::start_with(keys, |folder| {
+        Binary::start_in(keys, &[])
+    }
+
+    /// As [`start`](Binary::start), with more in its environment.
+    #[track_caller]
+    pub fn start_in(keys: &str, environment: &[(&str, &OsStr)]) -> Binary {
+        Binary::start_with(keys, environment, |folder| {
             // A file: a pipe that nobody reads is soon full.
             let file = File::create(folder.join("stderr")).expect("a file in it");
             file.into()
@@ -38,12 +45,12 @@ impl Binary {
     /// As [`start`](Binary::start), with nobody who reads what it writes to stderr.
     #[track_caller]
     pub fn start_unread(keys: &str) -> Binary {
-        Binary::start_with(keys, |_| Stdio::piped())
+        Binary::start_with(keys, &[], |_| Stdio::piped())
     }
 
     /// As [`start`](Binary::start), on the address of `netns`, where every port is free.
     #[track_caller]
-    pub fn start_in(netns: &Netns, keys: &str) -> Binary {
+    pub fn start_in_netns(netns: &Netns, keys: &str) -> Binary {
         let addr = SocketAddr::from((netns.inside(), 8080));
         let (folder, file) = config_file(&config(&addr.to_string(), keys));
         let stderr = File::create(folder.path().join("stderr")).expect("a file in it");
@@ -66,7 +73,11 @@ impl Binary {
     }
 
     #[track_caller]
-    fn start_with(keys: &str, stderr: impl Fn(&Path) -> Stdio) -> Binary {
+    fn start_with(
+        keys: &str,
+        environment: &[(&str, &OsStr)],
+        stderr: impl Fn(&Path) -> Stdio,
+    ) -> Binary {
         for _ in 0..10 {
             let (addr, folder) = (free_addr(), TempDir::new().expect("a temporary folder"));
             let file = folder.path().join("config.yml");
@@ -74,6 +85,7 @@ impl Binary {
             let child = program()
                 .arg("-c")
                 .arg(&file)
+                .envs(environment.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(stderr(folder.path()))
                 .spawn()
@@ -114,6 +126,11 @@ impl Binary {
         kill(self.pid(), signal).expect("the child is ours");
     }
 
+    /// The folder of its configuration.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// How it ended, when it does so within `longest`.
     pub fn ended_within(&mut self, longest: Duration) -> Option<ExitStatus> {
         ended(&mut self.child, longest)
@@ -121,23 +138,23 @@ impl Binary {
 
     /// The most memory it ever had resident, in KiB.
     pub fn peak_memory_kib(&self) -> u64 {
-        self.memory("VmHWM:")
+        self.memory_kib("VmHWM:")
     }
 
-    /// The memory it has resident now, in KiB.
-    pub fn memory_kib(&self) -> u64 {
-        self.memory("VmRSS:")
+    /// The memory it has resident, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
     }
 
-    fn memory(&self, name: &str) -> u64 {
+    fn memory_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("the child runs");
-        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        let line = status.lines().find_map(|l| l.strip_prefix(field));
         let number = line.and_then(|l| l.trim().strip_suffix(" kB"));
-        number.and_then(|n| n.parse().ok()).expect("a number of kB")
+        number.and_then(|n| n.parse().ok()).expect("a number in kB")
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
     }
 
@@ -216,7 +233,7 @@ pub fn config_file(text: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-fn program() -> Command {
+pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_harbr-router"));
     command.env_remove("CONFIG_FILE");
     command

@@ -3,6 +3,7 @@
 //! Its own module because every topic uses them. Invariant: real sockets on 127.0.0.1, no fixed
 //! port, every thread and process ends with the value that started it.
 
+pub mod background;
 pub mod binary;
 pub mod client;
 pub mod conn;
@@ -19,6 +20,7 @@ pub mod postgres;
 pub mod redis;
 pub mod wait;
 
+pub use background::Background;
 pub use binary::Binary;
 pub use client::{Client, Failure};
 pub use conn::{Conn, Next};

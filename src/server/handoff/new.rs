@@ -1,0 +1,247 @@
+//! The new process of an upgrade: takes the sockets, says when it is ready, and when it serves.
+//!
+//! Its own file because it runs where there is no runtime yet, and ends with an exit code and a
+//! message. Invariant: nothing is accepted before the old process says GO. When the old process
+//! dies in the middle, the new one goes on alone: somebody has to serve. Called by `assembled`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::control::{Control, connect};
+use super::protocol::{Channel, Message, Trouble, VERSION, shortened};
+use super::{SERVING_TIMEOUT, broken, trusts};
+use crate::error::Error;
+use crate::server::listener::Identity;
+
+/// An upgrade under way, seen from the process that comes.
+#[derive(Debug)]
+pub struct Takeover {
+    /// `None` once the old process has died.
+    channel: Option<Channel>,
+    path: PathBuf,
+    received: Received,
+}
+
+/// What the old process has given.
+#[derive(Debug)]
+struct Received {
+    /// The old process.
+    pid: u32,
+    control: UnixListener,
+    pid_file: Option<OwnedFd>,
+    sockets: Vec<(Identity, TcpListener)>,
+}
+
+impl Takeover {
+    /// Asks the gateway that listens on `path` for its sockets. `None`: nobody does. Blocks for
+    /// some seconds at most.
+    ///
+    /// # Errors
+    /// Somebody listens there and does not give them.
+    pub fn begin(path: &Path) -> Result<Option<Takeover>, Error> {
+        let asking_since = Instant::now();
+        loop {
+            match Takeover::ask(path) {
+                // It was just being replaced itself, or was just ending.
+                Err(Unasked::Gone) if asking_since.elapsed() < RETRY_FOR => {
+                    std::thread::sleep(RETRY_AFTER);
+                }
+                Err(Unasked::Gone) => {
+                    return Err(broken("the running gateway closes the connection"));
+                }
+                Err(Unasked::Failed(why)) => return Err(broken(why)),
+                Ok(takeover) => return Ok(takeover),
+            }
+        }
+    }
+
+    fn ask(path: &Path) -> Result<Option<Takeover>, Unasked> {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        let stream = match connect(path) {
+            Ok(stream) => stream,
+            Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => return Ok(None),
+            Err(error) => {
+                let why = format!("cannot reach {}: {error}", path.display());
+                return Err(Unasked::Failed(why));
+            }
+        };
+        let mut channel = Channel::new(stream);
+        match channel.peer_uid() {
+            Ok(uid) if trusts(uid) => {}
+            _ => {
+                let why = format!("{} belongs to another user", path.display());
+                return Err(Unasked::Failed(why));
+            }
+        }
+        let received = receive(&mut channel)?;
+        let (count, pid) = (received.sockets.len(), received.pid);
+        info!("upgrade: {count} sockets come from process {pid}");
+        Ok(Some(Takeover {
+            channel: Some(channel),
+            path: path.to_owned(),
+            received,
+        }))
+    }
+
+    /// The socket that listens where `identity` wants one, if the old process has it.
+    pub fn socket(&mut self, identity: &Identity) -> Option<TcpListener> {
+        let sockets = &mut self.received.sockets;
+        let same = sockets.iter().position(|(has, _)| has == identity);
+        // What is behind an address may change; that the address is bound does not.
+        let at = same.or_else(|| {
+            sockets.iter().position(|(has, _)| {
+                has.configured == identity.configured && has.configured.port() != 0
+            })
+        })?;
+        let (_, socket) = sockets.swap_remove(at);
+        let fits = socket
+            .local_addr()
+            .is_ok_and(|addr| is_for(addr, identity.configured));
+        (fits && socket.set_nonblocking(true).is_ok()).then_some(socket)
+    }
+
+    /// What the new configuration does not want is closed here; the old process still has it.
+    pub fn close_the_rest(&mut self) {
+        self.received.sockets.clear();
+    }
+
+    /// The pid file that the old process holds, to be inherited.
+    pub fn pid_file(&mut self) -> Option<OwnedFd> {
+        self.received.pid_file.take()
+    }
+
+    /// Says READY and waits for GO. Blocks.
+    ///
+    /// # Errors
+    /// The old process changed its mind.
+    pub fn ready(mut self) -> Result<Takeover, Error> {
+        match self.say(&Message::Ready, PATIENCE) {
+            None | Some(Message::Go) => Ok(self),
+            Some(other) => Err(refusal(other)),
+        }
+    }
+
+    /// Says SERVING, and has the upgrade socket once the old process drains. Blocks.
+    ///
+    /// # Errors
+    /// The old process waited no longer and goes on: this one must go.
+    pub fn serving(mut self) -> Result<Option<Control>, Error> {
+        match self.say(&Message::Serving, SERVING_TIMEOUT) {
+            None => {}
+            Some(Message::Done) => info!("upgrade: process {} drains", self.received.pid),
+            Some(other) => return Err(refusal(other)),
+        }
+        let control = Control::adopt(self.received.control, &self.path)
+            .inspect_err(|error| warn!("the next upgrade will not find this process: {error}"));
+        Ok(control.ok())
+    }
+
+    /// Tells the old process why it goes on.
+    pub fn failed(mut self, why: &Error) {
+        let why = shortened(&why.to_string());
+        if let Some(channel) = &mut self.channel {
+            // It notices the end of this process, too.
+            let _ = channel.send(&Message::Failed { why }, &[]);
+        }
+    }
+
+    /// Sends `message` and gives the answer; `None` when nobody is there to give one.
+    fn say(&mut self, message: &Message, patience: Duration) -> Option<Message> {
+        let channel = self.channel.as_mut()?;
+        // A refusal may be there already, so what was not sent is no reason not to read.
+        let sent = channel.send(message, &[]);
+        match (channel.receive(Instant::now() + patience), sent) {
+            (Ok((answer, _)), _) => Some(answer),
+            (Err(trouble), _) => {
+                let pid = self.received.pid;
+                warn!("upgrade: process {pid}: {trouble}; going on without it");
+                self.channel = None;
+                None
+            }
+        }
+    }
+}
+
+/// Why there are no sockets.
+enum Unasked {
+    Gone,
+    Failed(String),
+}
+
+impl From<String> for Unasked {
+    fn from(why: String) -> Unasked {
+        Unasked::Failed(why)
+    }
+}
+
+/// The upgrade socket and the pid file, then all others, in pieces.
+fn receive(channel: &mut Channel) -> Result<Received, Unasked> {
+    let hello = Message::Hello {
+        version: VERSION,
+        pid: std::process::id(),
+    };
+    // Whatever could not be sent, the answer tells why.
+    let _ = channel.send(&hello, &[]);
+    let deadline = Instant::now() + PATIENCE;
+    let mut next = || match channel.receive(deadline) {
+        Ok((Message::Refused { why }, _)) => {
+            Err(format!("the running gateway refuses: {why}").into())
+        }
+        Ok(received) => Ok(received),
+        Err(Trouble::Gone) => Err(Unasked::Gone),
+        Err(trouble) => Err(format!("the running gateway gives no sockets: {trouble}").into()),
+    };
+    let (message, descriptors) = next()?;
+    let Message::Sockets { pid, count } = message else {
+        return Err(format!("{message:?} instead of sockets").into());
+    };
+    let mut descriptors = descriptors.into_iter();
+    let Some(control) = descriptors.next() else {
+        return Err("the upgrade socket is missing".to_owned().into());
+    };
+    let pid_file = descriptors.next();
+    let mut sockets = Vec::new();
+    while sockets.len() < count.min(MAX_SOCKETS) {
+        let (message, descriptors) = next()?;
+        match message {
+            Message::Listening { identities } if identities.len() == descriptors.len() => {
+                let received = descriptors.into_iter().map(TcpListener::from);
+                sockets.extend(identities.into_iter().zip(received));
+            }
+            other => {
+                let got = descriptors.len();
+                return Err(format!("{other:?} with {got} sockets").into());
+            }
+        }
+    }
+    Ok(Received {
+        pid,
+        control: control.into(),
+        pid_file,
+        sockets,
+    })
+}
+
+/// Whether a socket that is bound to `bound` is what `configured` asks for.
+fn is_for(bound: SocketAddr, configured: SocketAddr) -> bool {
+    bound.ip() == configured.ip() && (configured.port() == 0 || bound.port() == configured.port())
+}
+
+fn refusal(answer: Message) -> Error {
+    broken(match answer {
+        Message::Refused { why } => format!("the running gateway refuses: {why}"),
+        other => format!("{other:?} was not expected"),
+    })
+}
+
+/// For an answer of the old process.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a gateway that is just being replaced is asked again.
+const RETRY_FOR: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+const MAX_SOCKETS: usize = 65_536;

@@ -1,0 +1,104 @@
+//! What makes a running gateway reload or reopen: HUP, USR1, a changed configuration file.
+//!
+//! Its own file because it is the one service that only waits for others to ask. Invariant: what is
+//! asked for is done on a thread that may wait; the next question is heard when it is done. Made by
+//! `assembled.rs`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use log::info;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use tokio::signal::unix::Signal;
+
+use crate::server::reload::Reload;
+use crate::server::signals::Signals;
+use crate::server::watch::{PERIOD, Watch};
+use crate::telemetry::AccessLog;
+
+/// The service.
+pub struct Occasions {
+    pub reload: Arc<Reload>,
+    pub access_log: Arc<AccessLog>,
+    /// Opens the logs of whoever runs us again.
+    pub reopen: Box<dyn Fn() + Send + Sync>,
+    /// Taken at the start. `None`: they are not ours.
+    pub signals: Mutex<Option<Signals>>,
+}
+
+#[async_trait]
+impl BackgroundService for Occasions {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let signals = {
+            let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+            signals.take()
+        };
+        let (hangup, user1) = signals.map(|all| (all.hangup, all.user1)).unzip();
+        tokio::select! {
+            _ = shutdown.changed() => {}
+            () = self.reload_at(hangup) => {}
+            () = self.reopen_at(user1) => {}
+            () = self.watch() => {}
+        }
+    }
+}
+
+impl Occasions {
+    async fn reload_at(&self, mut hangup: Option<Signal>) {
+        loop {
+            next(&mut hangup).await;
+            self.reload().await;
+        }
+    }
+
+    async fn reload(&self) {
+        let reload = self.reload.clone();
+        // The outcome is in the log and in the metrics.
+        let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+    }
+
+    async fn reopen_at(&self, mut user1: Option<Signal>) {
+        loop {
+            next(&mut user1).await;
+            self.access_log.reopen();
+            (self.reopen)();
+            info!("log files opened again");
+        }
+    }
+
+    /// Whether to watch is asked each time: a reload changes it.
+    async fn watch(&self) {
+        let mut watch = Watch::default();
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            let snapshot = self.reload.snapshots.load();
+            if !snapshot.config.server.watch_config {
+                watch = Watch::default();
+                continue;
+            }
+            let look = move || {
+                let config = &snapshot.config;
+                let changed = watch.changed(&config.file, config.text.as_bytes());
+                (watch, changed)
+            };
+            let Ok((looked, changed)) = tokio::task::spawn_blocking(look).await else {
+                return std::future::pending().await;
+            };
+            watch = looked;
+            if changed {
+                self.reload().await;
+            }
+        }
+    }
+}
+
+/// The next one; without a stream, never.
+async fn next(signal: &mut Option<Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}
