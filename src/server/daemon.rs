@@ -186,8 +186,8 @@ mod tests {
 
     use super::*;
 
-    /// A process that ends as `script` does, and our end of what it could have said.
-    #[expect(clippy::zombie_processes, reason = "waiting for it is what is tested")]
+    /// A process that ends as `script` does, and the end of the pair it would have.
+    #[expect(clippy::zombie_processes, reason = "`outcome` waits for it")]
     fn starting(script: &str) -> (Starting, UnixStream) {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
         let (reports, to) = UnixStream::pair().unwrap();

@@ -6,16 +6,19 @@
 
 use std::net::SocketAddr;
 
-use crate::support::Gw;
 use crate::support::daemon::output;
 use crate::support::drivers::python;
+use crate::support::nginx::free_addr;
+use crate::support::{Gw, Redis};
 
 mod blocking;
 mod hostile;
 mod idle;
 mod mariadb;
 mod others;
+mod raw;
 mod redis;
+mod resets;
 mod shared;
 
 /// A gateway with these TCP routes; those without a port share one listener.
@@ -58,4 +61,23 @@ fn script(addr: SocketAddr, text: &str) -> String {
         &addr.port().to_string(),
     ]);
     output(&mut command).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// One listener for all protocols that can share one, in front of `redis` and of nothing.
+fn all_protocols(redis: &Redis, sniff_timeout_ms: u32) -> Gw {
+    let nobody = free_addr();
+    let mut routes = vec![to("cache", &redis.url(), "")];
+    for (scheme, keys) in [
+        ("postgres", ""),
+        ("mongodb", ""),
+        ("cassandra", ""),
+        ("sqlserver", ""),
+        ("oracle", ""),
+        ("http", "db_type: couchdb"),
+    ] {
+        let keys = format!("{keys}\nhealth_check: false\nejection: false");
+        routes.push(to(scheme, &format!("{scheme}://{nobody}"), &keys));
+    }
+    let settings = format!("sniff_timeout_ms: {sniff_timeout_ms}");
+    Gw::start(with_settings(&settings, &routes))
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
+use super::raw::connect;
 use super::{script, to, with_settings};
 use crate::support::daemon::output;
 use crate::support::drivers::python;
@@ -48,13 +49,6 @@ fn come_and_leave(addr: SocketAddr, how: Leaves) {
         // However it ends, it ends.
         let _how = (&client).read_to_end(&mut Vec::new());
     }
-}
-
-fn connect(addr: SocketAddr) -> TcpStream {
-    let client = TcpStream::connect(addr).expect("the gateway accepts");
-    let patience = Some(Duration::from_secs(20));
-    client.set_read_timeout(patience).expect("a positive time");
-    client
 }
 
 /// A client that the server has spoken to, and not the other way round.

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use super::raw::connect;
 use super::{gateway, to, with_settings};
 use crate::support::{Binary, Origin, eventually, nginx::free_addr};
 
@@ -77,14 +78,6 @@ const ORACLE: &[u8] =
 (TRANSPORT_CONNECT_TIMEOUT=2)(ADDRESS=(PROTOCOL=tcp)(HOST=127.0.0.1)(PORT=34541))(CONNECT_DATA=\
 (SERVICE_NAME=orcl)(CID=(PROGRAM=/opt/app/v2/bin/python)(HOST=vm)(USER=root))\
 (CONNECTION_ID=2oYibqeAghloRwAP5ybb5w==)))";
-
-fn connect(addr: SocketAddr) -> TcpStream {
-    let client = TcpStream::connect(addr).expect("the gateway accepts");
-    client.set_nodelay(true).expect("it is connected");
-    let patience = Some(Duration::from_secs(20));
-    client.set_read_timeout(patience).expect("a positive time");
-    client
-}
 
 /// Everything that comes for `bytes`, to the end.
 fn answer(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
