@@ -125,7 +125,7 @@ impl Gateway {
             systemd::notify("STOPPING=1");
         });
         let mut takeover = self.begin()?;
-        let made = self.as_this_process(takeover.as_mut(), heard.signals, heard.quit);
+        let made = self.owning_process(takeover.as_mut(), heard.signals, heard.quit);
         let (mut assembled, pid_file) = or_tell(made, &mut takeover)?;
         assembled.takeover = takeover;
         let named = pid_file.clone();
@@ -199,7 +199,7 @@ impl Gateway {
         })
     }
 
-    fn as_this_process(
+    fn owning_process(
         mut self,
         mut takeover: Option<&mut Takeover>,
         signals: Signals,

@@ -25,8 +25,10 @@ use crate::server::reload::Reload;
 /// that is closed is closed. Cloning shares the list.
 #[derive(Clone, Debug, Default)]
 pub struct Accepting {
-    sockets: Arc<Mutex<Vec<(Identity, Weak<TcpListener>)>>>,
+    sockets: Arc<Mutex<Vec<Watched>>>,
 }
+
+type Watched = (Identity, Weak<TcpListener>);
 
 impl Accepting {
     /// Notes one that starts to accept.
