@@ -50,26 +50,31 @@ impl Account {
         Ok(account)
     }
 
+    /// Whether [`assume`](Account::assume) will do it: asked before anything is bound or written,
+    /// which an ordinary account may fail at for reasons that say less.
+    ///
+    /// # Errors
+    /// The process is not root's, and not the account's already.
+    pub fn within_reach(&self) -> Result<(), Error> {
+        match geteuid().is_root() || self.is_ours() {
+            true => Ok(()),
+            false => Err(Error::io(format!(
+                "server.user, server.group: only root can change its account, and this process runs \
+                 as {}: start it as root, or remove the keys",
+                running_as()
+            ))),
+        }
+    }
+
     /// Makes this process run as the account, for good. Does nothing when it does so already.
     ///
     /// # Errors
     /// The process is not root's, or the system refuses.
     pub fn assume(&self) -> Result<(), Error> {
-        let Some(group) = self.group else {
+        self.within_reach()?;
+        let Some(group) = self.group.filter(|_| geteuid().is_root()) else {
             return Ok(());
         };
-        let uid = self.user.as_ref().map_or(geteuid(), |(_, uid)| *uid);
-        let is_it = [getuid(), geteuid()] == [uid; 2] && [getgid(), getegid()] == [group; 2];
-        if is_it && !uid.is_root() {
-            return Ok(());
-        }
-        if !geteuid().is_root() {
-            return Err(Error::io(format!(
-                "server.user, server.group: only root can change its account, and this process runs \
-                 as {}: start it as root, or remove the keys",
-                running_as()
-            )));
-        }
         let failed = |what: &str, errno: nix::Error| {
             Error::io(format!("server.user, server.group: {what} failed")).because(errno)
         };
@@ -86,6 +91,13 @@ impl Account {
             return Err(Error::io("server.user: the process can become root again"));
         }
         Ok(())
+    }
+
+    /// Whether the process has no other user and group than these.
+    fn is_ours(&self) -> bool {
+        let user = self.user.as_ref().map_or(geteuid(), |(_, uid)| *uid);
+        let group = self.group.unwrap_or(getegid());
+        [getuid(), geteuid()] == [user; 2] && [getgid(), getegid()] == [group; 2]
     }
 }
 

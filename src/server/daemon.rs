@@ -178,3 +178,64 @@ const FAILED: u8 = b'F';
 /// Longer than the slowest start: names take two seconds, a handover ten.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_TEXT: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A process that ends as `script` does, and the end of the pair it would have.
+    #[expect(clippy::zombie_processes, reason = "`outcome` waits for it")]
+    fn starting(script: &str) -> (Starting, UnixStream) {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let (reports, to) = UnixStream::pair().unwrap();
+        let child = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        (Starting { child, reports }, to)
+    }
+
+    #[test]
+    fn a_process_with_threads_is_not_forked() {
+        let (done, is_done) = mpsc::channel::<()>();
+        let other = std::thread::spawn(move || is_done.recv());
+        let Err(error) = fork() else {
+            panic!("it was forked");
+        };
+        assert!(error.to_string().contains("threads"), "{error}");
+        drop(done);
+        let _ = other.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_dies_before_its_word_is_told_of() {
+        for (script, how) in [("exit 3", "exit code 3"), ("kill -9 $$", "SIGKILL")] {
+            let (starting, to) = starting(script);
+            drop(to);
+            let Outcome::Failed { code: 1, text } = starting.outcome() else {
+                panic!("it serves?");
+            };
+            assert!(text.contains("died") && text.contains(how), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_failed_is_told_with_its_code() {
+        let (starting, to) = starting("exit 1");
+        let report = Report {
+            open: Mutex::new(Some(Open {
+                to,
+                null: File::open("/dev/null").unwrap(),
+            })),
+        };
+        report.failed(78, "first\nsecond");
+        report.failed(1, "only the first word counts");
+        assert_eq!(
+            starting.outcome(),
+            Outcome::Failed {
+                code: 78,
+                text: "first\nsecond".to_owned()
+            }
+        );
+    }
+}

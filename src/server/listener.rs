@@ -25,7 +25,6 @@ use crate::config::{Config, ListenAddr};
 use crate::error::{Error, Reason};
 use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
-use crate::route::TcpTable;
 use crate::server::admin::Admin;
 use crate::server::connection::{self, Stop};
 use crate::server::drain::{Connections, Drain, Leave};
@@ -34,7 +33,7 @@ use crate::server::handoff::old::Accepting;
 use crate::server::io::GateStream;
 use crate::server::refusal::refuse;
 use crate::snapshot::SnapshotHandle;
-use crate::tcp::{self, Accepted, Sessions};
+use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::{ListenerMetrics, Metrics};
 
 /// A bound socket and what it is for.
@@ -348,7 +347,26 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
         let Some(open) = drain.connections.open(snapshot.config.max_connections) else {
             metrics.rejected(Reason::TooManyConnections);
             edges.http_edge.turned_away(client, &text, identity.kind);
-            turn_away(stream, table, &refusing);
+            let Some(place) = refusing.open(MAX_REFUSING) else {
+                continue;
+            };
+            let (sessions, text) = (edges.sessions.clone(), text.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                match table {
+                    None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
+                    Some(table) => {
+                        let accepted = Accepted {
+                            stream,
+                            client,
+                            listener: text,
+                            table,
+                            snapshot,
+                        };
+                        sessions.turn_away(accepted).await;
+                    }
+                }
+            });
             continue;
         };
         let active = metrics.active();
@@ -434,24 +452,6 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
             }
         });
     }
-}
-
-/// A client over `max_connections` hears so in its own protocol, as long as not too many hear it
-/// at once.
-fn turn_away(stream: TcpStream, table: Option<Arc<TcpTable>>, refusing: &Connections) {
-    let Some(place) = refusing.open(MAX_REFUSING) else {
-        return;
-    };
-    tokio::spawn(async move {
-        let _place = place;
-        match table {
-            None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
-            Some(table) => {
-                let db_type = table.alone().map(|route| route.db_type);
-                tcp::refuse::too_many(stream, db_type).await;
-            }
-        }
-    });
 }
 
 /// Out of descriptors or memory: accepting again at once would only spin.

@@ -109,6 +109,7 @@ impl Gateway {
     }
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
+    /// The process stays its owner's: no pid file, no change of account, no signals.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {
         self.embedded()?.run(stop, again, || {})
     }
@@ -125,7 +126,7 @@ impl Gateway {
             systemd::notify("STOPPING=1");
         });
         let mut takeover = self.begin()?;
-        let made = self.owning_process(takeover.as_mut(), heard.signals, heard.quit);
+        let made = self.for_this_process(takeover.as_mut(), heard.signals, heard.quit);
         let (mut assembled, pid_file) = or_tell(made, &mut takeover)?;
         assembled.takeover = takeover;
         let named = pid_file.clone();
@@ -139,7 +140,8 @@ impl Gateway {
         })
     }
 
-    /// Runs in threads of its own; returns once it serves.
+    /// Runs in threads of its own; returns once it serves. The process stays its owner's, as in
+    /// [`run_until`](Gateway::run_until).
     pub fn spawn(self) -> Result<Running, Error> {
         let assembled = self.embedded()?;
         let listening = assembled
@@ -199,12 +201,14 @@ impl Gateway {
         })
     }
 
-    fn owning_process(
+    fn for_this_process(
         mut self,
         mut takeover: Option<&mut Takeover>,
         signals: Signals,
         quit: Signal,
     ) -> Result<(Assembled, Option<Arc<PidFile>>), Error> {
+        let account = Account::look_up(&self.config)?;
+        account.within_reach()?;
         let pid_file = match self.pid_file.take() {
             Some(path) => {
                 let held = takeover.as_mut().and_then(|takeover| takeover.pid_file());
@@ -220,7 +224,6 @@ impl Gateway {
         let descriptor = descriptor.map_err(|source| {
             Error::io("server.pid_file: no room for its descriptor").because(source)
         })?;
-        let account = Account::look_up(&self.config)?;
         let (config, path) = (self.config.clone(), self.upgrade_sock());
         // What is taken over comes with its upgrade socket, at the very end.
         let begins = takeover.is_none();
@@ -250,6 +253,13 @@ impl Gateway {
     ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
+        if signals.is_none()
+            && (self.config.server.user.is_some() || self.config.server.group.is_some())
+        {
+            warn!(
+                "server.user and server.group are left to the process that this gateway is part of"
+            );
+        }
         let access_log = open_access_log(&self.config, &metrics)?;
         let mut listeners = Vec::new();
         for wanted in wanted(&self.config) {

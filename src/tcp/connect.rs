@@ -70,6 +70,8 @@ pub async fn connect(
         efforts.tries += 1;
         if let Some(server) = warm.and_then(|warm| warm.take(&endpoint)) {
             route.metrics.warm_hit();
+            // An error here means it is gone again, which the relay will see.
+            let _ = relay::tune(&server);
             efforts.connect = Some(Duration::ZERO);
             return Ok(Connected {
                 server,

@@ -3,7 +3,7 @@
 //! Its own file because it is the only place that decides which refusal a reason is; the bytes are
 //! `wire/refusal.rs`'s. Invariants: a refusal takes at most a few seconds and reads a bounded
 //! amount; it lingers, so that the client reads it before the connection is closed. Called by
-//! `session.rs` and the listener.
+//! `session.rs`.
 
 use std::time::Duration;
 
@@ -26,21 +26,12 @@ pub async fn client(stream: TcpStream, db_type: DbType, reason: Reason, first: &
     tell(stream, refuser, first).await;
 }
 
-/// Refuses a client that no route is for.
-pub async fn unmatched(stream: TcpStream, first: &[u8]) -> Reason {
-    let refuser = Refuser::sniffing(Refusal::NoRoute, Reason::Unmatched.as_str());
-    tell(stream, refuser, first).await;
-    Reason::Unmatched
-}
-
-/// Refuses a client over `max_connections`; `db_type` where the listener has one route.
-pub async fn too_many(stream: TcpStream, db_type: Option<DbType>) {
-    let why = Reason::TooManyConnections.as_str();
-    let refuser = match db_type {
-        Some(db_type) => Refuser::new(db_type, Refusal::TooManyConnections, why),
-        None => Refuser::sniffing(Refusal::TooManyConnections, why),
+/// Refuses a client whose protocol no route has told.
+pub async fn unmatched(stream: TcpStream, reason: Reason, first: &[u8]) {
+    let Some(refusal) = refusal(reason) else {
+        return;
     };
-    tell(stream, refuser, b"").await;
+    tell(stream, Refuser::sniffing(refusal, reason.as_str()), first).await;
 }
 
 /// Says goodbye to a client whose session is over although neither side ended it. Only Postgres

@@ -43,7 +43,9 @@ pub struct Relay<'a> {
     pub pipes: Option<Arc<Pipes>>,
     /// Hears how many bytes went where, often, but not for each read.
     pub count: &'a (dyn Fn(Direction, u64) + Send + Sync),
-    /// Of the client, read already: written to the server before anything else.
+    /// Not of the client: written to the server before anything of the client's.
+    pub preface: Bytes,
+    /// Of the client, read already: written to the server before anything else of its.
     pub to_server: Bytes,
     /// Of the server, read already: written to the client before anything else.
     pub to_client: Bytes,
@@ -114,6 +116,8 @@ pub enum Rest {
         /// The last six bytes of the server, if the client has sent nothing since; `None` also when
         /// they were spliced.
         last: Option<[u8; 6]>,
+        /// The client has not sent a byte.
+        silent: bool,
     },
     /// The client left without a byte; the server has not been told.
     Abandoned { server: TcpStream },
@@ -129,6 +133,7 @@ impl<'a> Relay<'a> {
             half_open_timeout: HALF_OPEN_TIMEOUT,
             pipes: None,
             count,
+            preface: Bytes::new(),
             to_server: Bytes::new(),
             to_client: Bytes::new(),
             on_client_bytes: None,

@@ -9,11 +9,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Config, DbType, TcpProxy};
 use crate::error::Reason;
@@ -21,13 +21,14 @@ use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
+use crate::tcp::login::Login;
 use crate::tcp::opening::{self, Opening, PostgresTls};
 use crate::tcp::refuse;
-use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, Seen, SilentClient};
+use crate::tcp::relay::{self, Ended, Pipes, Relay, Rest, SilentClient};
 use crate::telemetry::{AccessLog, Record};
 use crate::upstream::warm::{Policy, Warm};
 use crate::upstream::{Lease, Outcome};
-use crate::wire::postgres::{self, Progress, StartupTracker};
+use crate::wire::postgres;
 use crate::wire::proxy_protocol::{self, Addresses};
 
 /// What all sessions of a gateway share.
@@ -78,6 +79,30 @@ impl Sessions {
         reason
     }
 
+    /// Refuses one connection above `max_connections`. Cancels are not limited: they make room.
+    pub async fn turn_away(&self, accepted: Accepted) {
+        let Accepted {
+            mut stream,
+            mut client,
+            table,
+            snapshot,
+            ..
+        } = accepted;
+        let mut first = BytesMut::new();
+        let config = &snapshot.config;
+        let why = Reason::TooManyConnections;
+        match opening(&mut stream, &mut first, &table, config, &mut client).await {
+            Ok(Opening::Session { route, .. }) => {
+                refuse::client(stream, route.db_type, why, &first).await;
+            }
+            Ok(Opening::Cancel(key)) => {
+                cancel::carry(&key, &self.cancels, &table, stream).await;
+            }
+            Ok(Opening::Unmatched) => refuse::unmatched(stream, why, &first).await,
+            Err(reason) => log::debug!("{client} was turned away unheard: {reason}"),
+        }
+    }
+
     async fn carry(&self, accepted: Accepted, story: &mut Story) -> Reason {
         let Accepted {
             mut stream,
@@ -94,7 +119,9 @@ impl Sessions {
             session.finished(reason);
             reason
         };
-        let opened = opening(&mut stream, &mut first, &table, &snapshot.config, story).await;
+        let config = &snapshot.config;
+        let client = &mut story.client;
+        let opened = opening(&mut stream, &mut first, &table, config, client).await;
         let (route, tls) = match opened {
             Ok(Opening::Session { route, tls }) => (route, tls),
             Ok(Opening::Cancel(key)) => {
@@ -102,16 +129,20 @@ impl Sessions {
                 return Reason::Ok;
             }
             Ok(Opening::Unmatched) => {
-                let start = &first[..first.len().min(16)];
-                log::debug!("{}: no route for {start:02x?}", story.listener);
-                let reason = refuse::unmatched(stream, &first).await;
-                return unselected(story, reason);
+                log::info!(
+                    "{}: no route for a client that begins with {}; peer={}",
+                    story.listener,
+                    hex(&first[..first.len().min(UNMATCHED_BYTES)]),
+                    story.client
+                );
+                refuse::unmatched(stream, Reason::Unmatched, &first).await;
+                return unselected(story, Reason::Unmatched);
             }
             Err(reason) => return unselected(story, reason),
         };
         story.route = Some(route.clone());
         let session = route.metrics.session(story.started.into_std());
-        let settings = &snapshot.config.tcp_proxy;
+        let settings = &config.tcp_proxy;
         let reason = self
             .session(&route, settings, stream, first, tls, story)
             .await;
@@ -133,19 +164,24 @@ impl Sessions {
         let warm = Policy::of(route.db_type, settings.max_idle_time)
             .filter(|_| settings.connection_pooling)
             .map(|_| self.warm.as_ref());
-        let connected = connect::connect(
+        let connecting = connect::connect(
             route,
             story.client.ip(),
             (&mut stream, &mut first),
             warm,
             deadline,
             &mut story.efforts,
-        )
-        .await;
+        );
+        let connected = tokio::select! {
+            biased;
+            // First: the places that become free now are those of sessions that are cut off.
+            () = self.cut_off() => Err(Reason::Drained),
+            connected = connecting => connected,
+        };
         let Connected {
             mut server,
             lease,
-            warmth,
+            mut warmth,
         } = match connected {
             Ok(connected) => connected,
             Err(reason) => {
@@ -153,11 +189,31 @@ impl Sessions {
                 return reason;
             }
         };
-        if tls == PostgresTls::Promised && !server_takes_tls(&mut server, deadline).await {
-            lease.finish(Outcome::Failed);
-            return Reason::UpstreamError;
+        if tls == PostgresTls::Promised {
+            let mut answer = ask_for_tls(&mut server, deadline).await;
+            if answer.is_none() && warmth == Warmth::Warm {
+                // Dead before any byte came back: replaced once, unseen.
+                warmth = Warmth::Fresh;
+                if let Some(fresh) = fresh(route, &lease, deadline).await {
+                    server = fresh;
+                    answer = ask_for_tls(&mut server, deadline).await;
+                }
+            }
+            if answer != Some(b'S') {
+                log::warn!(
+                    "{} is chosen by server name, but its server has no TLS; endpoint={}",
+                    route.label,
+                    lease.endpoint().label()
+                );
+                refuse::client(stream, route.db_type, Reason::UpstreamError, &first).await;
+                lease.finish(Outcome::Failed);
+                return Reason::UpstreamError;
+            }
         }
-        let to_server = to_server(route, story.client, &stream, &first);
+        let to_server = ToServer {
+            preface: preface(route, story.client, &stream),
+            first: first.freeze(),
+        };
         let ended = self
             .relay(route, stream, server, &lease, to_server, tls, warmth, story)
             .await;
@@ -171,10 +227,16 @@ impl Sessions {
         let (reason, rest, lease) = ended;
         match rest {
             Rest::Open {
+                server,
+                silent: true,
+                ..
+            } if route.db_type == DbType::Mysql => refuse::leave_mysql(server).await,
+            Rest::Open {
                 client,
                 server,
                 cut: false,
                 last,
+                ..
             } => {
                 drop(server);
                 refuse::goodbye(client, route.db_type, reason, last).await;
@@ -199,23 +261,20 @@ impl Sessions {
         deadline: Instant,
         story: &mut Story,
     ) -> (Reason, Rest, Lease) {
-        let patience = route.tries.connect_timeout;
-        let patience = patience.min(deadline.saturating_duration_since(Instant::now()));
-        let fresh = timeout(patience, TcpStream::connect(lease.endpoint().addr())).await;
-        let Ok(Ok(server)) = fresh else {
-            lease.record(Outcome::ConnectFailed);
+        let Some(server) = fresh(route, &lease, deadline).await else {
             refuse::client(client, route.db_type, Reason::ConnectFailed, &sent).await;
             return (Reason::ConnectFailed, Rest::Closed, lease);
         };
-        let _ = relay::tune(&server);
-        lease.record(Outcome::Ok);
         let ended = self
             .relay(
                 route,
                 client,
                 server,
                 &lease,
-                sent,
+                ToServer {
+                    preface: Bytes::new(),
+                    first: sent,
+                },
                 tls,
                 Warmth::Fresh,
                 story,
@@ -231,7 +290,7 @@ impl Sessions {
         client: TcpStream,
         server: TcpStream,
         lease: &Lease,
-        to_server: Bytes,
+        to_server: ToServer,
         tls: PostgresTls,
         warmth: Warmth,
         story: &mut Story,
@@ -241,7 +300,8 @@ impl Sessions {
         let mut relay = Relay::new(&count);
         relay.idle_timeout = route.idle_timeout;
         relay.pipes = Some(self.pipes.clone());
-        relay.to_server = to_server;
+        relay.preface = to_server.preface;
+        relay.to_server = to_server.first;
         if route.db_type == DbType::Mysql {
             relay.silent_client = SilentClient::HandBack;
         }
@@ -252,8 +312,12 @@ impl Sessions {
             let addr = lease.endpoint().addr();
             let mut login = Login::new(tls);
             let registered = &registered;
+            let endpoint = lease.endpoint();
             relay.on_server_bytes = Some(Box::new(move |bytes| {
                 let seen = login.see(bytes);
+                if login.cannot_connect_now() {
+                    self.warm.flush(endpoint);
+                }
                 if let Some(key) = login.key() {
                     let entry = self.cancels.register(key, addr);
                     *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
@@ -261,13 +325,8 @@ impl Sessions {
                 seen
             }));
         }
-        let mut cut = self.cut.clone();
-        let stop = async move {
-            if cut.wait_for(Option::is_some).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let mut ended = relay.run(client, server, std::pin::pin!(stop)).await;
+        let stop = std::pin::pin!(self.cut_off());
+        let mut ended = relay.run(client, server, stop).await;
         if ended.reason == Reason::Drained {
             ended.reason = self.cut.borrow().unwrap_or(Reason::Drained);
         }
@@ -277,6 +336,16 @@ impl Sessions {
             lease.record(Outcome::Failed);
         }
         ended
+    }
+
+    /// Done when a drain has waited long enough.
+    fn cut_off(&self) -> impl Future<Output = ()> + use<> {
+        let mut cut = self.cut.clone();
+        async move {
+            if cut.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     fn record(&self, story: &Story, reason: Reason) {
@@ -307,89 +376,76 @@ async fn opening(
     first: &mut BytesMut,
     table: &TcpTable,
     config: &Config,
-    story: &mut Story,
+    client: &mut SocketAddr,
 ) -> Result<Opening, Reason> {
     let sniff_timeout = config.tcp_proxy.sniff_timeout;
-    if config.trusts(story.client.ip()) {
+    if config.trusts(client.ip()) {
         let patience = match table.server_first() {
             Some(_) => opening::SERVER_FIRST_DELAY.min(sniff_timeout),
             None => sniff_timeout,
         };
         let until = Instant::now() + patience;
         if let Some(named) = opening::proxy_header(stream, first, until).await? {
-            story.client = named;
+            *client = named;
         }
     }
     opening::open(stream, first, table, sniff_timeout).await
 }
 
-/// Watches a Postgres login in clear for the key that cancels the session's queries.
-struct Login {
-    tracker: StartupTracker,
-    /// The server's one-byte answer to SSLRequest is still to come.
-    answer_due: bool,
-    reported: bool,
-}
-
-impl Login {
-    fn new(tls: PostgresTls) -> Login {
-        Login {
-            tracker: StartupTracker::new(),
-            answer_due: tls == PostgresTls::Asked,
-            reported: false,
-        }
-    }
-
-    fn see(&mut self, mut bytes: &[u8]) -> Seen {
-        if self.answer_due
-            && let Some((answer, rest)) = bytes.split_first()
-        {
-            if *answer == b'S' {
-                return Seen::Enough;
-            }
-            self.answer_due = false;
-            bytes = rest;
-        }
-        match self.tracker.advance(bytes) {
-            Progress::Going => Seen::More,
-            Progress::Ready | Progress::Refused(_) | Progress::Malformed => Seen::Enough,
-        }
-    }
-
-    /// The key, the first time it is known.
-    fn key(&mut self) -> Option<&postgres::CancelKey> {
-        if self.reported {
-            return None;
-        }
-        let key = self.tracker.cancel_key()?;
-        self.reported = true;
-        Some(key)
-    }
-}
-
 /// What the server gets before the relay begins.
-fn to_server(route: &TcpRoute, client: SocketAddr, stream: &TcpStream, first: &[u8]) -> Bytes {
+struct ToServer {
+    /// Of ours.
+    preface: Bytes,
+    /// Of the client's.
+    first: Bytes,
+}
+
+/// The PROXY header, where the route has one.
+fn preface(route: &TcpRoute, client: SocketAddr, stream: &TcpStream) -> Bytes {
     let Some(version) = route.proxy_protocol else {
-        return Bytes::copy_from_slice(first);
+        return Bytes::new();
     };
     let addresses = Addresses {
         source: client,
         destination: stream.local_addr().unwrap_or(client),
     };
-    let mut bytes = BytesMut::from(proxy_protocol::write(version, addresses).as_slice());
-    bytes.put_slice(first);
-    bytes.freeze()
+    proxy_protocol::write(version, addresses).into()
 }
 
-/// We told the client `S`: now the server must. Exactly its one byte is read.
-async fn server_takes_tls(server: &mut TcpStream, deadline: Instant) -> bool {
+/// A connection in the place of a warm one that was dead.
+async fn fresh(route: &TcpRoute, lease: &Lease, deadline: Instant) -> Option<TcpStream> {
+    let patience = route.tries.connect_timeout;
+    let patience = patience.min(deadline.saturating_duration_since(Instant::now()));
+    match timeout(patience, TcpStream::connect(lease.endpoint().addr())).await {
+        Ok(Ok(server)) => {
+            lease.record(Outcome::Ok);
+            // An error here means it is gone again, which the next read tells.
+            let _ = relay::tune(&server);
+            Some(server)
+        }
+        Ok(Err(_)) | Err(_) => {
+            lease.record(Outcome::ConnectFailed);
+            None
+        }
+    }
+}
+
+/// We told the client `S`: now the server must. Exactly its one byte is read; `None` when none
+/// comes.
+async fn ask_for_tls(server: &mut TcpStream, deadline: Instant) -> Option<u8> {
     let ask = async {
         server.write_all(&postgres::SSL_REQUEST).await?;
         server.read_u8().await
     };
-    matches!(tokio::time::timeout_at(deadline, ask).await, Ok(Ok(b'S')))
+    timeout_at(deadline, ask).await.ok()?.ok()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How much of an unmatched start is logged: enough to know a protocol, too little for a password.
+const UNMATCHED_BYTES: usize = 16;
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
 /// noticed is told that its server is gone.
 const KEEP_UNANSWERED: usize = 16 * 1024;

@@ -166,6 +166,15 @@ impl Warm {
         None
     }
 
+    /// Closes what is connected ahead to `endpoint`, which said on a connection that it cannot serve
+    /// now. PostgreSQL decides that when a client connects: a socket from before its end of recovery
+    /// would be refused long after it.
+    pub fn flush(&self, endpoint: &Endpoint) {
+        let mut state = endpoint.shelf().lock();
+        state.sockets.clear();
+        state.retry_at = Some(Instant::now() + FIRST_RETRY);
+    }
+
     /// Connects ahead until `shutdown` says true, then closes what is left.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
         let mut filler = Filler::default();

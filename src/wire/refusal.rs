@@ -7,7 +7,7 @@
 
 use super::postgres::{self, Start};
 use super::sniff::{self, Sniffed};
-use super::{cql, http_db, mongodb, mysql, redis, tds, tns};
+use super::{cql, http_db, mongodb, mysql, redis, tds, tls, tns};
 use crate::config::DbType;
 
 /// Why a client is refused.
@@ -183,6 +183,14 @@ impl Refuser {
     }
 
     fn step(&mut self, is_full: bool) -> Step {
+        if tls::begins(&self.held) && !matches!(self.state, State::Over) {
+            // Whatever is spoken inside of it.
+            let alert = match self.refusal {
+                Refusal::NoRoute => tls::Alert::UnrecognizedName,
+                _ => tls::Alert::InternalError,
+            };
+            return self.done(tls::alert(alert).to_vec());
+        }
         match &mut self.state {
             State::Over => Step::Done(Vec::new()),
             State::Sniffing => match sniff::classify(&self.held) {

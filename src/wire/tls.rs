@@ -35,6 +35,25 @@ pub const MAX_PROTOCOLS: usize = 32;
 /// encrypted names have 2 KB.
 pub const MAX_HELLO_BYTES: usize = 15 * 1024;
 
+/// Whether a client speaks TLS: a handshake record of any version, with a ClientHello in it.
+pub fn begins(bytes: &[u8]) -> bool {
+    matches!(bytes, [22, 3, _, _, _, 1, ..])
+}
+
+/// Why a handshake is ended (RFC 8446 6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alert {
+    InternalError = 80,
+    UnrecognizedName = 112,
+}
+
+/// A fatal alert, as a server sends it in answer to a ClientHello.
+pub fn alert(alert: Alert) -> [u8; 7] {
+    const ALERT: u8 = 21;
+    const FATAL: u8 = 2;
+    [ALERT, 3, 3, 0, 2, FATAL, alert as u8]
+}
+
 /// Reads a ClientHello from all that a client sent so far. It may be spread over several records
 /// (RFC 8446 5.1). Allocates at most [`MAX_HELLO_BYTES`].
 pub fn parse(bytes: &[u8]) -> Hello {

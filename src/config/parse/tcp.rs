@@ -93,12 +93,27 @@ impl TcpOnly {
                 report.problem(at, trail.key(name), wrong);
             }
         }
+        let of_login = in_match("database").or_else(|| in_match("user"));
+        if let (Some(at), Some(_)) = (in_match("sni"), of_login) {
+            let wrong = Wrong::new(
+                "the server name is said under TLS, where database and user are not seen",
+                "keep one of them",
+            );
+            report.problem(at, trail.key("sni"), wrong);
+        }
         if let (Some(at), true) = (in_match("sni"), db_type.is_server_first()) {
             let wrong = Wrong::new(
                 "MySQL clients wait for the server before they start TLS",
                 "use a `tcp_listen_port`",
             );
             report.problem(at, trail.key("sni"), wrong);
+        }
+        if self.proxy_protocol.is_some() && !may_take_proxy_header(db_type) {
+            let wrong = Wrong::new(
+                format!("`{}` servers do not take a PROXY header", db_type.as_str()),
+                "leave it away; `db_type: tcp` when something in front of the server takes it",
+            );
+            fields.wrong(report, "proxy_protocol", wrong);
         }
     }
 
@@ -168,6 +183,21 @@ impl TcpOnly {
             filters: common.filters,
             at: (common.at.line, common.at.column),
         }
+    }
+}
+
+/// Whether any server of this protocol can be set to take a PROXY header: MariaDB and Percona
+/// (`proxy_protocol_networks`), mongos (`loadBalancerPort`), Oracle 23ai (`TCP.ALLOWED_PROXIES`),
+/// ScyllaDB; of plain TCP nothing is known. Others take it for a broken client.
+fn may_take_proxy_header(db_type: DbType) -> bool {
+    match db_type {
+        DbType::Mysql | DbType::Mongodb | DbType::Oracle | DbType::Cassandra | DbType::Tcp => true,
+        DbType::Postgres
+        | DbType::Redis
+        | DbType::Sqlserver
+        | DbType::Couchdb
+        | DbType::Influxdb
+        | DbType::Elasticsearch => false,
     }
 }
 

@@ -25,10 +25,11 @@ use crate::server::reload::Reload;
 /// that is closed is closed. Cloning shares the list.
 #[derive(Clone, Debug, Default)]
 pub struct Accepting {
-    sockets: Arc<Mutex<Vec<Watched>>>,
+    sockets: Arc<Mutex<Vec<Socket>>>,
 }
 
-type Watched = (Identity, Weak<TcpListener>);
+/// A socket that an accept loop holds.
+type Socket = (Identity, Weak<TcpListener>);
 
 impl Accepting {
     /// Notes one that starts to accept.

@@ -95,7 +95,11 @@ impl Channel {
             .map_err(trouble)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHUNK))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        // The space is a little larger than asked for when it happens to lie aligned.
+        let fits = descriptors.is_empty()
+            || descriptors.len() <= CHUNK
+                && control.push(SendAncillaryMessage::ScmRights(descriptors));
+        if !fits {
             return Err(Trouble::Broken(format!(
                 "{} descriptors are too many for one message",
                 descriptors.len()

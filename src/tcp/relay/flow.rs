@@ -117,6 +117,14 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Writes `preface`, which is not the source's, before all else.
+    pub(super) fn after(mut self, preface: Bytes) -> Flow<'a> {
+        if !preface.is_empty() {
+            self.owed = [preface, self.owed].concat().into();
+        }
+        self
+    }
+
     /// Keeps a copy of all bytes while they are not more than `most`.
     pub(super) fn keeping(mut self, most: usize) -> Flow<'a> {
         self.kept = (most > 0 && self.owed.len() <= most).then(|| {

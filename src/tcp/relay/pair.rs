@@ -72,7 +72,9 @@ impl<'a> Pair<'a> {
         Pair {
             client,
             server,
-            up: Flow::new(relay.to_server, relay.on_client_bytes).keeping(keep),
+            up: Flow::new(relay.to_server, relay.on_client_bytes)
+                .after(relay.preface)
+                .keeping(keep),
             down: Flow::new(relay.to_client, relay.on_server_bytes),
             first: None,
             clock: Clock::new(),
@@ -229,6 +231,7 @@ impl<'a> Pair<'a> {
         let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
         let kept = self.up.take_kept();
         let cut = self.down.owes();
+        let silent = self.up.taken() == 0;
         let last = self.down.tail().filter(|_| !self.client_spoke);
         let (client, server) = (self.client, self.server);
         let (reason, rest) = match (end, kept) {
@@ -276,6 +279,7 @@ impl<'a> Pair<'a> {
                     server,
                     cut,
                     last,
+                    silent,
                 };
                 (reason, rest)
             }

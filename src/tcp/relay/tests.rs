@@ -664,7 +664,12 @@ async fn who_leaves_without_a_word_is_named_in_the_reason() {
 #[tokio::test]
 async fn the_server_of_a_silent_client_is_handed_back_where_that_is_asked_for() {
     for leave in [drop as Leave, close_with_reset] {
-        let mut session = start(|relay| relay.silent_client = SilentClient::HandBack).await;
+        let mut session = start(|relay| {
+            relay.silent_client = SilentClient::HandBack;
+            relay.preface = Bytes::from_static(b"not of the client");
+        })
+        .await;
+        hears(&mut session.server, b"not of the client").await;
         says(&mut session.server, b"greeting").await;
         hears(&mut session.client, b"greeting").await;
         let Session {

@@ -74,6 +74,11 @@ impl StartupTracker {
         self.progress
     }
 
+    /// What the last [`StartupTracker::advance`] answered.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
     /// What a CancelRequest for this session carries, once the server has said it.
     pub fn cancel_key(&self) -> Option<&CancelKey> {
         self.key.as_ref()

@@ -36,6 +36,34 @@ fn written(refuser: &mut Refuser, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
     (bytes, false)
 }
 
+#[test]
+fn a_client_that_speaks_tls_reads_an_alert() {
+    let hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
+    for (db, alert) in [
+        (DbType::Postgres, 80),
+        (DbType::Redis, 80),
+        (DbType::Mongodb, 80),
+        (DbType::Tcp, 80),
+    ] {
+        let mut refuser = Refuser::new(db, Refusal::Unavailable, "why");
+        assert_eq!(
+            refuser.advance(hello),
+            Step::Done(vec![21, 3, 3, 0, 2, 2, alert])
+        );
+    }
+    let mut refuser = Refuser::sniffing(Refusal::NoRoute, "unmatched");
+    assert_eq!(
+        refuser.advance(hello),
+        Step::Done(vec![21, 3, 3, 0, 2, 2, 112])
+    );
+    // After its request for TLS was answered by the session, not by the refuser.
+    let mut refuser = Refuser::new(DbType::Postgres, Refusal::NoRoute, "unmatched");
+    assert_eq!(
+        refuser.advance(hello),
+        Step::Done(vec![21, 3, 3, 0, 2, 2, 112])
+    );
+}
+
 /// What every client sends first, by protocol.
 fn starts() -> Vec<(DbType, Vec<u8>)> {
     let http = b"GET /db HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();

@@ -442,13 +442,13 @@ const TCP: &[(&str, &str, Probe, &str)] = &[
     ),
     (
         "proxy_protocol",
-        "proxy_protocol: v1",
+        "db_type: tcp\n    proxy_protocol: v1",
         probe!(c => tcp(c).proxy_protocol),
         "Some(V1)",
     ),
     (
         "proxy_protocol",
-        "proxy_protocol: v2",
+        "db_type: tcp\n    proxy_protocol: v2",
         probe!(c => tcp(c).proxy_protocol),
         "Some(V2)",
     ),

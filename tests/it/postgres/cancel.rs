@@ -5,27 +5,27 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::{gateway, psql};
+use super::{gateway, psql, tcp};
 use crate::support::drivers::psycopg;
-use crate::support::{Gw, Postgres, eventually, loaded};
+use crate::support::{Gw, Postgres, eventually, loaded, route_entry};
 
-/// Four sessions at a time, each of which has its query cancelled 25 times, on connections that are
-/// made anew for each.
+/// Four sessions at a time, 25 times each, are cancelled once, on a connection made for that, as
+/// soon as the server says that the query runs.
 const CANCEL_100: &str = r#"
-cancelled = 0
-lock = threading.Lock()
+QUERY = "DO $$ BEGIN RAISE NOTICE 'running'; PERFORM pg_sleep(20); END $$"
+cancelled, lock = 0, threading.Lock()
 def one():
     global cancelled
     for n in range(25):
         with connect() as db:
-            timer = threading.Timer(0.03, db.cancel)
-            timer.start()
+            cancel = threading.Thread(target=db.cancel)
+            db.add_notice_handler(lambda notice: cancel.start())
             try:
-                db.execute("SELECT pg_sleep(60)")
+                db.execute(QUERY)
             except psycopg.errors.QueryCanceled:
                 with lock:
                     cancelled += 1
-            timer.join()
+            cancel.join()
 threads = [threading.Thread(target=one) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -104,6 +104,46 @@ waiting.join()
             .sum("tcp_proxy_connection_new", &[("route", "db")])
     };
     assert_eq!(cancels(&gw), 2.0, "a cancel is no session");
+}
+
+#[test]
+fn a_cancel_gets_through_when_no_more_connections_are_taken() {
+    let server = Postgres::new();
+    let gw = Gw::start(format!(
+        "max_connections: 1\n{}",
+        tcp(&route_entry("db", &[server.url()], ""))
+    ));
+    let said = psycopg(
+        gw.tcp_addr(0),
+        r#"
+db = connect()
+try:
+    connect()
+except psycopg.OperationalError as error:
+    print("too_many_connections" in str(error))
+cancel = threading.Thread(target=db.cancel)
+db.add_notice_handler(lambda notice: cancel.start())
+try:
+    db.execute("DO $$ BEGIN RAISE NOTICE 'running'; PERFORM pg_sleep(20); END $$")
+except psycopg.errors.QueryCanceled:
+    print("cancelled")
+"#,
+    );
+    assert_eq!(said.unwrap(), "True\ncancelled");
+}
+
+/// libpq 17 encrypts the cancels of encrypted sessions: nobody in between can tell them from
+/// sessions, so they find their server only where clients keep to one.
+#[test]
+fn a_cancel_that_is_encrypted_itself_goes_where_sessions_of_its_client_go() {
+    let servers = [(); 3].map(|()| Postgres::with(&["ssl=on"]));
+    let [a, b, c] = &servers;
+    let gw = gateway(&[a, b, c], "balance: hash\nhash_on: client_ip");
+    let program = CANCEL_100
+        .replace("connect()", "connect(sslmode='require')")
+        .replace("db.cancel)", "db.cancel_safe)")
+        .replace("range(25)", "range(5)");
+    assert_eq!(psycopg(gw.tcp_addr(0), &program).unwrap(), "20");
 }
 
 #[test]

@@ -89,6 +89,24 @@ fn at_the_deadline_of_a_drain_idle_sessions_read_57p01_and_busy_ones_nothing_in_
 }
 
 #[test]
+fn who_waits_for_a_place_when_a_drain_is_over_reads_57p01() {
+    let server = Postgres::new();
+    let gw = gateway(
+        &[&server],
+        "max_connections: 1\nqueue_timeout_ms: 60000\ntimeout_ms: 60000",
+    );
+    let mut held = Raw::login(gw.tcp_addr(0));
+    held.expect(b'R');
+    let mut waiting = Raw::login(gw.tcp_addr(0));
+    eventually(Duration::from_secs(5), "it waits", || {
+        gw.status()["upstreams"][0]["queued"] == 1
+    });
+    gw.stop();
+    let text = "terminating connection due to administrator command (drained)";
+    assert_eq!(waiting.refusal(), ("57P01".into(), text.into()));
+}
+
+#[test]
 fn a_drain_waits_for_sessions_and_ends_with_the_last() {
     let server = Postgres::new();
     let gw = Gw::start(format!(

@@ -125,7 +125,11 @@ print(connect().execute("SELECT 1").fetchone()[0])
     assert!(lines[0].ends_with(text), "{said}");
     assert_eq!(lines[1..], ["True", "1"]);
     // The SQLSTATE, read off the wire; and after SSLRequest was declined, or libpq would hide it.
-    let _held = Raw::login(addr);
+    eventually(Duration::from_secs(5), "the place is free", || {
+        gw.status()["upstreams"][0]["in_flight"] == 0
+    });
+    let mut held = Raw::login(addr);
+    held.expect(b'R');
     for ask in [false, true] {
         let mut client = Raw::connect(addr);
         if ask {

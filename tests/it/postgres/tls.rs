@@ -1,5 +1,6 @@
 //! TLS between client and server, through a gateway that has no part in it.
 
+use super::raw::Raw;
 use super::{gateway, psql};
 use crate::support::Postgres;
 use crate::support::drivers::psycopg;
@@ -56,4 +57,21 @@ fn a_server_without_tls_answers_for_itself() {
         error.contains("server does not support SSL, but SSL was required"),
         "{error}"
     );
+}
+
+#[test]
+fn a_client_may_ask_for_gss_encryption_first_and_is_told_no() {
+    let server = Postgres::with(&["ssl=on"]);
+    let gw = gateway(&[&server], "");
+    let mut client = Raw::connect(gw.tcp_addr(0));
+    client.send(b"\0\0\0\x08\x04\xd2\x16\x30");
+    assert_eq!(client.byte(), b'N');
+    client.startup();
+    client.expect(b'R');
+    // The answer to a request for TLS is the server's own.
+    let mut client = Raw::connect(gw.tcp_addr(0));
+    client.send(b"\0\0\0\x08\x04\xd2\x16\x30");
+    assert_eq!(client.byte(), b'N');
+    client.send(b"\0\0\0\x08\x04\xd2\x16\x2f");
+    assert_eq!(client.byte(), b'S');
 }

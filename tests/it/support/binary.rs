@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::netns::Netns;
 use super::nginx::free_addr;
 
 /// A running `harbr-router`.
@@ -48,6 +49,30 @@ impl Binary {
     #[track_caller]
     pub fn start_unread(keys: &str) -> Binary {
         Binary::start_with(keys, &[], |_| Stdio::piped())
+    }
+
+    /// As [`start`](Binary::start), on the address of `netns`, where every port is free.
+    #[track_caller]
+    pub fn start_in_netns(netns: &Netns, keys: &str) -> Binary {
+        let addr = SocketAddr::from((netns.inside(), 8080));
+        let (folder, file) = config_file(&config(&addr.to_string(), keys));
+        let stderr = File::create(folder.path().join("stderr")).expect("a file in it");
+        let child = netns
+            .command(env!("CARGO_BIN_EXE_harbr-router"))
+            .env_remove("CONFIG_FILE")
+            .arg("-c")
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("the built program starts");
+        let mut binary = Binary {
+            child,
+            addr,
+            folder,
+        };
+        assert!(binary.serves(), "a port is taken: {}", binary.said());
+        binary
     }
 
     #[track_caller]
@@ -259,11 +284,13 @@ fn own(keys: &str) -> String {
 
 /// A configuration with the required keys, `keys` after them.
 pub fn config(listen: &str, keys: &str) -> String {
-    let admin = match keys.lines().any(|l| l.starts_with("admin:")) {
-        true => "",
-        false => "admin: false\n",
-    };
-    format!("listen_addr: {listen}\nglobal_timeout_ms: 30000\nmax_connections: 1000\n{admin}{keys}")
+    let mut text = format!("listen_addr: {listen}\nglobal_timeout_ms: 30000\n");
+    for (key, value) in [("max_connections", "1000"), ("admin", "false")] {
+        if !keys.lines().any(|l| l.starts_with(&format!("{key}:"))) {
+            text.push_str(&format!("{key}: {value}\n"));
+        }
+    }
+    text + keys
 }
 
 /// `text` in a file that lives as long as what is returned.

@@ -281,7 +281,7 @@ fn template() -> String {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .collect();
-    format!("template-{}-{}", version.trim_matches('-'), is_root())
+    format!("template-{}-small-{}", version.trim_matches('-'), is_root())
 }
 
 fn initialise(data: &Path) {
@@ -294,6 +294,8 @@ fn initialise(data: &Path) {
     initdb
         .args(["-U", Postgres::USER, "-E", "UTF8", "--locale=C.UTF-8"])
         .args(["--auth-host=scram-sha-256", "--auth-local=trust", "-N"])
+        // What each server copies: 1 MB of log instead of 16.
+        .arg("--wal-segsize=1")
         .arg("--pwfile")
         .arg(&password)
         .arg("-D")
