@@ -30,6 +30,7 @@ use crate::server::handoff::new::Takeover;
 use crate::server::handoff::old::{self, Accepting, Offer};
 use crate::server::listener::{Edges, Launch, Listener, Listeners};
 use crate::server::occasions::Occasions;
+use crate::server::pid_file::name_us;
 use crate::server::reload::Reload;
 use crate::server::signals::Signals;
 use crate::server::systemd;
@@ -233,6 +234,9 @@ impl Launch for Start {
 
     async fn accepting(&mut self) {
         if let Some(takeover) = self.takeover.take() {
+            if let Some(Err(error)) = self.pid_file.as_ref().map(name_us) {
+                warn!("server.pid_file: cannot be written: {error}");
+            }
             match self.in_upgrade(takeover, Takeover::serving).await {
                 Some(control) => self.control = control,
                 None => return,

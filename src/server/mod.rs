@@ -131,8 +131,8 @@ impl Gateway {
         assembled.takeover = takeover;
         let named = pid_file.clone();
         assembled.run(stop, heard.again, move || {
-            if let Some(Err(error)) = named.as_deref().map(PidFile::name_us) {
-                error!("{error}");
+            if let Some(named) = &named {
+                named.settle();
             }
             info!("serving");
             systemd::notify("READY=1");

@@ -7,9 +7,10 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 
@@ -19,6 +20,8 @@ pub struct PidFile {
     path: PathBuf,
     /// Locked, and open for who may no longer remove it.
     file: File,
+    /// Not while it is still that of the process we take over from.
+    ours: AtomicBool,
 }
 
 impl PidFile {
@@ -54,26 +57,20 @@ impl PidFile {
     }
 
     /// Goes on with a descriptor that the holder of `path` has given, and with its lock, which is
-    /// that of the open file (flock(2)). `None` when it is another file's. Names the old holder
-    /// until [`name_us`](PidFile::name_us), and is that one's until then.
+    /// that of the open file (flock(2)). `None` when it is another file's. Until
+    /// [`settle`](PidFile::settle) the file stays the old holder's, who may yet go on.
     pub fn inherit(path: &Path, held: OwnedFd) -> Option<PidFile> {
         let file = File::from(held);
         is_at(&file, path).then(|| PidFile {
             path: path.to_owned(),
             file,
+            ours: AtomicBool::new(false),
         })
     }
 
-    /// Writes our pid into it. In place: the folder may be closed to the account we have by now.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn name_us(&self) -> Result<(), Error> {
-        let line = line();
-        self.file
-            .write_all_at(line.as_bytes(), 0)
-            .and_then(|()| self.file.set_len(line.len() as u64))
-            .map_err(|error| cannot("written", &self.path, error))
+    /// The old holder goes: from now on the file ends with us.
+    pub fn settle(&self) {
+        self.ours.store(true, Ordering::Release);
     }
 
     /// For who inherits it.
@@ -85,8 +82,24 @@ impl PidFile {
     }
 }
 
+/// Writes our pid into the pid file behind `descriptor`. In place: its folder may be closed to the
+/// account we have by now. A successor does so before the old process may go, which removes a file
+/// that still names it; the old process does so when it stays after all.
+///
+/// # Errors
+/// It cannot be written.
+pub fn name_us(descriptor: impl AsFd) -> io::Result<()> {
+    let file = File::from(descriptor.as_fd().try_clone_to_owned()?);
+    let line = line();
+    file.write_all_at(line.as_bytes(), 0)?;
+    file.set_len(line.len() as u64)
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
+        if !self.ours.load(Ordering::Acquire) {
+            return;
+        }
         let names_us = fs::read_to_string(&self.path).is_ok_and(|text| text == line());
         if !names_us || !is_at(&self.file, &self.path) {
             return;
@@ -125,6 +138,7 @@ fn place(path: &Path, put: Put) -> io::Result<PidFile> {
     placed.map(|()| PidFile {
         path: path.to_owned(),
         file,
+        ours: AtomicBool::new(true),
     })
 }
 
@@ -201,12 +215,16 @@ mod tests {
         assert!(
             PidFile::inherit(&path.with_extension("other"), old.descriptor().unwrap()).is_none()
         );
-        // Any other process's would be as good: what counts is that it is not ours.
+        drop(new);
+        assert!(path.exists(), "the upgrade failed, the old one goes on");
+        let new = PidFile::inherit(&path, old.descriptor().unwrap()).unwrap();
+        // The old one has another pid than we, who are both here.
         fs::write(&path, "1234567890\n").unwrap();
         drop(old);
         assert!(PidFile::claim(&path).is_err(), "the new one holds it");
-        new.name_us().unwrap();
+        name_us(&new.file).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), line());
+        new.settle();
         drop(new);
         assert!(!path.exists());
     }

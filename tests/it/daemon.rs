@@ -203,6 +203,23 @@ fn a_pid_file_that_names_a_successor_is_left_to_it() {
 }
 
 #[test]
+fn the_pid_file_stays_with_the_last_of_many_upgrades() {
+    let background = Background::start("", &nowhere());
+    for _ in 0..times(5, 50) {
+        let old = background.pid();
+        let output = background.launch_with(&["-u"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let new = background.pid();
+        assert_ne!(new, old);
+        // Idle, the old one may end before the new one has told anybody of itself.
+        eventually(SOON, "the old one is gone", || gone(old));
+        assert_eq!(background.pid(), new);
+    }
+    background.stop();
+    assert!(!background.file("gateway.pid").exists());
+}
+
+#[test]
 fn in_the_foreground_there_is_a_pid_file_only_when_it_is_asked_for() {
     let mut with = Binary::start(&format!("server: {{pid_file: here.pid}}\n{}", nowhere()));
     let file = with.folder().join("here.pid");

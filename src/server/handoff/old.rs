@@ -19,6 +19,7 @@ use super::protocol::{CHUNK, Channel, Message, Trouble, VERSION, shortened};
 use super::{SERVING_TIMEOUT, trusts};
 use crate::server::drain::{Drain, Leave};
 use crate::server::listener::Identity;
+use crate::server::pid_file::name_us;
 use crate::server::reload::Reload;
 
 /// The listening sockets that accept now. They stay with their accept loops, so that a listener
@@ -193,6 +194,9 @@ impl Offer {
             }
             Err(why) => {
                 error!("upgrade failed, this process goes on: process {pid}: {why}");
+                if let Some(Err(error)) = self.pid_file.as_ref().map(name_us) {
+                    warn!("server.pid_file: cannot be written: {error}");
+                }
                 refuse(channel, &why);
             }
         }

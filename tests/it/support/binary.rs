@@ -55,7 +55,7 @@ impl Binary {
     #[track_caller]
     pub fn start_in_netns(netns: &Netns, keys: &str) -> Binary {
         let addr = SocketAddr::from((netns.inside(), 8080));
-        let (folder, file) = config_file(&config(&addr.to_string(), keys));
+        let (folder, file) = config_file(&config(&addr.to_string(), &own(keys)));
         let stderr = File::create(folder.path().join("stderr")).expect("a file in it");
         let child = netns
             .command(env!("CARGO_BIN_EXE_harbr-router"))
@@ -69,7 +69,8 @@ impl Binary {
         let mut binary = Binary {
             child,
             addr,
-            folder,
+            folder: Arc::new(folder),
+            stderr: "stderr".to_owned(),
         };
         assert!(binary.serves(), "a port is taken: {}", binary.said());
         binary
