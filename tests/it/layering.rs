@@ -35,7 +35,7 @@ const PINGORA: &[&str] = &[
 ];
 
 /// Files named for what needs `unsafe`.
-const UNSAFE: &[&str] = &["server/daemon.rs", "server/handoff.rs", "tcp/splice.rs"];
+const UNSAFE: &[&str] = &["server/daemon.rs", "tcp/splice.rs"];
 
 /// What `lib.rs` re-exports at the root, and where it lives.
 const ROOT_NAMES: &[(&str, &str)] = &[("Error", "error"), ("Fault", "error"), ("Reason", "error")];

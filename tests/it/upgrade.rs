@@ -375,14 +375,9 @@ fn strangers_and_half_messages_on_the_socket_change_nothing() {
         kept.push(stranger);
     }
     let mut other = UnixStream::connect(&path).unwrap();
-    let hello = br#"{"hello":{"version":999,"pid":1}}"#;
-    other
-        .write_all(&(hello.len() as u32).to_be_bytes())
-        .unwrap();
-    other.write_all(hello).unwrap();
-    let mut answer = String::new();
     other.set_read_timeout(Some(SOON)).unwrap();
-    other.read_to_string(&mut answer).unwrap();
+    say(&mut other, r#"{"hello":{"version":999,"pid":1}}"#);
+    let answer = hear(&mut other);
     assert!(
         answer.contains("refused") && answer.contains("version"),
         "{answer}"
@@ -391,6 +386,48 @@ fn strangers_and_half_messages_on_the_socket_change_nothing() {
     let new = under_load(old.addr(), &origin, || old.beside(&["-u"]).serving());
     ended_well(old);
     assert_eq!(new.client().get("/").text(), "ok");
+}
+
+#[test]
+fn a_successor_that_says_go_on_and_never_serves_changes_nothing() {
+    let origin = Origin::ok("ok");
+    let mut old = Binary::start(&route("/", &[origin.url()], ""));
+    old.says("] serving");
+    let mut liar = UnixStream::connect(old.folder().join("gateway.sock")).unwrap();
+    liar.set_read_timeout(Some(SOON)).unwrap();
+    say(&mut liar, r#"{"hello":{"version":1,"pid":1}}"#);
+    assert!(hear(&mut liar).contains("sockets"));
+    assert!(hear(&mut liar).contains("listening"));
+    say(&mut liar, r#""ready""#);
+    assert_eq!(hear(&mut liar), r#""go""#);
+    let went = Instant::now();
+    let answer = under_load(old.addr(), &origin, || hear(&mut liar));
+    assert!(answer.contains("refused"), "{answer}");
+    assert!((9..13).contains(&went.elapsed().as_secs()), "{answer}");
+    old.says("upgrade failed, this process goes on");
+    // Too late.
+    say(&mut liar, r#""serving""#);
+    assert_eq!(old.client().get("/").text(), "ok");
+    assert_eq!(old.ended_within(Duration::ZERO), None);
+    let new = old.beside(&["-u"]).serving();
+    ended_well(old);
+    assert_eq!(new.client().get("/").text(), "ok");
+}
+
+/// Sends one message as a successor would.
+fn say(stream: &mut UnixStream, message: &str) {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    // It may have been closed by who has heard enough.
+    let _ = stream.write_all(&[&length[..], message.as_bytes()].concat());
+}
+
+/// The next message of the process that runs.
+fn hear(stream: &mut UnixStream) -> String {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut message = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut message).unwrap();
+    String::from_utf8(message).unwrap()
 }
 
 #[test]

@@ -247,3 +247,195 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_FOR: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 const MAX_SOCKETS: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::thread::JoinHandle;
+
+    use tempfile::TempDir;
+
+    use super::super::protocol::CHUNK;
+    use super::*;
+    use crate::server::Gateway;
+    use crate::server::listener::Kind;
+
+    /// What an old process says once it was greeted.
+    type Script = fn(&mut Channel);
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    /// A process that was asked for its sockets, up to its end or that of its script.
+    fn old(path: &Path, sockets: Vec<TcpListener>, script: Script) -> JoinHandle<Control> {
+        let control = Control::bind(path).unwrap();
+        let listener = control.listener().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        std::thread::spawn(move || {
+            let mut channel = Channel::new(listener.accept().unwrap().0);
+            let (hello, _) = channel.receive(soon()).unwrap();
+            assert!(matches!(
+                hello,
+                Message::Hello {
+                    version: VERSION,
+                    ..
+                }
+            ));
+            let announced = Message::Sockets {
+                pid: 1,
+                count: sockets.len(),
+            };
+            channel.send(&announced, &[control.as_fd()]).unwrap();
+            for chunk in sockets.chunks(CHUNK) {
+                let identities = chunk.iter().map(identity).collect();
+                let descriptors: Vec<BorrowedFd> = chunk.iter().map(AsFd::as_fd).collect();
+                channel
+                    .send(&Message::Listening { identities }, &descriptors)
+                    .unwrap();
+            }
+            script(&mut channel);
+            control
+        })
+    }
+
+    fn identity(socket: &TcpListener) -> Identity {
+        Identity {
+            kind: Kind::Tcp,
+            configured: socket.local_addr().unwrap(),
+        }
+    }
+
+    fn place() -> (TempDir, std::path::PathBuf) {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("gateway.sock");
+        (folder, path)
+    }
+
+    fn expect(channel: &mut Channel, expected: &Message) {
+        assert_eq!(channel.receive(soon()).unwrap().0, *expected);
+    }
+
+    fn refused() -> Message {
+        Message::Refused {
+            why: "it has thought better of it".to_owned(),
+        }
+    }
+
+    #[test]
+    fn all_goes_well_with_more_sockets_than_one_message_takes() {
+        let (_folder, path) = place();
+        let sockets: Vec<_> = (0..CHUNK + 1)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let identities: Vec<_> = sockets.iter().map(identity).collect();
+        let old = old(&path, sockets, |channel| {
+            expect(channel, &Message::Ready);
+            channel.send(&Message::Go, &[]).unwrap();
+            expect(channel, &Message::Serving);
+            channel.send(&Message::Done, &[]).unwrap();
+        });
+        let mut takeover = Takeover::begin(&path).unwrap().unwrap();
+        for identity in &identities {
+            let socket = takeover.socket(identity).unwrap();
+            assert_eq!(socket.local_addr().unwrap(), identity.configured);
+            assert!(takeover.socket(identity).is_none(), "there is one of it");
+        }
+        takeover.close_the_rest();
+        let control = takeover.ready().unwrap().serving().unwrap();
+        old.join().unwrap().owns_path(false);
+        connect(&path).unwrap();
+        drop(control);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_address_is_taken_over_for_whatever_is_behind_it_now() {
+        let (_folder, path) = place();
+        let [one, other] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let (one_is, other_is) = (identity(&one), identity(&other));
+        let _old = old(&path, vec![one, other], |_| {});
+        let mut takeover = Takeover::begin(&path).unwrap().unwrap();
+        let any_port = Identity {
+            kind: Kind::Tcp,
+            configured: "127.0.0.1:0".parse().unwrap(),
+        };
+        assert!(takeover.socket(&any_port).is_none());
+        let as_http = Identity {
+            kind: Kind::Http,
+            ..one_is
+        };
+        let socket = takeover.socket(&as_http).unwrap();
+        assert_eq!(socket.local_addr().unwrap(), one_is.configured);
+        assert!(takeover.socket(&one_is).is_none());
+        takeover.close_the_rest();
+        assert!(takeover.socket(&other_is).is_none());
+    }
+
+    #[test]
+    fn a_gateway_that_was_refused_at_the_end_ends_and_says_why() {
+        let scripts: [Script; 2] = [
+            |channel| {
+                expect(channel, &Message::Ready);
+                channel.send(&refused(), &[]).unwrap();
+            },
+            |channel| {
+                expect(channel, &Message::Ready);
+                channel.send(&Message::Go, &[]).unwrap();
+                expect(channel, &Message::Serving);
+                channel.send(&refused(), &[]).unwrap();
+            },
+        ];
+        for script in scripts {
+            let (_folder, path) = place();
+            let old = old(&path, Vec::new(), script);
+            let text = format!(
+                "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 1000\nmax_connections: 10\n\
+                 admin: false\nserver: {{upgrade_sock: {}}}\n\
+                 routes: {{/: {{upstream: \"http://127.0.0.1:9\"}}}}\n",
+                path.display()
+            );
+            let config = crate::config::parse(&text, Path::new("config.yml")).unwrap();
+            let never = || Box::pin(std::future::pending());
+            let gateway = Gateway::new(config).upgrading();
+            let error = gateway.run_until(never(), never()).unwrap_err();
+            assert!(error.to_string().contains("thought better"), "{error}");
+            old.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn when_the_old_one_is_gone_the_new_one_goes_on() {
+        let (_folder, path) = place();
+        let old = old(&path, Vec::new(), |channel| {
+            expect(channel, &Message::Ready);
+        });
+        let takeover = Takeover::begin(&path).unwrap().unwrap();
+        let takeover = takeover.ready().unwrap();
+        // Its path goes with it, and is bound again.
+        drop(old.join().unwrap());
+        let control = takeover.serving().unwrap();
+        connect(&path).unwrap();
+        drop(control);
+    }
+
+    #[test]
+    fn nobody_there_is_no_error_and_nonsense_is() {
+        let (_folder, path) = place();
+        assert!(Takeover::begin(&path).unwrap().is_none());
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(Takeover::begin(&path).unwrap().is_none(), "a left-over");
+        std::fs::remove_file(&path).unwrap();
+        let control = Control::bind(&path).unwrap();
+        let listener = control.listener().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let other = std::thread::spawn(move || {
+            let mut channel = Channel::new(listener.accept().unwrap().0);
+            channel.receive(soon()).unwrap();
+            channel.send(&Message::Go, &[]).unwrap();
+        });
+        let error = Takeover::begin(&path).unwrap_err().to_string();
+        assert!(error.contains("Go instead of sockets"), "{error}");
+        other.join().unwrap();
+    }
+}
