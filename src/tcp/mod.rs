@@ -2,7 +2,7 @@
 //!
 //! [`session`] is the life of one session in order: [`opening`] (its first bytes and its route),
 //! [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
-//! a client no in its own protocol, [`login`] watches a Postgres login for what a
+//! a client no in its own protocol, `login` watches a Postgres login for what a
 //! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers.
 
 pub mod cancel;

