@@ -1,6 +1,7 @@
 //! Every key of the configuration: what it takes, its default, what it means.
 //!
-//! Its own file because it is data: what its columns mean is in `keys`. Read through
+//! Its own file because it is data: what its columns mean is in `keys`. It is as long as
+//! the configuration has keys. Read through
 //! `Section::keys`.
 
 use super::keys::Kind::*;

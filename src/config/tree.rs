@@ -3,6 +3,7 @@
 //! Its own file because it is the only one that knows the YAML crate: serde stops at the first
 //! mistake and its values have no positions. Invariant: a tree has unique keys, is at most
 //! [`MAX_DEPTH`] deep and [`MAX_NODES`] large whatever the text is. Read by `parse` and `redact`.
+//! It is over 400 lines because the bounds, the tree and its builder make sense only together.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -4,7 +4,9 @@
 //! while it runs, and panics in a task when a bind fails. Invariants: sockets are bound by
 //! `bind` before any runtime exists, so a taken port is an ordinary error; all accept loops and
 //! connections run in this service's one multi-thread runtime; a connection is counted before it
-//! is spawned and uncounted by Drop. `server/mod.rs` adds it to the Pingora server.
+//! is spawned and uncounted by Drop. It is over 400 lines because
+//! it still holds two things, what a configuration wants bound and the service that accepts on it.
+//! `server/mod.rs` adds it to the Pingora server.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
