@@ -1,48 +1,144 @@
-//! User code in a route's path.
+//! User code in a route's path: filters for HTTP requests and for TCP sessions.
 //!
-//! [`Registry`] knows which filter types the configuration may name. This version has none built
-//! in, so `filters` other than `[]` is refused with the list of known types.
+//! A [`Filter`] sees one HTTP request in six phases; a [`TcpFilter`] sees one session begin and end.
+//! Either is registered in a [`Registry`] under the name that `filters: [{type: …}]` uses. Protocol
+//! work is not done here: `http/` and `tcp/` call a route's chain at the right moments. Invariants:
+//! a filter that fails or panics costs its own request and nothing else; framing headers are the
+//! gateway's.
 
-use std::collections::BTreeSet;
+mod context;
+mod registry;
+mod response;
+mod tcp;
 
-use crate::config::{Config, FilterSpec};
-use crate::error::Error;
+use std::ops::BitOr;
 
-/// The filter types that `filters: [{type: …}]` may name.
-#[derive(Clone, Debug, Default)]
-pub struct Registry {
-    kinds: BTreeSet<String>,
-}
+use async_trait::async_trait;
+use bytes::Bytes;
 
-impl Registry {
-    /// Refuses a configuration that names a filter type which nobody registered.
-    pub fn check(&self, config: &Config) -> Result<(), Error> {
-        let http = config.http_routes.iter().map(|r| (&r.key.text, &r.filters));
-        let tcp = config.tcp_routes.iter().map(|r| (&r.name, &r.filters));
-        let problems: Vec<String> = http
-            .chain(tcp)
-            .flat_map(|(route, filters)| filters.iter().map(move |filter| (route, filter)))
-            .filter(|(_, filter)| !self.kinds.contains(&filter.kind))
-            .map(|(route, filter)| self.unknown(config, route, filter))
-            .collect();
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(Error::config(problems.join("\n"))),
-        }
+pub use self::context::{Attempt, Context, RequestHead, ResponseHead};
+pub use self::registry::Registry;
+pub use self::response::Response;
+pub use self::tcp::{TcpContext, TcpEnd, TcpFilter, TcpVerdict};
+use crate::error::Reason;
+
+/// What a filter's methods return. `?` works on every error; its text goes to the log, never to the
+/// client.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// One step in an HTTP route's path. Every method does nothing unless it is written.
+///
+/// The phases, in order: [`request`](Filter::request) once; [`request_body`](Filter::request_body)
+/// and [`upstream_request`](Filter::upstream_request) once for each try;
+/// [`response`](Filter::response) and [`response_body`](Filter::response_body) for what the client
+/// gets; [`log`](Filter::log) once, whatever happened. Requests pass through the filters of a route
+/// in the order written, responses in reverse.
+#[async_trait]
+pub trait Filter: Send + Sync + 'static {
+    /// The phases this filter takes part in; the others are never called. All, unless it says less.
+    fn phases(&self) -> Phases {
+        Phases::ALL
     }
 
-    fn unknown(&self, config: &Config, route: &str, filter: &FilterSpec) -> String {
-        let known: Vec<&str> = self.kinds.iter().map(String::as_str).collect();
-        let known = match known.is_empty() {
-            true => "none is built into this version".to_string(),
-            false => known.join(", "),
-        };
-        format!(
-            "{}:{}:{}: routes.{route}.filters: unknown filter type `{}` (known types: {known})",
-            config.file.display(),
-            filter.at.0,
-            filter.at.1,
-            filter.kind,
-        )
+    /// The request is matched, and no endpoint is picked yet. Its head and target may be changed; a
+    /// [`Verdict::Respond`] answers it here.
+    async fn request(&self, _cx: &mut Context<'_>) -> Result<Verdict> {
+        Ok(Verdict::Continue)
+    }
+
+    /// The next part of the request's body on its way to the endpoint; `last` with the last one,
+    /// which may be `None`. A try that is repeated begins anew: what belongs to one try is kept in
+    /// [`Context::attempt`].
+    fn request_body(
+        &self,
+        _cx: &mut Context<'_>,
+        _body: &mut Option<Bytes>,
+        _last: Last,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// The head as this try will send it, after the gateway's own changes.
+    fn upstream_request(&self, _cx: &mut Context<'_>, _head: &mut RequestHead<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The head of the response that the client gets, also of one that the gateway or a later
+    /// filter made.
+    fn response(&self, _cx: &mut Context<'_>, _head: &mut ResponseHead<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The next part of the response's body on its way to the client; `last` with the last one,
+    /// which may be `None`.
+    fn response_body(
+        &self,
+        _cx: &mut Context<'_>,
+        _body: &mut Option<Bytes>,
+        _last: Last,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// The request is over. What it does with it must not wait.
+    fn log(&self, _cx: &mut Context<'_>, _end: &End) {}
+}
+
+/// What becomes of a request after a filter saw it.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It goes on.
+    Continue,
+    /// It is answered with this, and goes no further.
+    Respond(Response),
+}
+
+/// Whether a part of a body is its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    Yes,
+    No,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    pub reason: Reason,
+    /// From the whole head to here.
+    pub duration: std::time::Duration,
+}
+
+/// A set of phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phases(u8);
+
+impl Phases {
+    pub const NONE: Phases = Phases(0);
+    pub const REQUEST: Phases = Phases(1);
+    pub const REQUEST_BODY: Phases = Phases(1 << 1);
+    pub const UPSTREAM_REQUEST: Phases = Phases(1 << 2);
+    pub const RESPONSE: Phases = Phases(1 << 3);
+    pub const RESPONSE_BODY: Phases = Phases(1 << 4);
+    pub const LOG: Phases = Phases(1 << 5);
+    pub const ALL: Phases = Phases((1 << 6) - 1);
+
+    /// Whether all of `phases` are in it.
+    pub const fn contains(self, phases: Phases) -> bool {
+        self.0 & phases.0 == phases.0
+    }
+
+    /// Those of both.
+    pub const fn and(self, phases: Phases) -> Phases {
+        Phases(self.0 | phases.0)
+    }
+}
+
+impl BitOr for Phases {
+    type Output = Phases;
+
+    fn bitor(self, other: Phases) -> Phases {
+        self.and(other)
     }
 }

@@ -1,0 +1,221 @@
+//! What a filter is told of its request, and what it may change.
+//!
+//! Its own file because it is all that a filter sees. Invariants: headers that frame a message
+//! belong to the gateway and cannot be set here; what a client sent is read as `http` types, never
+//! as Pingora's, but for one named way out. Made by `http/` for each call of a chain.
+
+use std::net::IpAddr;
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::Result;
+
+/// One request, as a filter sees it.
+pub struct Context<'a> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) client: IpAddr,
+    pub(crate) route: &'a str,
+    pub(crate) upstream: &'a str,
+    pub(crate) endpoint: Option<&'a str>,
+    pub(crate) tries: u32,
+    /// Path and query as matched; sent behind the endpoint's own path.
+    pub(crate) target: &'a mut String,
+    pub(crate) extensions: &'a mut Extensions,
+    pub(crate) attempt: &'a mut Attempt,
+}
+
+/// What belongs to one try of a request; empty again when the next one begins.
+#[derive(Clone, Debug, Default)]
+pub struct Attempt {
+    pub extensions: Extensions,
+}
+
+impl Context<'_> {
+    /// The client: the peer of the connection, or whom a trusted proxy named.
+    pub fn client_ip(&self) -> IpAddr {
+        self.client
+    }
+
+    /// The route's key as written.
+    pub fn route(&self) -> &str {
+        self.route
+    }
+
+    /// The upstream's name, or the route's key.
+    pub fn upstream(&self) -> &str {
+        self.upstream
+    }
+
+    /// The endpoint of the last try as written, once there was one.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint
+    }
+
+    /// Tries so far, the current one included: 0 in the request phase.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// The request's head as it is now.
+    pub fn request(&self) -> &http::request::Parts {
+        self.session.req_header()
+    }
+
+    /// The request's head, to be changed. Takes effect for every try when changed in the request
+    /// phase, and none later.
+    pub fn request_mut(&mut self) -> RequestHead<'_> {
+        RequestHead::new(self.session.req_header_mut())
+    }
+
+    /// Path and query as matched, normalised, and as they will be sent (behind a path of the
+    /// endpoint's URL).
+    pub fn target(&self) -> &str {
+        self.target
+    }
+
+    /// Sends another path and query. Normalised again; one that cannot be is this filter's error.
+    /// Only in the request phase.
+    pub fn set_target(&mut self, target: impl Into<String>) {
+        *self.target = target.into();
+    }
+
+    /// Anything by its type, kept with the request: for this filter's later phases, and for others.
+    pub fn extensions(&self) -> &Extensions {
+        self.extensions
+    }
+
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        self.extensions
+    }
+
+    /// The same for one try: empty when a request is sent once more.
+    pub fn attempt(&mut self) -> &mut Extensions {
+        &mut self.attempt.extensions
+    }
+
+    /// The way out: Pingora's own session. Nothing about it is promised by this crate's version.
+    pub fn pingora(&mut self) -> &mut Session {
+        self.session
+    }
+}
+
+/// The head of a request that may be changed, but for its framing.
+pub struct RequestHead<'a> {
+    head: &'a mut RequestHeader,
+}
+
+impl<'a> RequestHead<'a> {
+    pub(crate) fn new(head: &'a mut RequestHeader) -> RequestHead<'a> {
+        RequestHead { head }
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.head.method
+    }
+
+    pub fn uri(&self) -> &Uri {
+        &self.head.uri
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// Replaces all values of `name`.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+        allowed(&name)?;
+        Ok(self.head.insert_header(name, value)?)
+    }
+
+    /// Adds one more value.
+    pub fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+        allowed(&name)?;
+        self.head.append_header(name, value)?;
+        Ok(())
+    }
+
+    /// Removes all values.
+    pub fn remove(&mut self, name: &HeaderName) -> Result<()> {
+        allowed(name)?;
+        self.head.remove_header(name);
+        Ok(())
+    }
+
+    /// The body's length is no longer what the client said: it is sent in chunks. For a filter that
+    /// changes bodies, in [`Filter::upstream_request`](super::Filter::upstream_request).
+    pub fn stream_body(&mut self) -> Result<()> {
+        self.head.remove_header(&header::CONTENT_LENGTH);
+        Ok(self
+            .head
+            .insert_header(header::TRANSFER_ENCODING, "chunked")?)
+    }
+}
+
+/// The head of a response that may be changed, but for its framing.
+pub struct ResponseHead<'a> {
+    head: &'a mut ResponseHeader,
+}
+
+impl<'a> ResponseHead<'a> {
+    #[expect(dead_code, reason = "chains are not called yet")]
+    pub(crate) fn new(head: &'a mut ResponseHeader) -> ResponseHead<'a> {
+        ResponseHead { head }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// Replaces all values of `name`.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+        allowed(&name)?;
+        Ok(self.head.insert_header(name, value)?)
+    }
+
+    /// Adds one more value.
+    pub fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+        allowed(&name)?;
+        self.head.append_header(name, value)?;
+        Ok(())
+    }
+
+    /// Removes all values.
+    pub fn remove(&mut self, name: &HeaderName) -> Result<()> {
+        allowed(name)?;
+        self.head.remove_header(name);
+        Ok(())
+    }
+
+    /// The body's length is no longer what the endpoint said: it is sent in chunks. For a filter
+    /// that changes bodies.
+    pub fn stream_body(&mut self) -> Result<()> {
+        self.head.remove_header(&header::CONTENT_LENGTH);
+        Ok(self
+            .head
+            .insert_header(header::TRANSFER_ENCODING, "chunked")?)
+    }
+}
+
+/// Two sides that disagree on where a message ends are how requests are smuggled (RFC 9112,
+/// section 11.2).
+fn allowed(name: &HeaderName) -> Result<()> {
+    match FRAMING.contains(name) {
+        true => Err(format!("`{name}` belongs to the gateway and cannot be changed").into()),
+        false => Ok(()),
+    }
+}
+
+/// What a filter cannot set, add or remove.
+pub(crate) const FRAMING: [HeaderName; 5] = [
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+];

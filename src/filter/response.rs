@@ -1,0 +1,61 @@
+//! What a filter answers a request with.
+//!
+//! Its own file because it is part of every filter's vocabulary. Invariant: a refusal names a
+//! [`Reason`] and no status; statuses are chosen in `http/respond.rs` only.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::error::Reason;
+
+/// An answer instead of the upstream's.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// `None`: the gateway's own problem document for `reason`, with its status.
+    pub status: Option<StatusCode>,
+    /// Framing headers among them (`Content-Length`, `Transfer-Encoding`, `Connection`) are ignored.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// The word for the access log and the metrics.
+    pub reason: Reason,
+}
+
+impl Response {
+    /// An answer of the filter's own, empty so far. Its reason is `ok`, from 400 on
+    /// `filter_refused`.
+    pub fn new(status: StatusCode) -> Response {
+        Response {
+            status: Some(status),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            reason: match status.as_u16() {
+                ..400 => Reason::Ok,
+                _ => Reason::FilterRefused,
+            },
+        }
+    }
+
+    /// The gateway's own refusal for `reason`, as `application/problem+json`.
+    pub fn refusal(reason: Reason) -> Response {
+        Response {
+            status: None,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            reason,
+        }
+    }
+
+    /// The same with a body.
+    pub fn body(self, body: impl Into<Bytes>) -> Response {
+        Response {
+            body: body.into(),
+            ..self
+        }
+    }
+
+    /// The same with one header more.
+    pub fn header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Response {
+        self.headers.append(name, value);
+        self
+    }
+}
