@@ -109,7 +109,9 @@ struct State {
 }
 
 struct Kept {
-    stream: TcpStream,
+    /// Known to no runtime yet: each has its own poll, and what goes on with the one that connected
+    /// would be heard in its thread, and told to the session's, for as long as the session lives.
+    stream: std::net::TcpStream,
     since: Instant,
     _counted: WarmSocket,
 }
@@ -124,7 +126,7 @@ struct Connecting {
 /// A connect that has ended, and how long it took.
 struct Connected {
     connecting: Connecting,
-    result: io::Result<TcpStream>,
+    result: io::Result<std::net::TcpStream>,
     took: Duration,
 }
 
@@ -147,7 +149,7 @@ impl Warm {
     }
 
     /// A socket for a client of `endpoint`, connected and never used; `None` when there is none
-    /// and the caller has to connect. Never waits. Count it per route: `Some` is a hit, `None` a
+    /// and the caller has to connect. Never waits; call it in the runtime that will use the socket. Count it per route: `Some` is a hit, `None` a
     /// miss.
     pub fn take(&self, endpoint: &Endpoint) -> Option<TcpStream> {
         let now = Instant::now();
@@ -159,8 +161,10 @@ impl Warm {
             return None;
         }
         while let Some(kept) = state.sockets.pop_front() {
-            if kept.is_good(now, policy) {
-                return Some(kept.stream);
+            if kept.is_good(now, policy)
+                && let Ok(stream) = TcpStream::from_std(kept.stream)
+            {
+                return Some(stream);
             }
         }
         None
@@ -326,7 +330,8 @@ impl Connecting {
         let addr: SocketAddr = self.endpoint.addr();
         let result = tokio::time::timeout(PATIENCE, TcpStream::connect(addr))
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .and_then(TcpStream::into_std);
         Connected {
             connecting: self,
             result,

@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
@@ -32,6 +33,9 @@ pub(super) struct Flow<'a> {
     tail: Tail,
     stage: Stage,
     mode: Mode,
+    /// The source was asked to be silent until it has a good deal. Its owner has to
+    /// [release](Flow::release) it when it was silent for [`GATHER`].
+    gathers: bool,
 }
 
 /// What came of one step.
@@ -67,14 +71,20 @@ enum Mode {
     Copy {
         /// Full reads in a row.
         full: u8,
+        /// Bytes of reads in a row that are not [small](SMALL_READ); stops at the largest number.
+        streak: u32,
     },
     Splice {
         /// Bytes since the source last had nothing; stops at the largest number.
         turn: u32,
         /// Small turns in a row.
         small: u8,
+        /// Bytes since the streak began; stops at the largest number.
+        streak: u32,
     },
 }
+
+const COPY: Mode = Mode::Copy { full: 0, streak: 0 };
 
 /// How many of the last bytes are remembered: a whole ReadyForQuery of PostgreSQL.
 pub(super) const TAIL: usize = 6;
@@ -113,7 +123,8 @@ impl<'a> Flow<'a> {
             given: 0,
             tail: Tail::default(),
             stage: Stage::Open,
-            mode: Mode::Copy { full: 0 },
+            mode: COPY,
+            gathers: false,
         }
     }
 
@@ -221,6 +232,9 @@ impl<'a> Flow<'a> {
             return Step::Ended;
         }
         self.note_read(bytes);
+        if self.is_long() {
+            self.gather(source);
+        }
         loop {
             match sink.poll_write(cx, bytes) {
                 Poll::Ready(Ok(0) | Err(_)) => return Step::SinkFailed,
@@ -255,15 +269,51 @@ impl<'a> Flow<'a> {
             self.observer = None;
         }
         // What is observed has to pass through a buffer.
-        let full = match self.mode {
-            Mode::Copy { full } if bytes.len() == BUFFER && self.observer.is_none() => full + 1,
-            _ => 0,
+        let Mode::Copy { full, streak } = self.mode else {
+            self.mode = COPY;
+            return;
         };
-        self.mode = if full < FULL_READS {
-            Mode::Copy { full }
+        if self.observer.is_some() || bytes.len() < SMALL_READ {
+            self.mode = COPY;
+            return;
+        }
+        let full = if bytes.len() == BUFFER { full + 1 } else { 0 };
+        let streak = lengthen(streak, bytes.len());
+        self.mode = if full < FULL_READS && streak < LONG {
+            Mode::Copy { full, streak }
         } else {
-            Mode::Splice { turn: 0, small: 0 }
+            Mode::Splice {
+                turn: 0,
+                small: 0,
+                streak,
+            }
         };
+    }
+
+    /// Whether so much came in a row that more is to be expected.
+    fn is_long(&self) -> bool {
+        matches!(self.mode, Mode::Splice { streak, .. } if streak >= LONG)
+    }
+
+    /// Lets the source be silent until it has a good deal: to be woken costs more than the bytes do.
+    fn gather<S: Socket>(&mut self, source: &mut S) {
+        if !self.gathers {
+            // Where it cannot be set, everything goes on as before.
+            self.gathers = source.set_low_water(LOW_WATER).is_ok();
+        }
+    }
+
+    /// Whether the source may have bytes that it does not tell of.
+    pub(super) fn gathers(&self) -> bool {
+        self.gathers
+    }
+
+    /// The source tells of every byte again, also of those it has already.
+    pub(super) fn release<S: Socket>(&mut self, source: &mut S) {
+        if std::mem::take(&mut self.gathers) {
+            // An error means that the socket is gone, which it tells by itself.
+            let _gone = source.set_low_water(1);
+        }
     }
 
     fn give_owed<S: Socket>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Step {
@@ -291,20 +341,22 @@ impl<'a> Flow<'a> {
         pipes: &Arc<Pipes>,
     ) -> Step {
         let Some(mut pipe) = pipes.take() else {
-            self.mode = Mode::Copy { full: 0 };
+            self.release(source);
+            self.mode = COPY;
             return self.copy(cx, source, sink);
         };
         match source.poll_fill(cx, &mut pipe) {
             Poll::Pending => {
-                self.end_turn();
+                self.end_turn(source);
                 Step::Pending
             }
             Poll::Ready(Ok(0)) => Step::Ended,
             Poll::Ready(Ok(n)) => {
                 self.taken += n as u64;
                 self.tail = Tail::default();
-                if let Mode::Splice { turn, .. } = &mut self.mode {
-                    *turn = turn.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+                if let Mode::Splice { turn, streak, .. } = &mut self.mode {
+                    *turn = lengthen(*turn, n);
+                    *streak = lengthen(*streak, n);
                 }
                 self.pipe = Some(pipe);
                 match self.drain(cx, sink) {
@@ -315,7 +367,8 @@ impl<'a> Flow<'a> {
             }
             // A kernel, or a sandbox, in which this cannot be done. Nothing was taken.
             Poll::Ready(Err(error)) if cannot_splice(&error) => {
-                self.mode = Mode::Copy { full: 0 };
+                self.release(source);
+                self.mode = COPY;
                 self.copy(cx, source, sink)
             }
             Poll::Ready(Err(_)) => Step::SourceFailed,
@@ -323,14 +376,29 @@ impl<'a> Flow<'a> {
     }
 
     /// The source has nothing for now.
-    fn end_turn(&mut self) {
-        if let Mode::Splice { turn, small } = self.mode {
-            let small = if turn < SMALL_TURN { small + 1 } else { 0 };
-            self.mode = if small < SMALL_TURNS {
-                Mode::Splice { turn: 0, small }
-            } else {
-                Mode::Copy { full: 0 }
+    fn end_turn<S: Socket>(&mut self, source: &mut S) {
+        let Mode::Splice {
+            turn,
+            small,
+            streak,
+        } = self.mode
+        else {
+            return;
+        };
+        let is_small = turn < SMALL_TURN;
+        let small = if is_small { small + 1 } else { 0 };
+        if small < SMALL_TURNS {
+            self.mode = Mode::Splice {
+                turn: 0,
+                small,
+                streak,
             };
+        } else {
+            self.release(source);
+            self.mode = COPY;
+        }
+        if !is_small && self.is_long() {
+            self.gather(source);
         }
     }
 
@@ -352,6 +420,10 @@ impl<'a> Flow<'a> {
             }
         }
     }
+}
+
+fn lengthen(streak: u32, by: usize) -> u32 {
+    streak.saturating_add(u32::try_from(by).unwrap_or(u32::MAX))
 }
 
 fn cannot_splice(error: &io::Error) -> bool {
@@ -399,6 +471,19 @@ const SMALL_TURN: u32 = 32 * 1024;
 /// Small turns in a row after which a flow is copied again.
 const SMALL_TURNS: u8 = 4;
 
+/// A read below this ends a streak: it is an answer, not a part of bulk.
+const SMALL_READ: usize = 4 * 1024;
+
+/// A streak of so many bytes will go on for a while. At the speed of a disk it has taken 20 ms, to
+/// which the wait for its last bytes ([`GATHER`]) adds little.
+const LONG: u32 = 8 * 1024 * 1024;
+
+/// What a long streak is woken for. The kernel wakes for less when its window is full.
+const LOW_WATER: u32 = 256 * 1024;
+
+/// How long a source may keep bytes to itself; the timer adds up to 1 ms.
+pub(super) const GATHER: Duration = Duration::from_millis(1);
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -417,6 +502,7 @@ mod tests {
         read: usize,
         written: Vec<u8>,
         finished: bool,
+        low_water: Option<u32>,
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -436,11 +522,8 @@ mod tests {
 
     /// The bytes that every script reads.
     fn pattern(from: usize, len: usize) -> Vec<u8> {
-        const LONG: usize = 65_537;
-        let block: Vec<u8> = (0..LONG as u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
-        (from..from + len).map(|n| block[n % LONG]).collect()
+        let byte = |n: usize| ((n as u32 % 65_537).wrapping_mul(2_654_435_761) >> 24) as u8;
+        (from..from + len).map(byte).collect()
     }
 
     impl Script {
@@ -525,6 +608,11 @@ mod tests {
                 Ok(n)
             })
         }
+
+        fn set_low_water(&mut self, bytes: u32) -> io::Result<()> {
+            self.low_water = Some(bytes);
+            Ok(())
+        }
     }
 
     /// Drives a flow to its end; calls `look` after each step.
@@ -573,6 +661,62 @@ mod tests {
         assert!(sink.finished);
         assert_eq!(sink.written, pattern(0, source.read));
         assert!(pipes.take().is_some(), "the pipe went back");
+    }
+
+    #[test]
+    fn a_long_streak_waits_for_a_good_deal_at_a_time_until_it_ends() {
+        let pipes = Pipes::new(1);
+        let mut reads = [Read::Bytes(8_000), Read::Nothing].repeat(LONG as usize / 8_000);
+        let (mut source, mut sink) = (Script::of(&reads), Script::default());
+        let mut flow = Flow::new(Bytes::new(), None);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut go = |flow: &mut Flow<'_>, source: &mut Script| {
+            while !source.reads.is_empty() {
+                flow.step(&mut cx, source, &mut sink, Some(&pipes));
+            }
+        };
+        go(&mut flow, &mut source);
+        assert!(!flow.gathers(), "not quite long");
+        assert_eq!(source.low_water, None);
+        reads.truncate(2);
+        source.reads.extend(&reads);
+        go(&mut flow, &mut source);
+        assert!(flow.gathers());
+        assert_eq!(source.low_water, Some(LOW_WATER));
+
+        flow.release(&mut source);
+        assert!(!flow.gathers());
+        assert_eq!(source.low_water, Some(1), "the rest of it is told of");
+        source
+            .reads
+            .extend([Read::Bytes(LOW_WATER as usize), Read::Nothing]);
+        go(&mut flow, &mut source);
+        assert!(flow.gathers(), "it went on after all");
+
+        flow.release(&mut source);
+        let small = [Read::Bytes(100), Read::Nothing];
+        source.reads.extend(small.repeat(SMALL_TURNS as usize));
+        go(&mut flow, &mut source);
+        assert!(!flow.gathers() && !splices(&flow));
+        assert_eq!(source.low_water, Some(1));
+    }
+
+    #[test]
+    fn answers_are_no_streak_however_many() {
+        let reads =
+            [Read::Bytes(SMALL_READ - 1), Read::Nothing].repeat(LONG as usize / SMALL_READ * 2);
+        let (mut source, mut sink) = (Script::of(&reads), Script::default());
+        let mut flow = Flow::new(Bytes::new(), None);
+        drive(
+            &mut flow,
+            &mut source,
+            &mut sink,
+            Some(&Pipes::new(1)),
+            |flow, _| {
+                assert!(!splices(flow));
+            },
+        );
+        assert_eq!(source.low_water, None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::clock::Clock;
-use super::flow::{Flow, Stage, Step};
+use super::flow::{Flow, GATHER, Stage, Step};
 use super::pipe::Pipes;
 use super::socket::close_with_reset;
 use super::{Ended, Relay, Rest, SilentClient};
@@ -186,6 +186,11 @@ impl<'a> Pair<'a> {
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.up.gathers() || self.down.gathers() {
+            ready!(self.clock.poll_quiet(cx, GATHER));
+            self.up.release(&mut self.client);
+            self.down.release(&mut self.server);
+        }
         let half_open = self.first.is_some();
         let limit = match (half_open, self.idle_timeout) {
             (false, idle) => idle,

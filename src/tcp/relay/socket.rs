@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,6 +31,10 @@ pub(super) trait Socket {
     fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>>;
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>>;
+
+    /// Not ready to be read before it has so many bytes, has ended or broken, or can take no more.
+    /// Ready at once if that is the case already.
+    fn set_low_water(&mut self, bytes: u32) -> io::Result<()>;
 }
 
 impl Socket for TcpStream {
@@ -63,6 +69,11 @@ impl Socket for TcpStream {
             }
         }
     }
+
+    fn set_low_water(&mut self, bytes: u32) -> io::Result<()> {
+        // tcp(7): Linux wakes for SO_RCVLOWAT since 2.6, and raises the buffer to hold twice that.
+        Ok(setsockopt(self, LowWater, &bytes)?)
+    }
 }
 
 /// Sets up a socket of a session, on either side: no delay for small writes, and a peer that is
@@ -86,6 +97,15 @@ pub fn close_with_reset(stream: TcpStream) {
     // A socket that cannot be set so has nobody left who could be told.
     let _gone = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
+
+sockopt_impl!(
+    /// socket(7): the least number of bytes that makes a socket readable.
+    LowWater,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_RCVLOWAT,
+    u32
+);
 
 /// Of silence, before the first probe.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);

@@ -283,6 +283,28 @@ async fn a_byte_goes_to_and_fro_without_delay() {
 }
 
 #[tokio::test]
+async fn the_last_bytes_of_a_long_answer_are_not_kept_back() {
+    let mut session = start(|_| {}).await;
+    let long = vec![b'x'; 40_000_000];
+    for round in 0..3 {
+        let mut heard = vec![0; long.len()];
+        let sent = session.server.write_all(&long);
+        let received = session.client.read_exact(&mut heard);
+        let (sent, received) = soon(async { tokio::join!(sent, received) }).await;
+        sent.unwrap();
+        received.unwrap();
+        assert!(heard == long, "round {round}");
+        for n in 0..100_u32 {
+            let n = n.to_be_bytes();
+            says(&mut session.client, &n).await;
+            hears(&mut session.server, &n).await;
+            says(&mut session.server, &n).await;
+            hears(&mut session.client, &n).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_the_client_is_passed_on_and_the_answer_still_comes() {
     let mut session = start(|_| {}).await;
     says(&mut session.client, b"question").await;

@@ -413,3 +413,25 @@ async fn runs_on_its_own_and_leaves_nothing_behind() {
     assert_eq!(endpoint.shelf().lock().connecting, 0);
     assert!(warm.take(&endpoint).is_none());
 }
+
+#[test]
+fn one_that_was_given_out_outlives_the_runtime_that_connected_it() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let (connects, uses) = (runtime(), runtime());
+    let mut setup = connects.block_on(setup(POLICY, |_| {}));
+    connects.block_on(setup.clients_come());
+    let server = connects.block_on(setup.accept());
+    let (mut server, mut client) = uses.block_on(async {
+        let server = TcpStream::from_std(server.into_std().unwrap()).unwrap();
+        (server, setup.take().expect("one is ready"))
+    });
+    drop(connects);
+    uses.block_on(async {
+        server.write_all(b"x").await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(10), client.read_u8()).await;
+        assert_eq!(heard.expect("it is heard").unwrap(), b'x');
+    });
+}
