@@ -16,7 +16,8 @@
 //! ```
 //!
 //! [`server::Gateway::run`] blocks until TERM or INT instead; [`cli::main`] is the whole command
-//! line. Nothing is global: several gateways run in one process.
+//! line. [`server::adapter`] puts one TCP route into a Pingora server of your own. Nothing is
+//! global: several gateways run in one process.
 //!
 //! # Where things are
 //!

@@ -35,10 +35,7 @@ use crate::server::reload::Reload;
 use crate::server::signals::Signals;
 use crate::server::systemd;
 use crate::snapshot::SnapshotHandle;
-use crate::tcp::cancel::Cancels;
-use crate::tcp::probe;
-use crate::tcp::relay::Pipes;
-use crate::tcp::session::Sessions;
+use crate::tcp::{Sessions, probe};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::UpstreamSource;
 use crate::upstream::discovery::{Discovery, SystemResolver};
@@ -192,13 +189,11 @@ impl Assembled {
                 reload.clone(),
             )),
             admin_edge: edge(false),
-            sessions: Arc::new(Sessions {
-                access_log: self.access_log.clone(),
-                warm: warm.clone(),
-                pipes: Pipes::new(MAX_PIPES),
-                cancels: Cancels::default(),
-                cut: drain.farewell(),
-            }),
+            sessions: Arc::new(Sessions::new(
+                self.access_log.clone(),
+                warm.clone(),
+                drain.farewell(),
+            )),
         }
     }
 }
@@ -338,5 +333,3 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 const HEALTH_LOOK: Duration = Duration::from_millis(10);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pipes that splicing may hold at a time, two descriptors each; what comes above is copied.
-const MAX_PIPES: usize = 64;

@@ -228,7 +228,7 @@ impl Drain {
     }
 
     /// Cuts off who is left and waits, for a moment only, until they have told their end.
-    async fn cut(&self) {
+    pub async fn cut(&self) {
         self.farewell.send_replace(Some(self.reason()));
         self.cut.send_replace(true);
         let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;

@@ -10,7 +10,6 @@ use std::time::SystemTime;
 
 use crate::error::Reason;
 use crate::server::connection::{Edge, EdgeLimits, RefusedRequest};
-use crate::server::listener::Kind;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{AccessLog, Record};
 
@@ -23,16 +22,10 @@ pub struct HttpEdge {
 }
 
 impl HttpEdge {
-    /// A client that came over `max_connections`, to a listener of this kind.
-    pub fn turned_away(&self, client: SocketAddr, listener: &str, kind: Kind) {
-        let reason = Reason::TooManyConnections;
-        let status = match kind {
-            Kind::Tcp => 0,
-            Kind::Http | Kind::Admin => {
-                self.snapshots.load().unrouted.finished(503, reason, 0.0);
-                503
-            }
-        };
+    /// A client that came over `max_connections`.
+    pub fn turned_away(&self, client: SocketAddr, listener: &str) {
+        let (status, reason) = (503, Reason::TooManyConnections);
+        self.snapshots.load().unrouted.finished(status, reason, 0.0);
         if self.access_log.is_on() {
             self.access_log.log(&Record {
                 client: Some(client),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use log::{debug, info, warn};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
@@ -348,7 +349,10 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
         };
         let Some(open) = drain.connections.open(snapshot.config.max_connections) else {
             metrics.rejected(Reason::TooManyConnections);
-            edges.http_edge.turned_away(client, &text, identity.kind);
+            match &table {
+                None => edges.http_edge.turned_away(client, &text),
+                Some(_) => edges.sessions.record_turned_away(client, &text),
+            }
             let Some(place) = refusing.open(MAX_REFUSING) else {
                 continue;
             };
@@ -361,6 +365,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
                         let accepted = Accepted {
                             stream,
                             client,
+                            first: BytesMut::new(),
                             listener: text,
                             table,
                             snapshot,
@@ -381,6 +386,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
                     let accepted = Accepted {
                         stream,
                         client,
+                        first: BytesMut::new(),
                         listener: text,
                         table,
                         snapshot,
@@ -473,5 +479,5 @@ async fn pause_after(error: &std::io::Error, listener: &str) {
 const BACKLOG: i32 = 65_535;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Clients that are being told 503 at the same time; others are closed unheard.
-const MAX_REFUSING: usize = 1024;
+pub(super) const MAX_REFUSING: usize = 1024;
 const MAX_ADMIN_CONNECTIONS: usize = 256;

@@ -5,6 +5,7 @@
 //! global, so several gateways run in one process; what can fail (a taken port, a bad filter) fails
 //! before anything runs.
 
+pub mod adapter;
 pub mod admin;
 mod assembled;
 pub mod connection;

@@ -34,18 +34,19 @@ use crate::wire::proxy_protocol::{self, Addresses};
 
 /// What all sessions of a gateway share.
 pub struct Sessions {
-    pub access_log: Arc<AccessLog>,
-    pub warm: Arc<Warm>,
-    pub pipes: Arc<Pipes>,
-    pub cancels: Cancels,
-    /// Turns to the reason when a drain has waited long enough.
-    pub cut: watch::Receiver<Option<Reason>>,
+    access_log: Arc<AccessLog>,
+    warm: Arc<Warm>,
+    pipes: Arc<Pipes>,
+    cancels: Cancels,
+    cut: watch::Receiver<Option<Reason>>,
 }
 
 /// A connection as the listener accepted it.
 pub struct Accepted {
     pub stream: TcpStream,
     pub client: SocketAddr,
+    /// What was read of it already; mostly nothing.
+    pub first: BytesMut,
     /// The listener's address as written.
     pub listener: Arc<str>,
     pub table: Arc<TcpTable>,
@@ -64,6 +65,21 @@ struct Story {
 }
 
 impl Sessions {
+    /// `cut` turns to the reason when a drain has waited long enough.
+    pub fn new(
+        access_log: Arc<AccessLog>,
+        warm: Arc<Warm>,
+        cut: watch::Receiver<Option<Reason>>,
+    ) -> Sessions {
+        Sessions {
+            access_log,
+            warm,
+            pipes: Pipes::new(MAX_PIPES),
+            cancels: Cancels::default(),
+            cut,
+        }
+    }
+
     /// Carries one connection to its end.
     pub async fn serve(&self, accepted: Accepted) -> Reason {
         let mut story = Story {
@@ -85,11 +101,11 @@ impl Sessions {
         let Accepted {
             mut stream,
             mut client,
+            mut first,
             table,
             snapshot,
             ..
         } = accepted;
-        let mut first = BytesMut::new();
         let config = &snapshot.config;
         let why = Reason::TooManyConnections;
         match opening(&mut stream, &mut first, &table, config, &mut client).await {
@@ -104,16 +120,27 @@ impl Sessions {
         }
     }
 
+    /// The log line of one connection above `max_connections`.
+    pub fn record_turned_away(&self, client: SocketAddr, listener: &str) {
+        if self.access_log.is_on() {
+            self.access_log.log(&Record {
+                client: Some(client),
+                route: "-",
+                ..Record::new(listener, Reason::TooManyConnections)
+            });
+        }
+    }
+
     async fn carry(&self, accepted: Accepted, story: &mut Story) -> Reason {
         let Accepted {
             mut stream,
+            mut first,
             table,
             snapshot,
             ..
         } = accepted;
         // Fails only for a socket that is gone, which the next read tells.
         let _ = relay::tune(&stream);
-        let mut first = BytesMut::new();
         let unselected = |story: &mut Story, reason| {
             story.route = table.alone().cloned();
             let session = table.unselected().session(story.started.into_std());
@@ -445,6 +472,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Pipes that splicing may hold at a time, two descriptors each; what comes above is copied.
+const MAX_PIPES: usize = 64;
 /// How much of an unmatched start is logged: enough to know a protocol, too little for a password.
 const UNMATCHED_BYTES: usize = 16;
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was

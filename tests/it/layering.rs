@@ -35,7 +35,11 @@ const PINGORA: &[&str] = &[
 ];
 
 /// Files named for what needs `unsafe`.
-const UNSAFE: &[&str] = &["server/daemon.rs", "tcp/splice.rs"];
+const UNSAFE: &[&str] = &[
+    "server/adapter/descriptor.rs",
+    "server/daemon.rs",
+    "tcp/splice.rs",
+];
 
 /// What `lib.rs` re-exports at the root, and where it lives.
 const ROOT_NAMES: &[(&str, &str)] = &[("Error", "error"), ("Fault", "error"), ("Reason", "error")];

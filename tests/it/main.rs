@@ -1,5 +1,6 @@
 //! Every integration test, in one binary: real sockets, the gateway in this process.
 
+mod adapter;
 mod admin;
 mod balance;
 mod bodies;
