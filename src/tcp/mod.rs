@@ -1,7 +1,7 @@
 //! TCP through the gateway: database sessions from accept to their log line.
 //!
-//! [`session`] is the life of one session in order: [`opening`] (its first bytes and its route),
-//! [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
+//! [`session`] is the life of one session: [`opening`] (its first bytes and its route), then
+//! [`routed`]: [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
 //! a client no in its own protocol, `login` watches a Postgres login for what a
 //! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers.
 
@@ -12,6 +12,7 @@ pub mod opening;
 pub mod probe;
 pub mod refuse;
 pub mod relay;
+pub mod routed;
 pub mod session;
 
 pub use session::{Accepted, Sessions};

@@ -1,0 +1,278 @@
+//! A session whose route is known: lease, connect, relay, goodbye.
+//!
+//! Its own file because it is where a client and a server belong to each other, in the order in
+//! which it happens. Invariants: it owns both sockets until the end; a socket that carried a
+//! client's bytes is never given to another client; a warm socket that turns out dead before any
+//! byte came back is replaced once, unseen. Called by `session.rs`.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::config::{DbType, TcpProxy};
+use crate::error::Reason;
+use crate::route::TcpRoute;
+use crate::tcp::connect::{self, Connected, Efforts, Warmth};
+use crate::tcp::login::Login;
+use crate::tcp::opening::PostgresTls;
+use crate::tcp::refuse;
+use crate::tcp::relay::{self, Ended, Relay, Rest, SilentClient};
+use crate::tcp::session::Sessions;
+use crate::upstream::warm::Policy;
+use crate::upstream::{Lease, Outcome};
+use crate::wire::postgres;
+use crate::wire::proxy_protocol::{self, Addresses};
+
+/// What a session is from its opening to its end.
+pub struct Routed<'s> {
+    pub sessions: &'s Sessions,
+    pub route: &'s TcpRoute,
+    /// By its proxy's word, where it has one.
+    pub client: SocketAddr,
+    pub tls: PostgresTls,
+    /// A server connection must stand by then.
+    pub deadline: Instant,
+    pub told: &'s mut Told,
+}
+
+/// What a session's log line tells of its server and its bytes.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub efforts: Efforts,
+    pub up: u64,
+    pub down: u64,
+}
+
+/// Both sides as a relay begins.
+struct Pairing {
+    client: TcpStream,
+    server: TcpStream,
+    warmth: Warmth,
+    /// What the server gets first, of ours.
+    preface: Bytes,
+    /// And then, of the client's.
+    first: Bytes,
+}
+
+impl Routed<'_> {
+    /// Carries the client, which has sent `first`, to its end.
+    pub async fn carry(
+        mut self,
+        settings: &TcpProxy,
+        mut stream: TcpStream,
+        mut first: BytesMut,
+    ) -> Reason {
+        let connected = self.connect(settings, &mut stream, &mut first).await;
+        let mut connected = match connected {
+            Ok(connected) => connected,
+            Err(reason) => {
+                refuse::client(stream, self.route.db_type, reason, &first).await;
+                return reason;
+            }
+        };
+        if self.tls == PostgresTls::Promised && !self.keep_promise(&mut connected).await {
+            let reason = Reason::UpstreamError;
+            refuse::client(stream, self.route.db_type, reason, &first).await;
+            connected.lease.finish(Outcome::Failed);
+            return reason;
+        }
+        let Connected {
+            server,
+            lease,
+            warmth,
+        } = connected;
+        let pairing = Pairing {
+            preface: self.preface(&stream),
+            client: stream,
+            server,
+            warmth,
+            first: first.freeze(),
+        };
+        let mut ended = self.relay(&lease, pairing).await;
+        if let Rest::Unanswered { client, sent } = ended.rest {
+            (ended.reason, ended.rest) = self.replace(&lease, client, sent).await;
+        }
+        self.part(ended.reason, ended.rest).await;
+        lease.finish(Outcome::Neutral);
+        ended.reason
+    }
+
+    async fn connect(
+        &mut self,
+        settings: &TcpProxy,
+        stream: &mut TcpStream,
+        first: &mut BytesMut,
+    ) -> Result<Connected, Reason> {
+        let warm = Policy::of(self.route.db_type, settings.max_idle_time)
+            .filter(|_| settings.connection_pooling)
+            .map(|_| self.sessions.warm.as_ref());
+        let connecting = connect::connect(
+            self.route,
+            self.client.ip(),
+            (stream, first),
+            warm,
+            self.deadline,
+            &mut self.told.efforts,
+        );
+        tokio::select! {
+            biased;
+            // First: the places that become free now are those of sessions that are cut off.
+            () = self.sessions.cut_off() => Err(Reason::Drained),
+            connected = connecting => connected,
+        }
+    }
+
+    /// We told the client that there is TLS. Whether its server says so, too.
+    async fn keep_promise(&self, connected: &mut Connected) -> bool {
+        let mut answer = self.ask_for_tls(&mut connected.server).await;
+        if answer.is_none() && connected.warmth == Warmth::Warm {
+            // Dead before any byte came back: replaced once, unseen.
+            connected.warmth = Warmth::Fresh;
+            if let Some(fresh) = self.fresh(&connected.lease).await {
+                connected.server = fresh;
+                answer = self.ask_for_tls(&mut connected.server).await;
+            }
+        }
+        if answer != Some(b'S') {
+            log::warn!(
+                "{} is chosen by server name, but its server has no TLS; endpoint={}",
+                self.route.label,
+                connected.lease.endpoint().label()
+            );
+        }
+        answer == Some(b'S')
+    }
+
+    /// Exactly the server's one byte is read; `None` when none comes.
+    async fn ask_for_tls(&self, server: &mut TcpStream) -> Option<u8> {
+        let ask = async {
+            server.write_all(&postgres::SSL_REQUEST).await?;
+            server.read_u8().await
+        };
+        timeout_at(self.deadline, ask).await.ok()?.ok()
+    }
+
+    /// The PROXY header, where the route has one.
+    fn preface(&self, stream: &TcpStream) -> Bytes {
+        let Some(version) = self.route.proxy_protocol else {
+            return Bytes::new();
+        };
+        let addresses = Addresses {
+            source: self.client,
+            destination: stream.local_addr().unwrap_or(self.client),
+        };
+        proxy_protocol::write(version, addresses).into()
+    }
+
+    async fn relay(&mut self, lease: &Lease, pairing: Pairing) -> Ended {
+        let (sessions, route) = (self.sessions, self.route);
+        let count = |direction, bytes| route.metrics.bytes(direction, bytes);
+        let registered = Mutex::new(None);
+        let mut relay = Relay::new(&count);
+        relay.idle_timeout = route.idle_timeout;
+        relay.pipes = Some(sessions.pipes.clone());
+        relay.preface = pairing.preface;
+        relay.to_server = pairing.first;
+        if route.db_type == DbType::Mysql {
+            relay.silent_client = SilentClient::HandBack;
+        }
+        if pairing.warmth == Warmth::Warm {
+            relay.keep_unanswered = KEEP_UNANSWERED;
+        }
+        if route.db_type == DbType::Postgres && self.tls != PostgresTls::Promised {
+            let endpoint = lease.endpoint();
+            let mut login = Login::new(self.tls);
+            let registered = &registered;
+            relay.on_server_bytes = Some(Box::new(move |bytes| {
+                let seen = login.see(bytes);
+                if login.cannot_connect_now() {
+                    sessions.warm.flush(endpoint);
+                }
+                if let Some(key) = login.key() {
+                    let entry = sessions.cancels.register(key, endpoint.addr());
+                    *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+                }
+                seen
+            }));
+        }
+        let stop = std::pin::pin!(sessions.cut_off());
+        let mut ended = relay.run(pairing.client, pairing.server, stop).await;
+        if ended.reason == Reason::Drained {
+            ended.reason = sessions.cut.borrow().unwrap_or(Reason::Drained);
+        }
+        self.told.up += ended.up;
+        self.told.down += ended.down;
+        if ended.reason == Reason::UpstreamReset {
+            lease.record(Outcome::Failed);
+        }
+        ended
+    }
+
+    /// A warm socket was dead before any byte came back: once, and unseen by the client, a fresh
+    /// one takes its place.
+    async fn replace(&mut self, lease: &Lease, client: TcpStream, sent: Bytes) -> (Reason, Rest) {
+        let Some(server) = self.fresh(lease).await else {
+            let reason = Reason::ConnectFailed;
+            refuse::client(client, self.route.db_type, reason, &sent).await;
+            return (reason, Rest::Closed);
+        };
+        let pairing = Pairing {
+            client,
+            server,
+            warmth: Warmth::Fresh,
+            preface: Bytes::new(),
+            first: sent,
+        };
+        let ended = self.relay(lease, pairing).await;
+        (ended.reason, ended.rest)
+    }
+
+    /// A connection in the place of a warm one that was dead.
+    async fn fresh(&self, lease: &Lease) -> Option<TcpStream> {
+        let patience = self.deadline.saturating_duration_since(Instant::now());
+        let patience = patience.min(self.route.tries.connect_timeout);
+        match timeout(patience, TcpStream::connect(lease.endpoint().addr())).await {
+            Ok(Ok(server)) => {
+                lease.record(Outcome::Ok);
+                // An error here means it is gone again, which the next read tells.
+                let _ = relay::tune(&server);
+                Some(server)
+            }
+            Ok(Err(_)) | Err(_) => {
+                lease.record(Outcome::ConnectFailed);
+                None
+            }
+        }
+    }
+
+    /// Takes leave of whoever is still there.
+    async fn part(&self, reason: Reason, rest: Rest) {
+        match rest {
+            Rest::Open {
+                server,
+                silent: true,
+                ..
+            } if self.route.db_type == DbType::Mysql => refuse::leave_mysql(server).await,
+            Rest::Open {
+                client,
+                server,
+                cut: false,
+                last,
+                ..
+            } => {
+                drop(server);
+                refuse::goodbye(client, self.route.db_type, reason, last).await;
+            }
+            Rest::Abandoned { server } => refuse::leave_mysql(server).await,
+            Rest::Open { .. } | Rest::Closed | Rest::Unanswered { .. } => {}
+        }
+    }
+}
+
+/// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
+/// noticed is told that its server is gone.
+const KEEP_UNANSWERED: usize = 16 * 1024;
