@@ -48,7 +48,7 @@
 //!
 //! # The life of a request
 //!
-//! A connection is accepted and counted by [`server::listener`]. [`server::connection`] waits for a
+//! A connection is accepted and counted by [`server::accept`]. [`server::connection`] waits for a
 //! head, which [`server::io`] holds back until [`wire::http1`] has found it whole and clean; only
 //! then does a Pingora session exist. [`http::Proxy`] loads the [`snapshot::Snapshot`] once, finds
 //! the [`route::Route`], gets a [`upstream::Lease`] and hands Pingora a peer. What fails is judged

@@ -1,99 +1,19 @@
-//! The one Pingora service that owns every listening socket.
+//! What a configuration wants bound, and the binding.
 //!
-//! Its own implementation because Pingora's gives each service a runtime, cannot change listeners
-//! while it runs, and panics in a task when a bind fails. Invariants: sockets are bound by
-//! `bind` before any runtime exists, so a taken port is an ordinary error; all accept loops and
-//! connections run in this service's one multi-thread runtime; a connection is counted before it
-//! is spawned and uncounted by Drop. It is over 400 lines because
-//! it still holds two things, what a configuration wants bound and the service that accepts on it.
-//! `server/mod.rs` adds it to the Pingora server.
+//! Its own file because start, reload and upgrade all ask for it, before anybody accepts.
+//! Invariants: sockets are bound before any runtime exists, or by a reload, so a taken port is an
+//! ordinary error that names its key; each address is bound once. `accept.rs` serves what is bound
+//! here.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::BytesMut;
-use log::{debug, info, warn};
-use pingora_core::server::{ListenFds, ShutdownWatch};
-use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
-use pingora_proxy::HttpProxy;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::config::{Config, ListenAddr};
-use crate::error::{Error, Reason};
-use crate::http::Proxy;
-use crate::http::respond::RETRY_AFTER_SECS;
-use crate::server::admin::Admin;
-use crate::server::connection::{self, Stop};
-use crate::server::drain::{Connections, Drain, Leave};
-use crate::server::edge::HttpEdge;
-use crate::server::handoff::old::Accepting;
-use crate::server::io::GateStream;
-use crate::server::refusal::refuse;
-use crate::snapshot::SnapshotHandle;
-use crate::tcp::{Accepted, Sessions};
+use crate::error::Error;
 use crate::telemetry::{ListenerMetrics, Metrics};
-
-/// A bound socket and what it is for.
-pub struct Bound {
-    pub text: Arc<str>,
-    pub addr: SocketAddr,
-    socket: StdListener,
-}
-
-/// Binds `listen`, unless `socket` is bound to it already; `key` is the configuration key that
-/// asked for it.
-fn bind(listen: &ListenAddr, key: &str, socket: Option<StdListener>) -> Result<Bound, Error> {
-    let failed = |source: std::io::Error| {
-        let hint = match source.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "the port is taken: stop the other program or choose another port"
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE"
-            }
-            std::io::ErrorKind::AddrNotAvailable => "no interface here has this address",
-            _ => "cannot listen",
-        };
-        Error::bind(format!(
-            "{key}: cannot bind {} (port {}): {hint}",
-            listen.text,
-            listen.addr.port()
-        ))
-        .because(source)
-    };
-    let socket = match socket {
-        Some(socket) => socket,
-        None => open(listen.addr).map_err(failed)?,
-    };
-    let addr = socket.local_addr().map_err(failed)?;
-    Ok(Bound {
-        text: Arc::from(listen.text.as_str()),
-        addr,
-        socket,
-    })
-}
-
-fn open(addr: SocketAddr) -> std::io::Result<StdListener> {
-    let socket = Socket::new(
-        Domain::for_address(addr),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        // `[::]` and `0.0.0.0` are two listeners, as the configuration writes them.
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
 
 /// What is behind a bound socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,305 +99,61 @@ impl Listener {
     }
 }
 
-/// What all listeners of a gateway share.
-pub struct Edges {
-    pub snapshots: SnapshotHandle,
-    pub drain: Arc<Drain>,
-    pub accepting: Accepting,
-    pub http: Arc<HttpProxy<Proxy>>,
-    pub http_edge: Arc<HttpEdge>,
-    pub admin: Arc<Admin>,
-    pub admin_edge: Arc<HttpEdge>,
-    pub sessions: Arc<Sessions>,
+/// A bound socket and what it is for.
+pub struct Bound {
+    pub text: Arc<str>,
+    pub addr: SocketAddr,
+    pub socket: StdListener,
 }
 
-/// What happens around the first accept.
-#[async_trait]
-pub trait Launch: Send + Sync {
-    /// Awaited before anything is accepted. False: nothing ever is, the gateway is about to end.
-    async fn before(&mut self) -> bool;
-
-    /// Awaited once every listener accepts.
-    async fn accepting(&mut self);
-}
-
-/// Listeners to serve and to close while running.
-pub struct Change {
-    pub add: Vec<Listener>,
-    pub remove: Vec<Identity>,
-    /// Told when all of it is done.
-    pub done: oneshot::Sender<()>,
-}
-
-/// The service.
-pub struct Listeners {
-    pub threads: usize,
-    pub edges: Arc<Edges>,
-    pub listeners: Vec<Listener>,
-    pub changes: mpsc::Receiver<Change>,
-    pub launch: Box<dyn Launch>,
-}
-
-#[async_trait]
-impl ServiceWithDependents for Listeners {
-    async fn start_service(
-        &mut self,
-        _fds: Option<ListenFds>,
-        _shutdown: ShutdownWatch,
-        _listeners_per_fd: usize,
-        ready: ServiceReadyNotifier,
-    ) {
-        if !self.launch.before().await {
-            // Nobody depends on this service; the shutdown under way ends it.
-            return std::future::pending().await;
-        }
-        let mut running = Vec::new();
-        for listener in self.listeners.drain(..) {
-            running.extend(start(listener, &self.edges));
-        }
-        self.edges.drain.set_ready();
-        ready.notify_ready();
-        self.launch.accepting().await;
-        while let Some(change) = self.changes.recv().await {
-            for identity in &change.remove {
-                while let Some(at) = running.iter().position(|(this, _)| this == identity) {
-                    let (_, accepting) = running.swap_remove(at);
-                    accepting.abort();
-                    // The socket is closed only when the task is gone.
-                    let _ = accepting.await;
-                }
+/// Binds `listen`, unless `socket` is bound to it already; `key` is the configuration key that
+/// asked for it.
+fn bind(listen: &ListenAddr, key: &str, socket: Option<StdListener>) -> Result<Bound, Error> {
+    let failed = |source: std::io::Error| {
+        let hint = match source.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "the port is taken: stop the other program or choose another port"
             }
-            for listener in change.add {
-                running.extend(start(listener, &self.edges));
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE"
             }
-            let _ = change.done.send(());
-        }
-        // Connections still run in this runtime; the drain decides when it ends.
-        std::future::pending::<()>().await;
-    }
-
-    fn name(&self) -> &str {
-        "listeners"
-    }
-
-    fn threads(&self) -> Option<usize> {
-        Some(self.threads)
-    }
-
-    fn listen_addresses(&self) -> Option<Vec<String>> {
-        let addresses = self.listeners.iter().map(|l| l.bound.text.to_string());
-        Some(addresses.collect())
-    }
-}
-
-fn start(listener: Listener, edges: &Arc<Edges>) -> Option<(Identity, JoinHandle<()>)> {
-    let Listener {
-        identity,
-        bound,
-        metrics,
-    } = listener;
-    let socket = TcpListener::from_std(bound.socket)
-        .inspect_err(|error| {
-            log::error!("{}: cannot be watched for connections: {error}", bound.text);
-        })
-        .ok()?;
-    let door = Door {
-        identity,
-        text: bound.text,
-        addr: bound.addr,
-        metrics,
-        socket: Arc::new(socket),
+            std::io::ErrorKind::AddrNotAvailable => "no interface here has this address",
+            _ => "cannot listen",
+        };
+        Error::bind(format!(
+            "{key}: cannot bind {} (port {}): {hint}",
+            listen.text,
+            listen.addr.port()
+        ))
+        .because(source)
     };
-    edges.accepting.note(identity, &door.socket);
-    let edges = edges.clone();
-    let accepting = match identity.kind {
-        Kind::Admin => tokio::spawn(accept_admin(door, edges)),
-        Kind::Http | Kind::Tcp => tokio::spawn(accept_traffic(door, edges)),
+    let socket = match socket {
+        Some(socket) => socket,
+        None => open(listen.addr).map_err(failed)?,
     };
-    Some((identity, accepting))
-}
-
-/// A listener in its accept loop.
-struct Door {
-    identity: Identity,
-    text: Arc<str>,
-    addr: SocketAddr,
-    metrics: ListenerMetrics,
-    /// Whoever else looks at it does not keep it.
-    socket: Arc<TcpListener>,
-}
-
-async fn accept_traffic(door: Door, edges: Arc<Edges>) {
-    let Door {
-        identity,
-        text,
+    let addr = socket.local_addr().map_err(failed)?;
+    Ok(Bound {
+        text: Arc::from(listen.text.as_str()),
         addr,
-        metrics,
         socket,
-    } = door;
-    let drain = &edges.drain;
-    let _accepting = drain.accept_loop();
-    let mut stop = drain.stop_accepting();
-    let stops = Stop {
-        announce: drain.announce(),
-        close_idle: drain.close_idle(),
-        cut: drain.cut_off(),
-    };
-    let refusing = Connections::default();
-    info!("listening on {addr}");
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            accepted = socket.accept() => accepted,
-        };
-        let (stream, client) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                pause_after(&error, &text).await;
-                continue;
-            }
-        };
-        let snapshot = edges.snapshots.load();
-        let table = match identity.kind {
-            Kind::Tcp => match snapshot.tcp_table(identity.configured) {
-                Some(table) => Some(table.clone()),
-                // The snapshot changed a moment before this listener is closed.
-                None => continue,
-            },
-            Kind::Http | Kind::Admin => None,
-        };
-        let Some(open) = drain.connections.open(snapshot.config.max_connections) else {
-            metrics.rejected(Reason::TooManyConnections);
-            match &table {
-                None => edges.http_edge.turned_away(client, &text),
-                Some(_) => edges.sessions.record_turned_away(client, &text),
-            }
-            let Some(place) = refusing.open(MAX_REFUSING) else {
-                continue;
-            };
-            let (sessions, text) = (edges.sessions.clone(), text.clone());
-            tokio::spawn(async move {
-                let _place = place;
-                match table {
-                    None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
-                    Some(table) => {
-                        let accepted = Accepted {
-                            stream,
-                            client,
-                            first: BytesMut::new(),
-                            listener: text,
-                            table,
-                            snapshot,
-                        };
-                        sessions.turn_away(accepted).await;
-                    }
-                }
-            });
-            continue;
-        };
-        let active = metrics.active();
-        let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
-        tokio::spawn(async move {
-            let _counted = (open, active);
-            let reason = match table {
-                None => serve_http(&edges, stream, client, text, stops).await,
-                Some(table) => {
-                    let accepted = Accepted {
-                        stream,
-                        client,
-                        first: BytesMut::new(),
-                        listener: text,
-                        table,
-                        snapshot,
-                    };
-                    edges.sessions.serve(accepted).await
-                }
-            };
-            let reason = match reason {
-                Reason::Drained => edges.drain.reason(),
-                reason => reason,
-            };
-            debug!("connection from {client} ended: {reason}");
-        });
-    }
+    })
 }
 
-async fn serve_http(
-    edges: &Edges,
-    stream: TcpStream,
-    client: SocketAddr,
-    text: Arc<str>,
-    stops: Stop,
-) -> Reason {
-    match GateStream::new(stream, client) {
-        Ok(stream) => {
-            connection::serve(&edges.http, edges.http_edge.as_ref(), stream, text, stops).await
-        }
-        Err(error) => {
-            debug!("connection from {client} was gone at once: {error}");
-            Reason::ClientClosed
-        }
+fn open(addr: SocketAddr) -> std::io::Result<StdListener> {
+    let socket = Socket::new(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two listeners, as the configuration writes them.
+        socket.set_only_v6(true)?;
     }
-}
-
-/// The admin listener answers until the very end, so that a drain can be watched; but not on a
-/// socket that is another process's by then.
-async fn accept_admin(door: Door, edges: Arc<Edges>) {
-    let Door {
-        text, addr, socket, ..
-    } = door;
-    let mut left = edges.drain.left();
-    let stops = Stop {
-        announce: edges.drain.announce(),
-        close_idle: edges.drain.close_idle(),
-        cut: edges.drain.cut_off(),
-    };
-    let open = Connections::default();
-    info!("admin on {addr}");
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = left.wait_for(|left| *left != Leave::No) => break,
-            accepted = socket.accept() => accepted,
-        };
-        let (stream, client) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                pause_after(&error, &text).await;
-                continue;
-            }
-        };
-        let Some(open) = open.open(MAX_ADMIN_CONNECTIONS) else {
-            continue;
-        };
-        let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
-        tokio::spawn(async move {
-            let _open = open;
-            if let Ok(stream) = GateStream::new(stream, client) {
-                let edge = edges.admin_edge.as_ref();
-                connection::serve(&edges.admin, edge, stream, text, stops).await;
-            }
-        });
-    }
-}
-
-/// Out of descriptors or memory: accepting again at once would only spin.
-async fn pause_after(error: &std::io::Error, listener: &str) {
-    use std::io::ErrorKind::*;
-    if matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted
-    ) {
-        return;
-    }
-    warn!("{listener}: cannot accept: {error}");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// As nginx and HAProxy ask for; the kernel caps it at `somaxconn`.
 const BACKLOG: i32 = 65_535;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Clients that are being told 503 at the same time; others are closed unheard.
-pub(super) const MAX_REFUSING: usize = 1024;
-const MAX_ADMIN_CONNECTIONS: usize = 256;

@@ -1,10 +1,11 @@
 //! Assembly and lifecycle: one [`Gateway`] from one [`Config`].
 //!
 //! The builder binds sockets, compiles the snapshot, and hands both to a Pingora server with one
-//! service for all [`listener`]s and small ones for health checks, names and warm sockets. Invariant: nothing is
-//! global, so several gateways run in one process; what can fail (a taken port, a bad filter) fails
-//! before anything runs.
+//! service that [`accept`]s on all [`listener`]s and small ones for health checks, names and warm
+//! sockets. Invariant: nothing is global, so several gateways run in one process; what can fail (a
+//! taken port, a bad filter) fails before anything runs.
 
+pub mod accept;
 pub mod adapter;
 pub mod admin;
 mod assembled;
