@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::support::server::Server;
 use crate::support::{Mariadb, Origin, Postgres, Redis, eventually};
 
 /// Checks running on the endpoints of one TCP route; ended when dropped.
@@ -127,7 +128,7 @@ const MARIADB_LOGIN: &str = ", user: tester, password: sesame";
 fn postgres_is_out_while_it_is_down() {
     let mut server = Postgres::new();
     let checks = ["", LOGIN].map(|login| Checks::of(&[&server.url()], login));
-    for stop in [Postgres::stop, Postgres::kill] {
+    for stop in [Server::stop, Server::kill] {
         for checks in &checks {
             checks.after(3);
             assert!(checks.healthy());
@@ -191,7 +192,7 @@ fn checks_leave_no_line_in_the_log_of_postgres() {
 fn mariadb_is_out_while_it_is_down() {
     let mut server = Mariadb::new();
     let checks = ["", MARIADB_LOGIN].map(|login| Checks::of(&[&server.url()], login));
-    for stop in [Mariadb::stop, Mariadb::kill] {
+    for stop in [Server::stop, Server::kill] {
         for checks in &checks {
             checks.after(3);
             assert!(checks.healthy());
@@ -337,7 +338,7 @@ fn mariadb_does_not_even_see_a_check_without_login() {
 fn redis_is_out_while_it_is_down() {
     let mut server = Redis::new();
     let checks = Checks::of(&[&server.url()], "");
-    for stop in [Redis::stop, Redis::kill] {
+    for stop in [Server::stop, Server::kill] {
         checks.await_roles(&[Role::Primary]);
         assert!(checks.healthy());
         stop(&mut server);

@@ -55,13 +55,20 @@ impl Daemon {
         }
     }
 
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid fits");
+        kill(Pid::from_raw(pid), signal).expect("the child is ours");
+    }
+
     /// Sends `signal` and waits until the process has gone.
     pub fn end_with(&mut self, signal: Signal) {
         if let Ok(Some(_)) = self.child.try_wait() {
             return;
         }
-        let pid = i32::try_from(self.child.id()).expect("a pid fits");
-        kill(Pid::from_raw(pid), signal).expect("the child is ours");
+        self.signal(signal);
+        // One that is frozen hears of nothing else.
+        self.signal(Signal::SIGCONT);
         let end = Instant::now() + Duration::from_secs(30);
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() > end {

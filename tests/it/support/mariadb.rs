@@ -1,25 +1,24 @@
 //! MariaDB as Debian has it, with its own client.
 //!
 //! Its own file because it is one of the three real databases of the tests. Invariant: as
-//! [`daemon`](super::daemon) has it; nothing is synced to disk, and no name is looked up, so that
+//! [`server`](super::server) has it; nothing is synced to disk, and no name is looked up, so that
 //! peers are seen by address. (It then blocks nobody: `skip-name-resolve=0` brings that back.)
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::daemon::{Daemon, copy_of_template, is_root, lasting_port, output, program};
+use super::daemon::{copy_of_template, is_root, output, program};
+use super::server::{Kind, Server};
 
 /// A MariaDB server, until dropped. [`Mariadb::USER`] with [`Mariadb::PASSWORD`] may do everything,
 /// from everywhere; the database `test` is there.
 pub struct Mariadb {
-    port: u16,
-    folder: TempDir,
-    settings: Vec<String>,
-    running: Option<Daemon>,
+    server: Server,
 }
 
 impl Mariadb {
@@ -36,56 +35,29 @@ impl Mariadb {
     pub fn with(settings: &[&str]) -> Mariadb {
         let folder = TempDir::new().expect("a temporary folder");
         copy_of_template(&template(), &folder.path().join("data"), initialise);
-        let mut server = Mariadb {
-            port: 0,
-            folder,
-            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
-            running: None,
-        };
-        let mut last = String::new();
-        for _ in 0..5 {
-            server.port = lasting_port();
-            match server.try_start() {
-                Ok(()) => return server,
-                Err(log) => last = log,
-            }
-        }
-        panic!("MariaDB does not start:\n{last}");
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    /// As an upstream.
-    pub fn url(&self) -> String {
-        format!("mariadb://127.0.0.1:{}", self.port)
-    }
-
-    /// Ends it as an operator would.
-    pub fn stop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.end_with(Signal::SIGTERM);
-        }
-    }
-
-    /// Ends it as a crash would.
-    pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.end_with(Signal::SIGKILL);
-        }
-    }
-
-    /// Starts it again, on the same port.
-    pub fn start(&mut self) {
-        if self.running.is_none() {
-            self.try_start()
-                .unwrap_or_else(|log| panic!("MariaDB does not start again:\n{log}"));
-        }
+        // One statement a line.
+        let accounts = format!(
+            "CREATE DATABASE IF NOT EXISTS test;\n\
+             CREATE USER IF NOT EXISTS '{0}'@'%' IDENTIFIED BY '{1}';\n\
+             GRANT ALL ON *.* TO '{0}'@'%' WITH GRANT OPTION;\n",
+            Mariadb::USER,
+            Mariadb::PASSWORD
+        );
+        std::fs::write(folder.path().join("accounts.sql"), accounts).expect("a file in it");
+        let settings: Vec<String> = settings.iter().map(|s| format!("--{s}")).collect();
+        let server = Server::start_in(folder, &MARIADB, move |folder, port| {
+            let accounts = folder.join("accounts.sql");
+            let mut command = mariadbd(&folder.join("data"));
+            command
+                .arg(format!("--socket={}", folder.join("sock").display()))
+                .arg(format!("--pid-file={}", folder.join("pid").display()))
+                .arg(format!("--init-file={}", accounts.display()))
+                .arg(format!("--port={port}"))
+                .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
+                .args(&settings);
+            command
+        });
+        Mariadb { server }
     }
 
     /// Runs SQL directly, on the server's own socket; rows as lines, columns between tabs.
@@ -99,7 +71,7 @@ impl Mariadb {
     /// What `mariadb` says.
     pub fn try_sql(&self, text: &str) -> Result<String, String> {
         let mut client = quiet();
-        client.arg("--socket").arg(self.folder.path().join("sock"));
+        client.arg("--socket").arg(self.folder().join("sock"));
         client.args(["-e", text]);
         output(&mut client).map(|rows| rows.trim_end().to_owned())
     }
@@ -118,46 +90,29 @@ impl Mariadb {
     pub fn program(name: &str) -> PathBuf {
         program(name, &[], "mariadb-server")
     }
+}
 
-    /// The log of the server.
-    pub fn log(&self) -> String {
-        let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
-    }
+impl Deref for Mariadb {
+    type Target = Server;
 
-    fn try_start(&mut self) -> Result<(), String> {
-        let folder = self.folder.path();
-        let accounts = folder.join("accounts.sql");
-        // One statement a line.
-        let text = format!(
-            "CREATE DATABASE IF NOT EXISTS test;\n\
-             CREATE USER IF NOT EXISTS '{0}'@'%' IDENTIFIED BY '{1}';\n\
-             GRANT ALL ON *.* TO '{0}'@'%' WITH GRANT OPTION;\n",
-            Mariadb::USER,
-            Mariadb::PASSWORD
-        );
-        std::fs::write(&accounts, text).expect("a file in the folder");
-        let mut command = mariadbd(&folder.join("data"));
-        command
-            .arg(format!("--socket={}", folder.join("sock").display()))
-            .arg(format!("--pid-file={}", folder.join("pid").display()))
-            .arg(format!("--init-file={}", accounts.display()))
-            .arg(format!("--port={}", self.port))
-            .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
-            .args(self.settings.iter().map(|s| format!("--{s}")));
-        let log = folder.join("log");
-        let ready = "ready for connections.";
-        self.running = Some(Daemon::start(command, &log, ready, Signal::SIGKILL)?);
-        Ok(())
+    fn deref(&self) -> &Server {
+        &self.server
     }
 }
 
-impl Drop for Mariadb {
-    fn drop(&mut self) {
-        // Before the folder goes.
-        self.running = None;
+impl DerefMut for Mariadb {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
     }
 }
+
+static MARIADB: Kind = Kind {
+    name: "MariaDB",
+    scheme: "mariadb",
+    ready: "ready for connections.",
+    stop: Signal::SIGTERM,
+    crash: Signal::SIGKILL,
+};
 
 fn quiet() -> Command {
     let mut client = Command::new(program("mariadb", &[], "mariadb-client"));

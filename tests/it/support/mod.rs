@@ -18,6 +18,7 @@ pub mod nginx;
 pub mod origin;
 pub mod postgres;
 pub mod redis;
+pub mod server;
 pub mod wait;
 
 pub use background::Background;

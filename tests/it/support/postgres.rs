@@ -1,10 +1,11 @@
 //! PostgreSQL as Debian has it, with its own clients.
 //!
 //! Its own file because it is one of the three real databases of the tests. Invariant: as
-//! [`daemon`](super::daemon) has it; passwords are asked for over TCP (SCRAM), and nothing is
+//! [`server`](super::server) has it; passwords are asked for over TCP (SCRAM), and nothing is
 //! synced to disk. Runs as `postgres` when the test is root.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,15 +15,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::User;
 use tempfile::TempDir;
 
-use super::daemon::{Daemon, copy_of_template, is_root, lasting_port, output, program};
+use super::daemon::{copy_of_template, is_root, output, program};
+use super::server::{Kind, Server};
 
 /// A PostgreSQL server, until dropped. Superuser and password: [`Postgres::USER`] and
 /// [`Postgres::PASSWORD`]; database `postgres`.
 pub struct Postgres {
-    port: u16,
-    folder: TempDir,
+    server: Server,
     settings: Vec<String>,
-    running: Option<Daemon>,
 }
 
 impl Postgres {
@@ -58,7 +58,7 @@ impl Postgres {
         backup
             .env("PGPASSWORD", Postgres::PASSWORD)
             .args(["-h", "127.0.0.1", "-U", Postgres::USER, "-p"])
-            .arg(self.port.to_string())
+            .arg(self.port().to_string())
             .args(["-X", "stream", "-c", "fast", "--no-sync", "-R", "-D"])
             .arg(folder.path().join("data"));
         output(&mut backup).unwrap_or_else(|error| panic!("pg_basebackup: {error}"));
@@ -66,56 +66,18 @@ impl Postgres {
     }
 
     fn of(folder: TempDir, settings: Vec<String>) -> Postgres {
-        let mut last = String::new();
-        let mut server = Postgres {
-            port: 0,
-            folder,
-            settings,
-            running: None,
-        };
-        for _ in 0..5 {
-            server.port = lasting_port();
-            match server.try_start() {
-                Ok(()) => return server,
-                Err(log) => last = log,
+        let lines = settings.clone();
+        let server = Server::start_in(folder, &POSTGRES, move |folder, port| {
+            let mut command = as_postgres(Postgres::program("postgres"));
+            command.arg("-D").arg(folder.join("data"));
+            command.arg("-k").arg(folder);
+            command.args(["-p", &port.to_string()]);
+            for setting in FIXED.into_iter().chain(lines.iter().map(String::as_str)) {
+                command.args(["-c", setting]);
             }
-        }
-        panic!("PostgreSQL does not start:\n{last}");
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    /// As an upstream.
-    pub fn url(&self) -> String {
-        format!("postgres://127.0.0.1:{}", self.port)
-    }
-
-    /// Ends it as an operator would: sessions are told, data is written.
-    pub fn stop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.end_with(Signal::SIGINT);
-        }
-    }
-
-    /// Ends it as a crash would.
-    pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.end_with(Signal::SIGQUIT);
-        }
-    }
-
-    /// Starts it again, on the same port.
-    pub fn start(&mut self) {
-        if self.running.is_none() {
-            self.try_start()
-                .unwrap_or_else(|log| panic!("PostgreSQL does not start again:\n{log}"));
-        }
+            command
+        });
+        Postgres { server, settings }
     }
 
     /// Runs SQL as superuser, directly; rows as lines, columns between `|`.
@@ -189,52 +151,45 @@ impl Postgres {
 
     /// Its certificate, which it signed itself, for `localhost`. A file that anybody may read.
     pub fn certificate(&self) -> PathBuf {
-        let readable = self.folder.path().join("readable.crt");
-        std::fs::copy(self.folder.path().join("data/server.crt"), &readable)
+        let readable = self.folder().join("readable.crt");
+        std::fs::copy(self.folder().join("data/server.crt"), &readable)
             .expect("every server has one");
         readable
     }
+}
 
-    /// The log of the server.
-    pub fn log(&self) -> String {
-        let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
-    }
+impl Deref for Postgres {
+    type Target = Server;
 
-    fn try_start(&mut self) -> Result<(), String> {
-        let mut command = as_postgres(Postgres::program("postgres"));
-        let folder = self.folder.path();
-        command.arg("-D").arg(folder.join("data"));
-        command.arg("-k").arg(folder);
-        command.args(["-p", &self.port.to_string()]);
-        let fixed = [
-            "listen_addresses=127.0.0.1",
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
-            "shared_buffers=16MB",
-            "log_min_messages=info",
-            "wal_retrieve_retry_interval=200ms",
-        ];
-        for setting in fixed
-            .into_iter()
-            .chain(self.settings.iter().map(String::as_str))
-        {
-            command.args(["-c", setting]);
-        }
-        let ready = "database system is ready to accept";
-        let log = folder.join("log");
-        self.running = Some(Daemon::start(command, &log, ready, Signal::SIGQUIT)?);
-        Ok(())
+    fn deref(&self) -> &Server {
+        &self.server
     }
 }
 
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        // Before the folder goes.
-        self.running = None;
+impl DerefMut for Postgres {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
     }
 }
+
+static POSTGRES: Kind = Kind {
+    name: "PostgreSQL",
+    scheme: "postgres",
+    ready: "database system is ready to accept",
+    // Sessions are told, data is written.
+    stop: Signal::SIGINT,
+    crash: Signal::SIGQUIT,
+};
+
+const FIXED: [&str; 7] = [
+    "listen_addresses=127.0.0.1",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "shared_buffers=16MB",
+    "log_min_messages=info",
+    "wal_retrieve_retry_interval=200ms",
+];
 
 /// A folder for a server, which may not be root.
 fn folder() -> TempDir {

@@ -1,23 +1,23 @@
 //! Redis as Debian has it, with its own client.
 //!
 //! Its own file because it is one of the three real databases of the tests. Invariant: as
-//! [`daemon`](super::daemon) has it; nothing is written to disk, so a restart forgets everything.
+//! [`server`](super::server) has it; nothing is written to disk, so a restart forgets everything.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::daemon::{Daemon, lasting_port, output, program};
+use super::daemon::{output, program};
+use super::server::{Kind, Server};
 
 /// A Redis server, until dropped.
 pub struct Redis {
-    port: u16,
-    folder: TempDir,
+    server: Server,
     settings: Vec<String>,
-    running: Option<Daemon>,
 }
 
 impl Redis {
@@ -28,56 +28,21 @@ impl Redis {
 
     /// With these words on its command line, such as `["--requirepass", "sesame"]`.
     pub fn with(settings: &[&str]) -> Redis {
-        let mut server = Redis {
-            port: 0,
-            folder: TempDir::new().expect("a temporary folder"),
-            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
-            running: None,
-        };
-        let mut last = String::new();
-        for _ in 0..5 {
-            server.port = lasting_port();
-            match server.try_start() {
-                Ok(()) => return server,
-                Err(log) => last = log,
-            }
-        }
-        panic!("Redis does not start:\n{last}");
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    /// As an upstream.
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// Ends it as an operator would.
-    pub fn stop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.end_with(Signal::SIGTERM);
-        }
-    }
-
-    /// Ends it as a crash would.
-    pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.end_with(Signal::SIGKILL);
-        }
-    }
-
-    /// Starts it again, empty, on the same port.
-    pub fn start(&mut self) {
-        if self.running.is_none() {
-            self.try_start()
-                .unwrap_or_else(|log| panic!("Redis does not start again:\n{log}"));
-        }
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        let folder = TempDir::new().expect("a temporary folder");
+        let words = settings.clone();
+        let server = Server::start_in(folder, &REDIS, move |folder, port| {
+            let mut command = Command::new(Redis::program("redis-server"));
+            command
+                .args(["--port", &port.to_string()])
+                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args(["--daemonize", "no", "--repl-diskless-sync-delay", "0"])
+                .arg("--dir")
+                .arg(folder)
+                .args(&words);
+            command
+        });
+        Redis { server, settings }
     }
 
     /// Runs one command directly, with the password if there is one.
@@ -108,35 +73,29 @@ impl Redis {
     pub fn program(name: &str) -> PathBuf {
         program(name, &[], "redis-server")
     }
+}
 
-    /// The log of the server.
-    pub fn log(&self) -> String {
-        let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
-    }
+impl Deref for Redis {
+    type Target = Server;
 
-    fn try_start(&mut self) -> Result<(), String> {
-        let mut command = Command::new(Redis::program("redis-server"));
-        command
-            .args(["--port", &self.port.to_string()])
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--daemonize", "no", "--repl-diskless-sync-delay", "0"])
-            .arg("--dir")
-            .arg(self.folder.path())
-            .args(&self.settings);
-        let log = self.folder.path().join("log");
-        let ready = "Ready to accept connections";
-        self.running = Some(Daemon::start(command, &log, ready, Signal::SIGKILL)?);
-        Ok(())
+    fn deref(&self) -> &Server {
+        &self.server
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // Before the folder goes.
-        self.running = None;
+impl DerefMut for Redis {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
     }
 }
+
+static REDIS: Kind = Kind {
+    name: "Redis",
+    scheme: "redis",
+    ready: "Ready to accept connections",
+    stop: Signal::SIGTERM,
+    crash: Signal::SIGKILL,
+};
 
 #[cfg(test)]
 mod tests {
