@@ -86,11 +86,13 @@ impl ServiceWithDependents for Listeners {
             // Nobody depends on this service; the shutdown under way ends it.
             return std::future::pending().await;
         }
+        // Every socket is bound, so who connects is answered. Said first: `/readyz` may be asked as
+        // soon as the first one accepts, and at an upgrade it must not say no in between.
+        self.edges.drain.set_ready();
         let mut running = Vec::new();
         for listener in self.listeners.drain(..) {
             running.extend(start(listener, &self.edges));
         }
-        self.edges.drain.set_ready();
         ready.notify_ready();
         self.launch.accepting().await;
         while let Some(change) = self.changes.recv().await {

@@ -138,7 +138,7 @@ impl Drain {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// All listeners accept.
+    /// All listeners are bound and about to accept.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }

@@ -17,6 +17,7 @@ mod health;
 mod layering;
 mod lifecycle;
 mod limits;
+mod lossless;
 mod postgres;
 mod probes;
 mod regression;

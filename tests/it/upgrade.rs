@@ -15,58 +15,12 @@ use nix::sys::signal::Signal;
 
 use crate::support::binary::program;
 use crate::support::daemon::{is_root, lasting_port};
-use crate::support::load::Outcome;
-use crate::support::nginx::free_addr;
+use crate::support::load::{Stopping, under_load};
 use crate::support::{
-    Background, Binary, Client, Load, Origin, client, eventually, loaded, route, route_entry, timed,
+    Background, Binary, Client, Origin, client, eventually, loaded, route, route_entry, timed,
 };
 
 const SOON: Duration = Duration::from_secs(15);
-
-/// HTTP clients of both kinds before, during and after `work`: those that keep their connections,
-/// and those that open one for each request. No request may fail. `origin` answers them.
-#[track_caller]
-fn under_load<T>(addr: SocketAddr, origin: &Origin, work: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(false);
-    let (result, outcomes) = thread::scope(|scope| {
-        let loads = [true, false].map(|keep_alive| {
-            let load = Load {
-                keep_alive,
-                rate: Some(250),
-                ..Load::new(6, usize::MAX, "/")
-            };
-            let stop = &stop;
-            scope.spawn(move || load.run_until(addr, stop))
-        });
-        // Also when something panics: the clients would go on for ever.
-        let stopping = Stopping(&stop);
-        let many_more = || {
-            let now = origin.requests();
-            eventually(SOON, "requests come", || origin.requests() > now + 100);
-        };
-        many_more();
-        let result = work();
-        many_more();
-        drop(stopping);
-        (result, loads.map(|load| load.join().unwrap()))
-    });
-    for Outcome {
-        statuses, failures, ..
-    } in &outcomes
-    {
-        assert!(failures.is_empty(), "{failures:?} {statuses:?}");
-        assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
-    }
-    result
-}
-
-struct Stopping<'s>(&'s AtomicBool);
-
-impl Drop for Stopping<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// A route whose health check hangs: a successor is not ready for two seconds.
 fn held_up(origin: &Origin, silent: &Origin) -> String {
@@ -143,44 +97,6 @@ fn ended_well(mut old: Binary) {
     let said = old.said();
     assert_eq!(status.and_then(|s| s.code()), Some(0), "{said}");
     assert!(said.contains("drained"), "{said}");
-}
-
-#[test]
-fn ten_upgrades_in_a_row_under_load_lose_nothing() {
-    let _turn = loaded();
-    let origin = Origin::ok("ok");
-    let admin = free_addr();
-    let keys = format!("admin: {{listen_addr: \"{admin}\"}}\n");
-    let mut running = Binary::start(&(keys + &route("/", &[origin.url()], "")));
-    let addr = running.addr();
-    let watching = AtomicBool::new(true);
-    let asked = thread::scope(|scope| {
-        let readiness = scope.spawn(|| {
-            let mut asked = 0;
-            while watching.load(Ordering::Relaxed) {
-                assert_eq!(client::get(admin, "/readyz").status, 200);
-                asked += 1;
-                thread::sleep(Duration::from_millis(10));
-            }
-            asked
-        });
-        under_load(addr, &origin, || {
-            for _ in 0..10 {
-                let next = running.beside(&["-u"]).serving();
-                ended_well(std::mem::replace(&mut running, next));
-            }
-        });
-        watching.store(false, Ordering::Relaxed);
-        readiness.join().unwrap()
-    });
-    assert!(asked > 10, "{asked}");
-    // Every one before it has ended: the last is the only one left.
-    assert_eq!(running.ended_within(Duration::ZERO), None);
-    assert_eq!(running.client().get("/").text(), "ok");
-    running.signal(Signal::SIGTERM);
-    assert!(running.ended_within(SOON).is_some());
-    assert!(TcpStream::connect(addr).is_err(), "nobody else has it");
-    assert!(!running.folder().join("gateway.sock").exists());
 }
 
 #[test]

@@ -101,9 +101,16 @@ impl Gw {
     /// Puts another configuration into the file and asks for a reload.
     #[track_caller]
     pub fn reload(&self, yaml: impl AsRef<str>) -> Response {
+        self.reload_at(self.admin_addr(), yaml)
+    }
+
+    /// As [`reload`](Gw::reload), asking where the admin listener is now.
+    #[track_caller]
+    pub fn reload_at(&self, admin: SocketAddr, yaml: impl AsRef<str>) -> Response {
         let text = filled(yaml.as_ref(), &self.folder.path().join("access.log"));
         std::fs::write(self.folder.path().join("config.yml"), text).expect("the folder is there");
-        Client::connect(self.admin_addr()).call("POST", "/reload", &[], b"")
+        let host = admin.to_string();
+        Client::connect(admin).call("POST", "/reload", &[("Host", &host)], b"")
     }
 
     /// The access log, once it has at least `records` records.

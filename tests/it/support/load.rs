@@ -11,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Failure};
+use super::eventually;
 use super::http1::Response;
+use super::origin::Origin;
 
 /// How much is sent, and how.
 #[derive(Clone, Debug)]
@@ -109,5 +111,52 @@ impl Outcome {
             }
             Err(failure) => *self.failures.entry(failure).or_default() += 1,
         }
+    }
+}
+
+/// HTTP clients of both kinds before, during and after `work`: those that keep their connections,
+/// and those that open one for each request. No request may fail. `origin` answers them.
+#[track_caller]
+pub fn under_load<T>(addr: SocketAddr, origin: &Origin, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    let (result, outcomes) = thread::scope(|scope| {
+        let loads = [true, false].map(|keep_alive| {
+            let load = Load {
+                keep_alive,
+                rate: Some(250),
+                ..Load::new(6, usize::MAX, "/")
+            };
+            let stop = &stop;
+            scope.spawn(move || load.run_until(addr, stop))
+        });
+        let stopping = Stopping(&stop);
+        let many_more = || {
+            let now = origin.requests();
+            eventually(Duration::from_secs(15), "requests come", || {
+                origin.requests() > now + 100
+            });
+        };
+        many_more();
+        let result = work();
+        many_more();
+        drop(stopping);
+        (result, loads.map(|load| load.join().unwrap()))
+    });
+    for Outcome {
+        statuses, failures, ..
+    } in &outcomes
+    {
+        assert!(failures.is_empty(), "{failures:?} {statuses:?}");
+        assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
+    }
+    result
+}
+
+/// Ends the load that runs until `stop` when it goes, also when something panics.
+pub struct Stopping<'s>(pub &'s AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
