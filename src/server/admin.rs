@@ -1,16 +1,18 @@
 //! The admin listener: metrics, health, status, configuration, reload.
 //!
 //! Its own file because it is an application of its own behind the same edge. Invariant: what could
-//! tell a stranger something or change traffic (`/config`, `/reload`) answers a loopback peer or
-//! the token only.
+//! tell a stranger something or change traffic (`/config`, `/reload`) answers the token or a
+//! loopback peer only, and of those no browser that a web page sent: not even one that calls this
+//! machine by a name of its own (DNS rebinding).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
+use pingora_http::RequestHeader;
 use serde_json::{Value, json};
 
 use crate::server::drain::Drain;
@@ -79,11 +81,10 @@ impl Admin {
             }
             _ => {}
         }
-        if matches!(path, "/config" | "/reload") && !self.trusts(caller) {
-            return Answer::text(
-                StatusCode::FORBIDDEN,
-                "only for loopback peers, or with `Authorization: Bearer <admin.token>`\n",
-            );
+        if matches!(path, "/config" | "/reload")
+            && let Err(why) = self.admits(caller)
+        {
+            return Answer::text(StatusCode::FORBIDDEN, why);
         }
         match path {
             "/metrics" => Answer {
@@ -117,8 +118,8 @@ impl Admin {
         }
     }
 
-    /// Whether `caller` may read the configuration and reload it.
-    fn trusts(&self, caller: &Caller) -> bool {
+    /// Whether `caller` may read the configuration and reload it, else why not.
+    fn admits(&self, caller: &Caller) -> Result<(), &'static str> {
         let snapshot = self.snapshots.load();
         let token = snapshot
             .config
@@ -131,7 +132,11 @@ impl Admin {
             }
             _ => false,
         };
-        caller.is_loopback() || has_token
+        match (has_token, caller.is_loopback(), caller.sent_by_a_page) {
+            (true, _, _) | (false, true, false) => Ok(()),
+            (false, true, true) => Err(NOT_FROM_PAGES),
+            (false, false, _) => Err(LOOPBACK_ONLY),
+        }
     }
 
     fn status(&self) -> Value {
@@ -196,6 +201,8 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
 struct Caller {
     peer: Option<SocketAddr>,
     bearer: Option<String>,
+    /// Whether it can be a browser that does what a web page says.
+    sent_by_a_page: bool,
 }
 
 impl Caller {
@@ -203,6 +210,28 @@ impl Caller {
         self.peer
             .is_some_and(|peer| peer.ip().to_canonical().is_loopback())
     }
+}
+
+/// A browser names the page it acts for in `Origin`, at the latest when something is to change. A
+/// page whose own name was made to lead here is asked for nothing, but then the name is in `Host`.
+fn may_be_sent_by_a_page(request: &RequestHeader) -> bool {
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    request.headers.contains_key(header::ORIGIN)
+        || !hosts.all(|host| host.to_str().is_ok_and(is_no_foreign_name))
+        || request
+            .uri
+            .authority()
+            .is_some_and(|authority| !is_no_foreign_name(authority.as_str()))
+}
+
+/// Whether `host`, with or without a port, is an address or `localhost`.
+fn is_no_foreign_name(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    host.parse::<SocketAddr>().is_ok()
+        || host.parse::<IpAddr>().is_ok()
+        || bare.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok())
+        || (name.eq_ignore_ascii_case("localhost") && port.parse::<u16>().is_ok())
 }
 
 struct Answer {
@@ -254,6 +283,7 @@ impl ServeHttp for Admin {
                 .and_then(|value| value.to_str().ok())
                 .and_then(|value| value.strip_prefix("Bearer "))
                 .map(str::to_string),
+            sent_by_a_page: may_be_sent_by_a_page(session.req_header()),
         };
         let request = session.req_header();
         let answer = self
@@ -275,10 +305,52 @@ impl ServeHttp for Admin {
     }
 }
 
+const LOOPBACK_ONLY: &str =
+    "only for loopback peers, or with `Authorization: Bearer <admin.token>`\n";
+const NOT_FROM_PAGES: &str = "not for web pages (`Origin`, or a `Host` that is neither an address nor \
+     localhost), unless with `Authorization: Bearer <admin.token>`\n";
 const PATHS: &str =
     "not found; there are /metrics /livez /readyz /status /config and POST /reload\n";
 
 /// Compares without telling by its time how much was right.
 fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_localhost_are_no_names_of_somebody_else() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9901",
+            "10.1.2.3:9901",
+            "::1",
+            "[::1]",
+            "[::1]:9901",
+            "localhost",
+            "LocalHost:9901",
+        ] {
+            assert!(is_no_foreign_name(host), "{host}");
+        }
+        for host in [
+            "",
+            ":9901",
+            "evil.test",
+            "evil.test:9901",
+            "localhost.evil.test",
+            "127.0.0.1.evil.test:9901",
+            "127.0.0.1:9901:evil",
+            "localhost:evil",
+            "[evil]:9901",
+            "[127.0.0.1]",
+            "2130706433",
+            "0x7f.1",
+            "localhost.",
+        ] {
+            assert!(!is_no_foreign_name(host), "{host}");
+        }
+    }
 }

@@ -7,7 +7,8 @@ use crate::support::gateway::Metrics;
 use crate::support::{Client, Gw, Origin, Redis, client, eventually, route, route_entry};
 
 fn admin(gw: &Gw, method: &str, target: &str) -> crate::support::Response {
-    Client::connect(gw.admin_addr()).call(method, target, &[], b"")
+    let host = gw.admin_addr().to_string();
+    Client::connect(gw.admin_addr()).call(method, target, &[("Host", &host)], b"")
 }
 
 #[test]
@@ -220,6 +221,66 @@ fn what_tells_of_the_inside_answers_strangers_only_with_the_token() {
     for target in ["/metrics", "/livez", "/readyz", "/status"] {
         assert_eq!(ask("GET", target, "").status, 200, "{target}");
     }
+}
+
+#[test]
+fn a_web_page_in_a_browser_of_this_machine_gets_nothing_without_the_token() {
+    let origin = Origin::ok("ok");
+    let text = route("/", &[origin.url()], "");
+    let gw = Gw::start(format!(
+        "admin: {{listen_addr: \"127.0.0.1:0\", token: \"s3cret-token\"}}\n{text}"
+    ));
+    let own = gw.admin_addr().to_string();
+    let port = gw.admin_addr().port();
+    let generation = || gw.metrics().sum("harbr_config_generation", &[]);
+    let ask = |method: &str, target: &str, fields: &[(&str, &str)]| {
+        Client::connect(gw.admin_addr()).call(method, target, fields, b"")
+    };
+    let before = generation();
+    let named = format!("evil.test:{port}");
+    let pages = [
+        // Another page's request, and one of a page that is opaque.
+        vec![("Host", own.as_str()), ("Origin", "http://evil.test")],
+        vec![("Host", own.as_str()), ("Origin", "null")],
+        // A page whose name leads here.
+        vec![("Host", named.as_str())],
+        vec![("Host", "localhost.evil.test")],
+        vec![("Host", named.as_str()), ("Authorization", "Bearer wrong")],
+    ];
+    for page in &pages {
+        for (method, target) in [("GET", "/config"), ("POST", "/reload")] {
+            let answer = ask(method, target, page);
+            assert_eq!(answer.status, 403, "{method} {target} {page:?}");
+            assert!(!answer.text().contains("routes"), "{}", answer.text());
+        }
+    }
+    assert_eq!(generation(), before, "nothing was reloaded");
+    let local = format!("localhost:{port}");
+    for host in [own.as_str(), "127.0.0.1", "[::1]", "localhost", &local] {
+        assert_eq!(
+            ask("GET", "/config", &[("Host", host)]).status,
+            200,
+            "{host}"
+        );
+    }
+    for mut page in pages {
+        page.retain(|(name, _)| *name != "Authorization");
+        page.push(("Authorization", "Bearer s3cret-token"));
+        assert_eq!(ask("POST", "/reload", &page).status, 200, "{page:?}");
+    }
+    assert_eq!(generation(), before + 5.0);
+    // What tells nothing is for everybody.
+    for target in ["/metrics", "/livez", "/readyz", "/status"] {
+        assert_eq!(
+            ask("GET", target, &[("Host", &named)]).status,
+            200,
+            "{target}"
+        );
+    }
+    // A client of HTTP/1.0 need not say whom it asks.
+    let mut old = Client::connect(gw.admin_addr());
+    old.send("GET /config HTTP/1.0\r\n\r\n");
+    assert_eq!(old.response().unwrap().status, 200);
 }
 
 #[test]

@@ -547,7 +547,7 @@ fn reloads_cost_no_memory() {
     let binary = Binary::start(&keys(0));
     let reload = |nth: u32| {
         binary.rewrite(&keys(nth));
-        let answer = Client::connect(admin).call("POST", "/reload", &[], b"");
+        let answer = Client::connect(admin).call("POST", "/reload", &[("Host", "localhost")], b"");
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(binary.client().get("/1").status, 200);
     };
