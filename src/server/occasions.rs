@@ -12,7 +12,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::Signal;
 
-use crate::server::reload::Reload;
+use crate::server::reload::{Refused, Reload};
 use crate::server::signals::Signals;
 use crate::server::watch::{PERIOD, Watch};
 use crate::telemetry::AccessLog;
@@ -52,10 +52,13 @@ impl Occasions {
         }
     }
 
-    async fn reload(&self) {
+    /// What comes of it is in the log and in the metrics.
+    async fn reload(&self) -> Again {
         let reload = self.reload.clone();
-        // The outcome is in the log and in the metrics.
-        let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+        match tokio::task::spawn_blocking(move || reload.run()).await {
+            Ok(Err(Refused::ForNow)) => Again::Yes,
+            Ok(Ok(_) | Err(Refused::Wrong(_))) | Err(_) => Again::No,
+        }
     }
 
     async fn reopen_at(&self, mut user1: Option<Signal>) {
@@ -67,11 +70,15 @@ impl Occasions {
         }
     }
 
-    /// Whether to watch is asked each time: a reload changes it.
+    /// Whether to watch is asked each time: a reload changes it. What changes during an upgrade is
+    /// seen when the upgrade has failed; after one that has not, it is for the successor to see.
     async fn watch(&self) {
         let mut watch = Watch::default();
         loop {
             tokio::time::sleep(PERIOD).await;
+            if self.reload.is_frozen() {
+                continue;
+            }
             let snapshot = self.reload.snapshots.load();
             if !snapshot.config.server.watch_config {
                 watch = Watch::default();
@@ -86,11 +93,18 @@ impl Occasions {
                 return std::future::pending().await;
             };
             watch = looked;
-            if changed {
-                self.reload().await;
+            if changed && self.reload().await == Again::Yes {
+                watch = Watch::default();
             }
         }
     }
+}
+
+/// Whether a reload that was refused is to be tried again without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    Yes,
+    No,
 }
 
 /// The next one; without a stream, never.

@@ -6,6 +6,7 @@
 //! `occasions` (SIGHUP, a changed file).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -38,6 +39,30 @@ pub struct Reload {
     pub frozen: AtomicBool,
 }
 
+/// Why a reload changed nothing.
+#[derive(Debug)]
+pub enum Refused {
+    /// An upgrade is under way. When it fails, the same may be asked for again.
+    ForNow,
+    /// What was asked for cannot be put in force.
+    Wrong(Error),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::ForNow => f.write_str("an upgrade is under way: reload again when it is over"),
+            Refused::Wrong(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Wrong(error)
+    }
+}
+
 /// No reload happens while this is held.
 #[derive(Debug)]
 pub struct Frozen<'r> {
@@ -63,7 +88,7 @@ impl Drop for Frozen<'_> {
 impl Reload {
     /// Reads the file of the configuration in force again and puts it in force. Blocks. Returns
     /// what changed.
-    pub fn run(&self) -> Result<Value, Error> {
+    pub fn run(&self) -> Result<Value, Refused> {
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshots.load();
         (self.supervisor)(&systemd::reloading());
@@ -93,12 +118,15 @@ impl Reload {
         })
     }
 
+    /// Whether a reload would be refused because of an upgrade.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
     /// Everything that can fail comes before the swap: reading, compiling, binding.
-    fn apply(&self, before: &Snapshot) -> Result<Value, Error> {
-        if self.frozen.load(Ordering::Acquire) {
-            return Err(Error::io(
-                "an upgrade is under way: reload again when it is over",
-            ));
+    fn apply(&self, before: &Snapshot) -> Result<Value, Refused> {
+        if self.is_frozen() {
+            return Err(Refused::ForNow);
         }
         let after = self.build(before)?;
         let (old, new) = (wanted(&before.config), wanted(&after.config));

@@ -330,6 +330,37 @@ fn a_successor_that_says_go_on_and_never_serves_changes_nothing() {
     assert_eq!(new.client().get("/").text(), "ok");
 }
 
+#[test]
+fn a_watched_file_that_changes_during_an_upgrade_is_reloaded_when_it_has_failed() {
+    let origin = Origin::ok("ok");
+    let keys = |path: &str| {
+        let routes = route(path, &[origin.url()], "");
+        format!("server: {{watch_config: true}}\n{routes}")
+    };
+    let old = Binary::start(&keys("/a"));
+    let other = Binary::start(&keys("/a"));
+    old.says("] serving");
+    let mut liar = UnixStream::connect(old.folder().join("gateway.sock")).unwrap();
+    liar.set_read_timeout(Some(SOON)).unwrap();
+    say(&mut liar, r#"{"hello":{"version":1,"pid":1}}"#);
+    assert!(hear(&mut liar).contains("sockets"));
+    old.rewrite(&keys("/b"));
+    // Another gateway sees two changes meanwhile: more than one period goes by.
+    for path in ["/b", "/c"] {
+        other.rewrite(&keys(path));
+        eventually(SOON, "it is reloaded", || {
+            other.client().get(path).status == 200
+        });
+    }
+    assert_eq!(old.client().get("/b").status, 404, "not now");
+    drop(liar);
+    old.says("upgrade failed, this process goes on");
+    eventually(SOON, "it is reloaded", || {
+        old.client().get("/b").status == 200
+    });
+    assert!(!old.said().contains("reload refused"), "{}", old.said());
+}
+
 /// Sends one message as a successor would.
 fn say(stream: &mut UnixStream, message: &str) {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
