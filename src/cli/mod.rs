@@ -157,6 +157,12 @@ fn run_gateway(
 ) -> Result<(), Error> {
     let paths = Paths::of(&config, mode);
     let log = ProcessLog::start(paths.log_file.as_deref(), LOG_FILTER)?;
+    if paths.log_file.is_some() {
+        // The terminal has them already, and nobody looks there later.
+        for warning in &config.warnings {
+            ::log::warn!("{warning}");
+        }
+    }
     let reopening = log.reopening();
     let mut gateway = Gateway::new(config)
         .pid_file(paths.pid_file)
