@@ -24,6 +24,7 @@ pub mod reload;
 mod signals;
 pub mod systemd;
 mod watch;
+mod writable;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -105,9 +106,11 @@ impl Gateway {
         self
     }
 
-    /// Compiles the configuration without resolving or binding anything: what `--test` does.
+    /// Compiles the configuration without resolving, binding or writing anything: what `--test`
+    /// does. That its log files can be opened is looked at, too.
     pub fn check(&self) -> Result<(), Error> {
-        Snapshot::build(self.config.clone(), &self.registry, &Metrics::new(), None).map(drop)
+        Snapshot::build(self.config.clone(), &self.registry, &Metrics::new(), None)?;
+        writable::check(&self.config)
     }
 
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.

@@ -162,6 +162,22 @@ fn a_daemon_needs_no_key_for_its_files() {
 }
 
 #[test]
+fn warnings_of_the_configuration_are_on_the_terminal_and_in_the_log() {
+    let unused = "upstreams: {spare: {upstream: \"http://127.0.0.1:9\"}}\n";
+    let background = Background::start("", &format!("{unused}{}", nowhere()));
+    let told = || {
+        let log = background.text("gateway.log");
+        log.matches("no route uses this upstream").count()
+    };
+    assert_eq!(told(), 1, "{}", background.text("gateway.log"));
+    let output = background.launch_with(&["-u"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("no route uses this upstream"), "{said}");
+    assert_eq!(told(), 2, "{}", background.text("gateway.log"));
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_the_first_one_goes_on() {
     let origin = Origin::ok("ok");
     let background = Background::start("", &route("/", &[origin.url()], ""));
@@ -394,6 +410,34 @@ fn an_unknown_account_is_a_problem_of_the_configuration() {
             assert!(said.contains("no-such-name"), "{said}");
         }
     }
+}
+
+#[test]
+fn the_test_of_a_configuration_tells_of_logs_that_cannot_be_opened_and_makes_none() {
+    let test = |server: &str| {
+        let keys = format!("server: {{{server}}}\n{}", nowhere());
+        let (folder, file) = config_file(&config("127.0.0.1:0", &keys));
+        let output = run(&["-t", "-c", file.to_str().unwrap()]);
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1, "the configuration only");
+        (output.status.code(), text(&output.stderr))
+    };
+    for good in [
+        "log_file: a.log, access_log: b.log",
+        "access_log: stdout",
+        "access_log: /dev/null",
+    ] {
+        assert_eq!(test(good), (Some(0), String::new()), "{good}");
+    }
+    for key in ["log_file", "access_log"] {
+        for path in ["none/a.log", "config.yml/a.log", "."] {
+            let (code, said) = test(&format!("{key}: {path}"));
+            assert_eq!(code, Some(78), "{said}");
+            assert!(said.contains(&format!("server.{key}: ")), "{said}");
+        }
+    }
+    let (_, said) = test("log_file: none/a.log, access_log: none/b.log");
+    assert!(said.contains("a.log") && said.contains("b.log"), "{said}");
 }
 
 #[test]
