@@ -3,8 +3,9 @@
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
 //! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys (`leaf` one value, `environment` a variable),
 //! `server`, `upstream`, `named`, `health`, `filters`, `routes` and `tcp` know theirs, `listeners` has
-//! the rules that see all routes. Called by `config::parse` and `config::load`.
+//! the rules that see all routes, `circles` a warning that does. Called by `config::parse` and `config::load`.
 
+mod circles;
 mod environment;
 mod fields;
 mod filters;
@@ -101,6 +102,14 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
         admin.as_ref(),
         &routes.tcp,
         &tcp_proxy,
+    );
+    circles::warn(
+        report,
+        &routes_trail,
+        listen_addr.as_ref(),
+        &tcp_proxy,
+        &routes.http,
+        &routes.tcp,
     );
     Some(Config {
         file: file.to_path_buf(),
