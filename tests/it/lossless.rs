@@ -177,12 +177,28 @@ fn twenty_reloads_under_load_fail_no_request_no_transaction_and_no_session() {
             talk.echo(&format!("after {nth}"));
         }
         many_more_are_done(&mut observer);
-        keeping.finish() + reconnecting.finish()
+        [keeping, reconnecting]
+            .into_iter()
+            .map(|pgbench| {
+                pgbench
+                    .finish()
+                    .unwrap_or_else(|said| panic!("{said}\n{}", slow_or_lost(&gw)))
+            })
+            .sum()
     });
     transaction.commit(&server);
     talk.echo("the end");
     assert_eq!(socket.connections(), 1);
     all_are_there(&server, processed);
+}
+
+/// The sessions that ended badly or took long, as the gateway tells of them.
+fn slow_or_lost(gw: &Gw) -> String {
+    let records = gw.access_log(0).into_iter().filter(|record| {
+        record["protocol"] == "postgres"
+            && (record["reason"] != "ok" || record["total_ms"].as_f64() > Some(2000.0))
+    });
+    records.map(|record| format!("{record}\n")).collect()
 }
 
 /// The one that is there at this turn, and the other.
@@ -256,11 +272,11 @@ fn ten_upgrades_in_a_row_under_load_fail_no_request_no_connect_and_no_transactio
                 // The first one still has others.
                 if draining.len() > 4 {
                     let (old, keeping) = draining.remove(1).expect("one of five");
-                    processed += keeping.finish();
+                    processed += keeping.finish().unwrap();
                     ended_well(old);
                 }
             }
-            processed += reconnecting.finish();
+            processed += reconnecting.finish().unwrap();
         });
     });
     assert!(asked > 10, "{asked}");
@@ -269,7 +285,7 @@ fn ten_upgrades_in_a_row_under_load_fail_no_request_no_connect_and_no_transactio
     drop(talk);
     for (mut old, keeping) in draining {
         assert_eq!(old.ended_within(Duration::ZERO), None, "it has sessions");
-        processed += keeping.finish();
+        processed += keeping.finish().unwrap();
         ended_well(old);
     }
     all_are_there(&server, processed);
