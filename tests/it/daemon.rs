@@ -599,6 +599,7 @@ fn reloads_cost_no_memory() {
     let after_ten = binary.resident_kib();
     (11..=times(100, 1000)).for_each(reload);
     let in_the_end = binary.resident_kib();
+    println!("{after_ten} KiB after 10 reloads, {in_the_end} KiB in the end");
     assert!(
         in_the_end * 10 <= after_ten * 11,
         "{after_ten} KiB after 10, {in_the_end} KiB in the end"
