@@ -191,6 +191,9 @@ impl Refuser {
             };
             return self.done(tls::alert(alert).to_vec());
         }
+        if tls::may_begin(&self.held) {
+            return Step::NeedMore;
+        }
         match &mut self.state {
             State::Over => Step::Done(Vec::new()),
             State::Sniffing => match sniff::classify(&self.held) {

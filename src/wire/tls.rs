@@ -40,6 +40,14 @@ pub fn begins(bytes: &[u8]) -> bool {
     matches!(bytes, [22, 3, _, _, _, 1, ..])
 }
 
+/// Whether a client that has sent these few bytes may still turn out to [speak TLS](begins).
+pub fn may_begin(bytes: &[u8]) -> bool {
+    matches!(
+        bytes,
+        [22] | [22, 3] | [22, 3, _] | [22, 3, _, _] | [22, 3, _, _, _]
+    )
+}
+
 /// Why a handshake is ended (RFC 8446 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alert {

@@ -56,6 +56,15 @@ fn a_client_that_speaks_tls_reads_an_alert() {
         refuser.advance(hello),
         Step::Done(vec![21, 3, 3, 0, 2, 2, 112])
     );
+    // However it is cut.
+    for cut in 1..hello.len() {
+        let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "why");
+        let mut step = refuser.advance(&hello[..cut]);
+        if step == Step::NeedMore {
+            step = refuser.advance(&hello[cut..]);
+        }
+        assert_eq!(step, Step::Done(vec![21, 3, 3, 0, 2, 2, 80]), "{cut}");
+    }
     // After its request for TLS was answered by the session, not by the refuser.
     let mut refuser = Refuser::new(DbType::Postgres, Refusal::NoRoute, "unmatched");
     assert_eq!(
@@ -153,7 +162,7 @@ fn postgres_is_told_no_to_encryption_and_only_then_the_error() {
 #[test]
 fn postgres_says_nothing_to_cancels_repetitions_and_nonsense() {
     let cancel = CancelKey::from_bytes(&[1; 8]).unwrap().to_request();
-    for bytes in [&cancel[..], b"\0\0\xff\xff", b"\x16\x03\x01"] {
+    for bytes in [&cancel[..], b"\0\0\xff\xff", b"\x16\x03\x01\0\0\x02"] {
         let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "w");
         assert_eq!(refuser.advance(bytes), Step::Done(Vec::new()));
     }
@@ -209,7 +218,7 @@ fn redis_drivers_hear_the_error_for_each_set_up_command_and_the_users_own() {
     let endless = redis::write_command(&["CLIENT", "ID"]).repeat(100);
     assert_eq!(refuser.advance(&endless), Step::Done(error.repeat(16)));
     let mut refuser = Refuser::new(DbType::Redis, Refusal::Unavailable, "no endpoint");
-    assert_eq!(refuser.advance(b"\x16\x03\x01\n"), Step::Done(error));
+    assert_eq!(refuser.advance(b"\x16\x03\x01\n\n\n"), Step::Done(error));
 }
 
 #[test]
