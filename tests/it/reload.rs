@@ -1,10 +1,15 @@
 //! A new configuration under running traffic.
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
-use crate::support::{Binary, Gw, Load, Next, Origin, eventually, loaded, route, route_entry};
+use crate::support::nginx::free_addr;
+use crate::support::{
+    Binary, Gw, Load, Next, Origin, client, eventually, loaded, route, route_entry,
+};
 
 fn generation(gw: &Gw) -> f64 {
     gw.metrics().sum("harbr_config_generation", &[])
@@ -43,6 +48,47 @@ fn a_reload_changes_the_routes_and_says_what_changed() {
         metrics.sum("harbr_config_reloads_total", &[("result", "ok")]),
         1.0
     );
+}
+
+#[test]
+fn the_http_listener_moves_and_its_connections_stay() {
+    let origin = Origin::ok("ok");
+    let [old, new] = [free_addr(), free_addr()];
+    let at = |addr: SocketAddr| {
+        let routes = route("/", &[origin.url()], "");
+        format!("listen_addr: \"{addr}\"\n{routes}")
+    };
+    let gw = Gw::start(at(old));
+    let mut kept = gw.client();
+    assert_eq!(kept.get("/").text(), "ok");
+    for (from, to) in [(old, new), (new, old), (old, new)] {
+        let answer = gw.reload(at(to));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let moved = json!({"added": [to.to_string()], "removed": [from.to_string()]});
+        assert_eq!(answer.json()["listeners"], moved);
+        assert_eq!(client::get(to, "/").text(), "ok");
+        assert!(TcpStream::connect(from).is_err());
+        assert_eq!(kept.get("/").text(), "ok");
+    }
+}
+
+#[test]
+fn a_listener_that_cannot_be_bound_changes_nothing() {
+    let origin = Origin::ok("ok");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap();
+    let gw = Gw::start(route("/old", &[origin.url()], ""));
+    let routes = route("/new", &[origin.url()], "");
+    let answer = gw.reload(format!("listen_addr: \"{port}\"\n{routes}"));
+    assert_eq!(answer.status, 422);
+    let said = answer.text();
+    assert!(
+        said.contains("listen_addr") && said.contains(&port.to_string()),
+        "{said}"
+    );
+    assert_eq!(gw.get("/old").text(), "ok");
+    assert_eq!(gw.get("/new").status, 404);
+    assert_eq!(generation(&gw), 1.0);
 }
 
 #[test]
