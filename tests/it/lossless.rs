@@ -96,7 +96,10 @@ fn done(observer: &mut Psql) -> u64 {
 #[track_caller]
 fn many_more_are_done(observer: &mut Psql) {
     let before = done(observer);
-    eventually(SOON, "transactions go on", || done(observer) > before + 10);
+    // Where others use the machine as well, one takes seconds.
+    eventually(4 * SOON, "transactions go on", || {
+        done(observer) > before + 30
+    });
 }
 
 #[test]
