@@ -1,0 +1,328 @@
+//! The origin and the proxies before it, each with two threads and what a gateway is used with: an
+//! access log to a file, timeouts, health checks, connections kept to the origin.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::load::SMALL;
+
+/// One proxy; killed when dropped.
+pub struct Proxy {
+    pub name: &'static str,
+    pub port: u16,
+    child: Child,
+}
+
+impl Proxy {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // nginx and Caddy end their children when told, not when killed.
+        let _ = Command::new("kill").arg(self.pid().to_string()).status();
+        let end = Instant::now() + Duration::from_secs(2);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Fleet {
+    pub proxies: Vec<Proxy>,
+    /// Ours with other configurations.
+    pub more: Vec<(&'static str, Proxy)>,
+    origin: u16,
+    folder: PathBuf,
+    _origin: Proxy,
+}
+
+impl Fleet {
+    pub fn start(folder: &Path) -> Result<Fleet, String> {
+        program("wrk")?;
+        let nginx = program("nginx")?;
+        let origin = origin(&nginx, folder)?;
+        let port = origin.port;
+        let mut fleet = Fleet {
+            proxies: Vec::new(),
+            more: Vec::new(),
+            origin: port,
+            folder: folder.to_path_buf(),
+            _origin: origin,
+        };
+        let bare = std::env::current_exe().map_err(|e| e.to_string())?;
+        let starts: [(&'static str, Start); 6] = [
+            (
+                "harbr-router",
+                Box::new(|f: &Fleet| f.ours("harbr-router", "ours", ROUTE)),
+            ),
+            ("bare pingora", Box::new(move |f: &Fleet| f.bare(&bare))),
+            ("nginx", Box::new(move |f: &Fleet| f.nginx(&nginx))),
+            ("haproxy", Box::new(Fleet::haproxy)),
+            ("envoy", Box::new(Fleet::envoy)),
+            ("caddy", Box::new(Fleet::caddy)),
+        ];
+        for (name, start) in starts {
+            match start(&fleet) {
+                Ok(proxy) => fleet.proxies.push(proxy),
+                Err(why) => println!("without {name}: {why}"),
+            }
+        }
+        Ok(fleet)
+    }
+
+    /// Ours with so many routes, and how long it took to its first answer.
+    pub fn start_with_routes(&self, count: usize) -> Result<(Proxy, Duration), String> {
+        let mut routes = String::new();
+        for n in 1..count {
+            routes += &format!("  \"/service-{n}/api\": {{upstream: origin}}\n");
+        }
+        let began = Instant::now();
+        let proxy = self.ours(
+            "harbr-router",
+            &format!("routes-{count}"),
+            &format!("{routes}{ROUTE}"),
+        )?;
+        Ok((proxy, began.elapsed()))
+    }
+
+    fn ours(&self, name: &'static str, stem: &str, routes: &str) -> Result<Proxy, String> {
+        let port = free_port();
+        let text = format!(
+            "listen_addr: 127.0.0.1:{port}\nglobal_timeout_ms: 5000\nmax_connections: 20000\n\
+             admin: {{listen_addr: \"127.0.0.1:{admin}\"}}\n\
+             server: {{threads: 2, access_log: {stem}.log}}\n\
+             upstreams:\n  origin: {{upstream: \"http://127.0.0.1:{origin}\", \
+             health_check_path: /1k}}\nroutes:\n{routes}",
+            admin = free_port(),
+            origin = self.origin,
+        );
+        let config = self.write(&format!("{stem}.yml"), &text)?;
+        let mut run = Command::new(env!("CARGO_BIN_EXE_harbr-router"));
+        run.arg("-c").arg(config);
+        started(name, port, &mut run)
+    }
+
+    fn bare(&self, program: &Path) -> Result<Proxy, String> {
+        let port = free_port();
+        let mut run = Command::new(program);
+        run.args(["--as-bare", &format!("127.0.0.1:{port}")]);
+        run.arg(format!("127.0.0.1:{}", self.origin));
+        started("bare pingora", port, &mut run)
+    }
+
+    fn nginx(&self, program: &Path) -> Result<Proxy, String> {
+        let port = free_port();
+        let text = format!(
+            "{head}worker_processes 2;\nevents {{ worker_connections 20000; }}\nhttp {{\n\
+             access_log {folder}/nginx-access.log;\nkeepalive_requests 100000000;\n\
+             client_body_temp_path {folder}/b2; proxy_temp_path {folder}/p2;\n\
+             fastcgi_temp_path {folder}/f2; uwsgi_temp_path {folder}/u2; scgi_temp_path {folder}/s2;\n\
+             upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; keepalive_requests 100000000; }}\n\
+             server {{ listen 127.0.0.1:{port} backlog=4096; location / {{\n\
+             proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+             proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
+             proxy_read_timeout 5s; client_max_body_size 10m; }} }} }}\n",
+            head = nginx_head(&self.folder, "peer"),
+            folder = self.folder.display(),
+            origin = self.origin,
+        );
+        let config = self.write("nginx-peer.conf", &text)?;
+        let mut run = Command::new(program);
+        run.arg("-c").arg(config).arg("-p").arg(&self.folder);
+        started("nginx", port, &mut run)
+    }
+
+    fn haproxy(&self) -> Result<Proxy, String> {
+        let program = program("haproxy")?;
+        let port = free_port();
+        let text = format!(
+            "global\n  nbthread 2\n  maxconn 8000\n  log stdout format raw local0\n\
+             defaults\n  mode http\n  log global\n  option httplog\n  option forwardfor\n  \
+             timeout connect 1s\n  timeout client 75s\n  timeout server 5s\n  \
+             timeout http-request 10s\n  http-reuse always\n\
+             frontend web\n  bind 127.0.0.1:{port}\n  default_backend origin\n\
+             backend origin\n  option httpchk GET /1k\n  \
+             server one 127.0.0.1:{} check inter 5s\n",
+            self.origin
+        );
+        let config = self.write("haproxy.cfg", &text)?;
+        let log = fs::File::create(self.folder.join("haproxy.log")).map_err(|e| e.to_string())?;
+        let mut run = Command::new(program);
+        run.arg("-db").arg("-f").arg(config).stdout(log);
+        started("haproxy", port, &mut run)
+    }
+
+    fn caddy(&self) -> Result<Proxy, String> {
+        let program = program("caddy")?;
+        let port = free_port();
+        let text = format!(
+            "{{\n  admin off\n  auto_https off\n}}\nhttp://127.0.0.1:{port}, http://localhost:{port} {{\n  log {{\n    \
+             output file {folder}/caddy-access.log\n  }}\n  reverse_proxy 127.0.0.1:{origin} {{\n    \
+             health_uri /1k\n    health_interval 5s\n  }}\n}}\n",
+            folder = self.folder.display(),
+            origin = self.origin,
+        );
+        let config = self.write("Caddyfile", &text)?;
+        let mut run = Command::new(program);
+        run.env("GOMAXPROCS", "2").env("HOME", &self.folder);
+        run.args(["run", "--adapter", "caddyfile", "--config"])
+            .arg(config);
+        started("caddy", port, &mut run)
+    }
+
+    fn envoy(&self) -> Result<Proxy, String> {
+        let program = match std::env::var_os("ENVOY") {
+            Some(path) => PathBuf::from(path),
+            None => program("envoy")?,
+        };
+        let port = free_port();
+        let text = ENVOY
+            .replace("@PORT@", &port.to_string())
+            .replace("@ORIGIN@", &self.origin.to_string())
+            .replace(
+                "@LOG@",
+                &self.folder.join("envoy-access.log").display().to_string(),
+            );
+        let config = self.write("envoy.yaml", &text)?;
+        let mut run = Command::new(program);
+        run.args([
+            "--concurrency",
+            "2",
+            "--base-id",
+            &port.to_string(),
+            "-l",
+            "error",
+            "-c",
+        ]);
+        run.arg(config);
+        started("envoy", port, &mut run)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, String> {
+        let path = self.folder.join(name);
+        fs::write(&path, text).map_err(|e| e.to_string())?;
+        Ok(path)
+    }
+}
+
+type Start = Box<dyn Fn(&Fleet) -> Result<Proxy, String>>;
+
+/// Serves three bodies from memory, and reads what is posted.
+fn origin(nginx: &Path, folder: &Path) -> Result<Proxy, String> {
+    let port = free_port();
+    for (name, bytes) in [("1k", SMALL), ("100k", 100 << 10), ("1m", 1 << 20)] {
+        fs::create_dir_all(folder.join("www")).map_err(|e| e.to_string())?;
+        fs::write(folder.join("www").join(name), "x".repeat(bytes)).map_err(|e| e.to_string())?;
+    }
+    let text = format!(
+        "{head}worker_processes 1;\nevents {{ worker_connections 20000; }}\nhttp {{\n\
+         access_log off; keepalive_requests 100000000; sendfile on; tcp_nopush on;\n\
+         open_file_cache max=10; client_max_body_size 10m; client_body_buffer_size 128k;\n\
+         client_body_temp_path {folder}/b1; proxy_temp_path {folder}/p1;\n\
+         fastcgi_temp_path {folder}/f1; uwsgi_temp_path {folder}/u1; scgi_temp_path {folder}/s1;\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}/www;\n\
+         location /post {{ return 204; }} }} }}\n",
+        head = nginx_head(folder, "origin"),
+        folder = folder.display(),
+    );
+    let config = folder.join("origin.conf");
+    fs::write(&config, text).map_err(|e| e.to_string())?;
+    let mut run = Command::new(nginx);
+    run.arg("-c").arg(config).arg("-p").arg(folder);
+    started("origin", port, &mut run)
+}
+
+fn nginx_head(folder: &Path, name: &str) -> String {
+    let folder = folder.display();
+    let user = match nix::unistd::Uid::effective().is_root() {
+        true => "user root;\n",
+        false => "",
+    };
+    format!(
+        "{user}daemon off;\nworker_rlimit_nofile 20000;\nerror_log {folder}/{name}-error.log crit;\n\
+         pid {folder}/{name}.pid;\n"
+    )
+}
+
+fn started(name: &'static str, port: u16, run: &mut Command) -> Result<Proxy, String> {
+    run.stdin(Stdio::null()).stderr(Stdio::null());
+    if name != "haproxy" {
+        run.stdout(Stdio::null());
+    }
+    let child = run.spawn().map_err(|e| format!("{run:?}: {e}"))?;
+    let mut proxy = Proxy { name, port, child };
+    let end = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if let Ok(Some(status)) = proxy.child.try_wait() {
+            return Err(format!("it ended at once: {status} ({run:?})"));
+        }
+        if Instant::now() > end {
+            return Err(format!("nothing listens on port {port}"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(proxy)
+}
+
+fn program(name: &str) -> Result<PathBuf, String> {
+    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    let found = folders.iter().map(|dir| Path::new(dir).join(name));
+    found
+        .into_iter()
+        .find(|path| path.exists())
+        .ok_or_else(|| format!("{name} is not installed"))
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+const ROUTE: &str = "  \"/\": {upstream: origin, retry_count: 2}\n";
+
+const ENVOY: &str = r#"
+static_resources:
+  listeners:
+  - address: {socket_address: {address: 127.0.0.1, port_value: @PORT@}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: web
+          use_remote_address: true
+          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: "@LOG@"
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {prefix: "/"}
+                route: {cluster: origin, timeout: 5s}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: origin
+    connect_timeout: 1s
+    health_checks:
+    - {timeout: 1s, interval: 5s, unhealthy_threshold: 3, healthy_threshold: 1, http_health_check: {path: /1k}}
+    load_assignment:
+      cluster_name: origin
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: @ORIGIN@}}}
+"#;
