@@ -12,6 +12,7 @@ use crate::support::nginx::free_addr;
 use crate::support::{Gw, Redis};
 
 mod blocking;
+mod frozen;
 mod hostile;
 mod idle;
 mod mariadb;

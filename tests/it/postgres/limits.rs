@@ -181,6 +181,33 @@ fn who_comes_above_the_limit_of_the_gateway_reads_53300() {
     });
 }
 
+/// How a driver shows a refusal does not tell whether a server or the gateway said it. (libpq keeps
+/// the SQLSTATE of a failed login to itself, so psycopg has none; it is read off the wire above.)
+#[test]
+fn to_psycopg_a_refusal_of_ours_is_one_of_the_servers() {
+    let server = Postgres::with(&["max_connections=3", "superuser_reserved_connections=0"]);
+    let gw = gateway(&[&server], "max_connections: 1\nqueue_timeout_ms: 200");
+    let program = r#"
+held = []
+try:
+    while True:
+        held.append(connect(sslmode=MODE))
+except psycopg.Error as error:
+    text = str(error).strip().split("FATAL:  ")[1]
+    print(type(error).__name__, error.sqlstate, text[:len("sorry, too many clients already")])
+"#;
+    for mode in ["'disable'", "'prefer'"] {
+        let program = program.replace("MODE", mode);
+        let direct = psycopg(server.addr(), &program).unwrap();
+        let through = psycopg(gw.tcp_addr(0), &program).unwrap();
+        assert_eq!(
+            through,
+            "OperationalError None sorry, too many clients already"
+        );
+        assert_eq!(through, direct);
+    }
+}
+
 #[test]
 fn without_an_endpoint_a_client_reads_57p03() {
     let dead = Origin::refusing();

@@ -1,9 +1,10 @@
 //! TLS between client and server, through a gateway that has no part in it.
 
 use super::raw::Raw;
-use super::{gateway, psql};
-use crate::support::Postgres;
+use super::{gateway, psql, tcp};
+use crate::support::daemon::{lasting_port, output};
 use crate::support::drivers::psycopg;
+use crate::support::{Gw, Origin, Postgres, Redis, route_entry};
 
 const ENCRYPTED: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
 
@@ -74,4 +75,94 @@ fn a_client_may_ask_for_gss_encryption_first_and_is_told_no() {
     assert_eq!(client.byte(), b'N');
     client.send(b"\0\0\0\x08\x04\xd2\x16\x2f");
     assert_eq!(client.byte(), b'S');
+}
+
+/// A server of PostgreSQL 17 to a client that begins with TLS: it wants the protocol named in the
+/// ClientHello, and has an older server behind it. Then a session and its cancel.
+const DIRECT: &str = r#"
+import select, socket, ssl
+assert psycopg.pq.version() >= 170000, psycopg.pq.version()
+certificate, key, front, behind = CERTIFICATE, KEY, FRONT, BEHIND
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+context.set_alpn_protocols(["postgresql"])
+listener, began = socket.create_server(("127.0.0.1", front)), []
+def serve(raw):
+    began.append(raw.recv(1, socket.MSG_PEEK))
+    client = context.wrap_socket(raw, server_side=True)
+    assert client.selected_alpn_protocol() == "postgresql"
+    server = socket.create_connection(("127.0.0.1", behind))
+    while True:
+        ready = [client] if client.pending() else select.select([client, server], [], [])[0]
+        for one, other in ((client, server), (server, client)):
+            if one in ready:
+                piece = one.recv(65536)
+                if not piece:
+                    return
+                other.sendall(piece)
+def accept():
+    while True:
+        client = listener.accept()[0]
+        threading.Thread(target=serve, args=[client], daemon=True).start()
+threading.Thread(target=accept, daemon=True).start()
+with connect(sslmode="require", sslnegotiation="direct") as db:
+    print(db.execute("SELECT 6 * 7").fetchone()[0], db.pgconn.ssl_in_use)
+    db.add_notice_handler(lambda notice: threading.Thread(target=db.cancel_safe).start())
+    try:
+        db.execute("DO $$ BEGIN RAISE NOTICE 'running'; PERFORM pg_sleep(20); END $$")
+    except psycopg.errors.QueryCanceled as error:
+        print(error.sqlstate)
+print(began)
+"#;
+
+#[test]
+fn a_client_may_begin_with_tls_as_that_of_postgresql_17_does() {
+    let (server, cache) = (Postgres::new(), Redis::new());
+    let front = lasting_port();
+    let program = DIRECT
+        .replace("CERTIFICATE", &format!("{:?}", server.certificate()))
+        .replace(
+            "KEY",
+            &format!("{:?}", server.folder().join("data/server.key")),
+        )
+        .replace("FRONT", &front.to_string())
+        .replace("BEHIND", &server.port().to_string());
+    let url = format!("postgres://127.0.0.1:{front}");
+    let alone = route_entry("db", &[url], "health_check: false");
+    let shared = format!("{alone}{}", route_entry("cache", &[cache.url()], ""));
+    for routes in [alone, shared] {
+        let gw = Gw::start(tcp(&routes));
+        let said = psycopg(gw.tcp_addr(0), &program).unwrap();
+        assert_eq!(said, "42 True\n57014\n[b'\\x16', b'\\x16']");
+        if routes.contains("cache") {
+            let ping = output(Redis::redis_cli(gw.tcp_addr(0)).arg("PING"));
+            assert_eq!(ping.unwrap(), "PONG\n");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_begins_with_tls_and_cannot_be_served_reads_an_alert() {
+    let dead = Origin::refusing();
+    let url = dead.url().replace("http:", "postgres:");
+    let gw = Gw::start(tcp(&route_entry(
+        "db",
+        &[url],
+        "health_check: false\nejection: false",
+    )));
+    let said = psycopg(
+        gw.tcp_addr(0),
+        r#"
+try:
+    connect(sslmode="require", sslnegotiation="direct")
+except psycopg.OperationalError as error:
+    print(error)
+"#,
+    );
+    let said = said.unwrap();
+    assert!(said.contains("tlsv1 alert internal error"), "{said}");
+    assert!(
+        !said.contains("closed the connection unexpectedly"),
+        "{said}"
+    );
 }

@@ -106,6 +106,21 @@ impl Server {
         }
     }
 
+    /// It answers nobody any more; the system still takes connections in its name.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("it was started");
+        running.signal(signal);
+    }
+
     fn end_with(&mut self, signal: Signal) {
         if let Some(mut running) = self.running.take() {
             running.end_with(signal);
