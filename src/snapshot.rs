@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use crate::account::Account;
 use crate::config::{Config, UpstreamSpec};
 use crate::error::Error;
-use crate::filter::Registry;
+use crate::filter::{Chains, Registry};
 use crate::route::{Route, Table, TcpRoute, TcpTable};
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub tcp: BTreeMap<SocketAddr, Arc<TcpTable>>,
     /// Each upstream once, in the order of the routes.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The filters of the routes.
+    pub chains: Chains,
     /// Where requests are counted that matched no route (`route="-"`).
     pub unrouted: HttpRouteMetrics,
 }
@@ -45,19 +47,21 @@ impl Snapshot {
         metrics: &Metrics,
         previous: Option<&Snapshot>,
     ) -> Result<Snapshot, Error> {
-        registry.check(&config)?;
+        let chains = registry.compile(&config, previous.map(|snapshot| &snapshot.chains))?;
         Account::look_up(&config)?;
         let mut upstreams = Upstreams::new(previous);
         let mut routes = Vec::with_capacity(config.http_routes.len());
         for route in &config.http_routes {
             let upstream = upstreams.of(&route.upstream);
-            let compiled = Route::new(route, upstream, metrics);
+            let chain = chains.http(&route.key.text);
+            let compiled = Route::new(route, upstream, chain, metrics);
             routes.push((route.key.clone(), Arc::new(compiled)));
         }
         let mut tcp: BTreeMap<SocketAddr, Vec<Arc<TcpRoute>>> = BTreeMap::new();
         for route in &config.tcp_routes {
             let upstream = upstreams.of(&route.upstream);
-            let compiled = Arc::new(TcpRoute::new(route, upstream, metrics));
+            let compiled = TcpRoute::new(route, upstream, chains.tcp(&route.name), metrics);
+            let compiled = Arc::new(compiled);
             tcp.entry(route.listen).or_default().push(compiled);
         }
         let mut hasher = DefaultHasher::new();
@@ -71,6 +75,7 @@ impl Snapshot {
                 .map(|(address, routes)| (address, Arc::new(TcpTable::new(routes, metrics))))
                 .collect(),
             upstreams: upstreams.all,
+            chains,
             unrouted: metrics.http_route("-"),
             config,
         })

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::error::Error;
+use crate::filter::Registry;
 use crate::server::Gateway;
 use crate::server::daemon::{self, Outcome, Report, Side};
 use crate::server::paths::{Mode, Paths};
@@ -99,7 +100,7 @@ fn code_of(error: &Error) -> u8 {
 fn run(args: &Args) -> Result<ExitCode, Error> {
     match &args.verb {
         Some(Verb::Schema) => {
-            println!("{:#}", config::schema());
+            println!("{:#}", Registry::built_in().schema());
             Ok(ExitCode::SUCCESS)
         }
         Some(Verb::Demo) => demo::run(),

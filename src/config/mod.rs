@@ -4,6 +4,7 @@
 //! [`load`] reads a file, [`parse`] a text. On the way: `tree` (YAML with positions), `parse`
 //! (rules, by the table in [`keys`]), [`model`] and [`value`] (what comes out).
 
+mod deserialize;
 pub mod detect;
 mod host;
 pub mod keys;
@@ -14,6 +15,7 @@ mod redact;
 mod route_key;
 mod scalar;
 mod schema;
+mod settings;
 mod table;
 pub mod tree;
 mod url;
@@ -23,7 +25,9 @@ use std::io::Read;
 use std::path::Path;
 
 pub use model::*;
+pub(crate) use problem::did_you_mean;
 pub use problem::{Mark, Problem, Problems, Wrong};
+pub use settings::Settings;
 pub use value::*;
 
 /// Reads a configuration file.

@@ -4,7 +4,6 @@
 //! else's business. Invariant: valid by construction; only `parse.rs` makes a [`Config`], and
 //! defaults are already filled in. Durations and sizes carry their unit in the type.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +12,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::problem::Mark;
+use super::settings::Settings;
 use super::value::{ListenAddr, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
 
 /// Everything one YAML file says. Its `Debug` leaves out the text, which may hold secrets.
@@ -290,10 +291,24 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// One entry of `filters`: the registered name and its settings as YAML.
-#[derive(Clone, Debug, PartialEq)]
+/// One entry of `filters`: the registered name and its settings. Equal whatever its place is.
+#[derive(Clone, Debug)]
 pub struct FilterSpec {
     pub kind: String,
-    pub settings: BTreeMap<String, serde_yaml::Value>,
+    pub on_error: OnError,
+    pub settings: Settings,
+    /// Where the entry stands in the file: line and column, from 1.
     pub at: (usize, usize),
+    /// Where its `type` stands.
+    pub kind_at: Mark,
+}
+
+/// What happens to a request or session whose filter failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnError {
+    /// It ends there.
+    #[default]
+    Refuse,
+    /// It goes on, as if the filter were not there.
+    Continue,
 }

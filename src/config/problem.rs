@@ -62,7 +62,7 @@ pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// Sorts by position; problems of one place keep the order in which they were found.
-    pub(super) fn new(mut problems: Vec<Problem>) -> Problems {
+    pub(crate) fn new(mut problems: Vec<Problem>) -> Problems {
         problems.sort_by_key(|problem| (problem.line, problem.column));
         Problems(problems)
     }
@@ -103,7 +103,7 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
         Wrong {
             message: message.into(),
             hint: Some(hint.into()),
@@ -124,7 +124,7 @@ impl fmt::Display for Wrong {
 impl std::error::Error for Wrong {}
 
 /// The word that was probably meant, quoted as a question; `None` when nothing comes close.
-pub(super) fn did_you_mean<'a>(
+pub(crate) fn did_you_mean<'a>(
     word: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {

@@ -70,20 +70,24 @@ fn walk_settings(node: &Node, spans: &mut Vec<(usize, usize)>) {
         Value::List(items) => items.iter().for_each(|item| walk_settings(item, spans)),
         Value::Map(entries) => {
             for entry in entries {
-                let name = entry.key.to_ascii_lowercase();
-                let secret = ["password", "secret", "token"]
-                    .iter()
-                    .any(|word| name.contains(word));
                 match &entry.value.value {
                     Value::List(_) | Value::Map(_) => walk_settings(&entry.value, spans),
                     Value::Null => {}
-                    _ if secret => spans.push(entry.value.chars),
+                    _ if names_a_secret(&entry.key) => spans.push(entry.value.chars),
                     _ => {}
                 }
             }
         }
         _ => {}
     }
+}
+
+/// Whether a filter's setting of this name is kept from being shown.
+pub(super) fn names_a_secret(setting: &str) -> bool {
+    let setting = setting.to_ascii_lowercase();
+    ["password", "secret", "token"]
+        .iter()
+        .any(|word| setting.contains(word))
 }
 
 #[cfg(test)]

@@ -6,9 +6,15 @@
 //! a filter that fails or panics costs its own request and nothing else; framing headers are the
 //! gateway's.
 
+mod bad_setting;
+mod chain;
+mod compile;
 mod context;
+mod files;
+mod from_fn;
 mod registry;
 mod response;
+mod schema;
 mod tcp;
 
 use std::ops::BitOr;
@@ -16,7 +22,12 @@ use std::ops::BitOr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::bad_setting::BadSetting;
+pub use self::chain::{Chain, TcpChain};
+pub use self::compile::Chains;
 pub use self::context::{Attempt, Context, RequestHead, ResponseHead};
+pub use self::files::Files;
+pub use self::from_fn::{FromFn, FromResponseFn, from_fn, from_response_fn};
 pub use self::registry::Registry;
 pub use self::response::Response;
 pub use self::tcp::{TcpContext, TcpEnd, TcpFilter, TcpVerdict};

@@ -1,48 +1,161 @@
 //! The filter types that a configuration may name, and how each is made from its settings.
 //!
 //! Its own file because it is the seam between YAML and user code. Invariant: a name means one
-//! type, for HTTP or for TCP. Filled by the `Gateway` builder; read when a snapshot is built.
+//! type, for HTTP or for TCP. Filled by the `Gateway` builder; read when a snapshot is built, by
+//! `compile`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::config::{Config, FilterSpec};
-use crate::error::Error;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 
-/// The filter types that `filters: [{type: …}]` may name.
-#[derive(Clone, Debug, Default)]
+use super::chain::panic_text;
+use super::files::Files;
+use super::{BadSetting, Filter, Result, TcpFilter};
+use crate::config::{FilterSpec, Problem, Wrong};
+
+/// The filter types that `filters: [{type: …}]` may name, and the filters that are everywhere.
+#[derive(Default)]
 pub struct Registry {
-    kinds: BTreeSet<String>,
+    pub(super) kinds: BTreeMap<String, Kind>,
+    pub(super) every_http: Vec<(Arc<str>, Arc<dyn Filter>)>,
+    pub(super) every_tcp: Vec<(Arc<str>, Arc<dyn TcpFilter>)>,
+}
+
+/// One filter type.
+pub(super) struct Kind {
+    pub(super) make: Make,
+    /// The JSON Schema of its settings.
+    pub(super) schema: fn(&mut SchemaGenerator) -> schemars::Schema,
+}
+
+/// How a filter is made from an entry of the file that is named.
+type MakeFrom<F> = dyn Fn(&FilterSpec, &Path, &mut Files<'_>) -> std::result::Result<Arc<F>, Vec<Problem>>
+    + Send
+    + Sync;
+
+pub(super) enum Make {
+    Http(Box<MakeFrom<dyn Filter>>),
+    Tcp(Box<MakeFrom<dyn TcpFilter>>),
 }
 
 impl Registry {
-    /// Refuses a configuration that names a filter type which nobody registered.
-    pub fn check(&self, config: &Config) -> Result<(), Error> {
-        let http = config.http_routes.iter().map(|r| (&r.key.text, &r.filters));
-        let tcp = config.tcp_routes.iter().map(|r| (&r.name, &r.filters));
-        let problems: Vec<String> = http
-            .chain(tcp)
-            .flat_map(|(route, filters)| filters.iter().map(move |filter| (route, filter)))
-            .filter(|(_, filter)| !self.kinds.contains(&filter.kind))
-            .map(|(route, filter)| self.unknown(config, route, filter))
-            .collect();
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(Error::config(problems.join("\n"))),
-        }
+    /// None but those that come with this crate.
+    pub fn built_in() -> Registry {
+        Registry::default()
     }
 
-    fn unknown(&self, config: &Config, route: &str, filter: &FilterSpec) -> String {
-        let known: Vec<&str> = self.kinds.iter().map(String::as_str).collect();
-        let known = match known.is_empty() {
-            true => "none is built into this version".to_string(),
-            false => known.join(", "),
-        };
-        format!(
-            "{}:{}:{}: routes.{route}.filters: unknown filter type `{}` (known types: {known})",
-            config.file.display(),
-            filter.at.0,
-            filter.at.1,
-            filter.kind,
-        )
+    /// An HTTP filter type. `S` is its settings: a struct of which each unknown key is an error, or
+    /// `()`. A type that was there by this name, a built-in one too, is replaced.
+    pub fn http<S, F>(
+        &mut self,
+        name: impl Into<String>,
+        make: impl Fn(S) -> Result<F> + Send + Sync + 'static,
+    ) where
+        S: DeserializeOwned + JsonSchema,
+        F: Filter,
+    {
+        self.http_with_files(name, move |settings: S, _: &mut Files<'_>| make(settings));
     }
+
+    /// As [`http`](Registry::http), for a filter whose settings name files: what it reads through
+    /// [`Files`] counts as its settings.
+    pub fn http_with_files<S, F>(
+        &mut self,
+        name: impl Into<String>,
+        make: impl Fn(S, &mut Files<'_>) -> Result<F> + Send + Sync + 'static,
+    ) where
+        S: DeserializeOwned + JsonSchema,
+        F: Filter,
+    {
+        let make = Make::Http(Box::new(move |spec, file, files| {
+            let filter = made(spec, file, files, &make)?;
+            Ok(Arc::new(filter) as Arc<dyn Filter>)
+        }));
+        let schema = SchemaGenerator::subschema_for::<S>;
+        self.kinds.insert(name.into(), Kind { make, schema });
+    }
+
+    /// A TCP filter type, as [`http`](Registry::http).
+    pub fn tcp<S, F>(
+        &mut self,
+        name: impl Into<String>,
+        make: impl Fn(S) -> Result<F> + Send + Sync + 'static,
+    ) where
+        S: DeserializeOwned + JsonSchema,
+        F: TcpFilter,
+    {
+        self.tcp_with_files(name, move |settings: S, _: &mut Files<'_>| make(settings));
+    }
+
+    /// As [`tcp`](Registry::tcp), for a filter whose settings name files.
+    pub fn tcp_with_files<S, F>(
+        &mut self,
+        name: impl Into<String>,
+        make: impl Fn(S, &mut Files<'_>) -> Result<F> + Send + Sync + 'static,
+    ) where
+        S: DeserializeOwned + JsonSchema,
+        F: TcpFilter,
+    {
+        let make = Make::Tcp(Box::new(move |spec, file, files| {
+            let filter = made(spec, file, files, &make)?;
+            Ok(Arc::new(filter) as Arc<dyn TcpFilter>)
+        }));
+        let schema = SchemaGenerator::subschema_for::<S>;
+        self.kinds.insert(name.into(), Kind { make, schema });
+    }
+
+    /// A filter of every HTTP route, before those that the configuration names. `name` is for the
+    /// log.
+    pub fn every_http(&mut self, name: &str, filter: Arc<dyn Filter>) {
+        self.every_http.push((Arc::from(name), filter));
+    }
+
+    /// A filter of every TCP route, before those that the configuration names. `name` is for the
+    /// log.
+    pub fn every_tcp(&mut self, name: &str, filter: Arc<dyn TcpFilter>) {
+        self.every_tcp.push((Arc::from(name), filter));
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |all: &mut dyn Iterator<Item = &Arc<str>>| all.cloned().collect::<Vec<_>>();
+        f.debug_struct("Registry")
+            .field("kinds", &self.kinds.keys())
+            .field(
+                "every_http",
+                &names(&mut self.every_http.iter().map(|e| &e.0)),
+            )
+            .field(
+                "every_tcp",
+                &names(&mut self.every_tcp.iter().map(|e| &e.0)),
+            )
+            .finish()
+    }
+}
+
+/// Reads the settings and makes the filter. One that panics over its settings is a problem of the
+/// configuration, too.
+fn made<S: DeserializeOwned, F>(
+    spec: &FilterSpec,
+    file: &Path,
+    files: &mut Files<'_>,
+    make: impl Fn(S, &mut Files<'_>) -> Result<F>,
+) -> std::result::Result<F, Vec<Problem>> {
+    let settings = spec.read::<S>(file)?;
+    let result = catch_unwind(AssertUnwindSafe(|| make(settings, files)))
+        .unwrap_or_else(|panic| Err(panic_text(&*panic).into()));
+    result.map_err(|error| {
+        let (setting, hint) = match error.downcast_ref::<BadSetting>() {
+            Some(bad) => (Some(bad.setting.as_str()), bad.hint.clone()),
+            None => (None, None),
+        };
+        let message = error.to_string();
+        vec![spec.problem(file, setting, Wrong { message, hint })]
+    })
 }

@@ -10,6 +10,7 @@ mod table;
 use std::sync::Arc;
 
 use crate::config::{HttpRoute, RouteKey, Tries};
+use crate::filter::Chain;
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
 use crate::upstream::peer::group_key;
@@ -29,12 +30,18 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// Separates Pingora's connection pool by upstream and TLS settings.
     pub group_key: u64,
+    pub filters: Chain,
     pub metrics: HttpRouteMetrics,
 }
 
 impl Route {
     /// Compiles one route onto its upstream.
-    pub fn new(route: &HttpRoute, upstream: Arc<Upstream>, metrics: &Metrics) -> Route {
+    pub fn new(
+        route: &HttpRoute,
+        upstream: Arc<Upstream>,
+        filters: Chain,
+        metrics: &Metrics,
+    ) -> Route {
         Route {
             label: Arc::from(route.key.text.as_str()),
             key: route.key.clone(),
@@ -42,6 +49,7 @@ impl Route {
             strip_prefix: route.strip_prefix,
             preserve_host: route.preserve_host,
             group_key: group_key(upstream.label(), ""),
+            filters,
             metrics: metrics.http_route(&route.key.text),
             upstream,
         }

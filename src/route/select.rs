@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::config::{self, DbType, ProxyProtocol, Target, TcpMatch, Tries};
+use crate::filter::TcpChain;
 use crate::telemetry::{Metrics, TcpRouteMetrics};
 use crate::upstream::Upstream;
 use crate::wire::postgres::StartupMessage;
@@ -23,6 +24,7 @@ pub struct TcpRoute {
     pub target: Target,
     pub idle_timeout: Option<std::time::Duration>,
     pub proxy_protocol: Option<ProxyProtocol>,
+    pub filters: TcpChain,
     pub metrics: TcpRouteMetrics,
     matches: TcpMatch,
     default: bool,
@@ -30,7 +32,12 @@ pub struct TcpRoute {
 
 impl TcpRoute {
     /// Compiles one route onto its upstream.
-    pub fn new(route: &config::TcpRoute, upstream: Arc<Upstream>, metrics: &Metrics) -> TcpRoute {
+    pub fn new(
+        route: &config::TcpRoute,
+        upstream: Arc<Upstream>,
+        filters: TcpChain,
+        metrics: &Metrics,
+    ) -> TcpRoute {
         TcpRoute {
             label: Arc::from(route.name.as_str()),
             db_type: route.db_type,
@@ -39,6 +46,7 @@ impl TcpRoute {
             target: route.target,
             idle_timeout: route.idle_timeout,
             proxy_protocol: route.proxy_protocol,
+            filters,
             metrics: metrics.tcp_route(&route.name),
             matches: route.matches.clone(),
             default: route.default,

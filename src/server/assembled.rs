@@ -46,7 +46,7 @@ use crate::upstream::warm::Warm;
 /// Everything that can fail has not; only threads are missing.
 pub(super) struct Assembled {
     pub config: Arc<Config>,
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// `None`: the process and its signals are somebody else's.
     pub signals: Option<Signals>,
     /// Opens the logs of whoever runs us again.

@@ -33,13 +33,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::{error, info, warn};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
 use crate::account::Account;
 use crate::config::{self, Config};
 use crate::error::Error;
-use crate::filter::Registry;
+use crate::filter::{self, Filter, Registry, TcpFilter};
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
 use crate::server::handoff::Control;
@@ -67,11 +69,57 @@ impl Gateway {
         Gateway {
             pid_file: config.server.pid_file.clone(),
             config: Arc::new(config),
-            registry: Registry::default(),
+            registry: Registry::built_in(),
             start: Start::Fresh,
             serving: Box::new(|| {}),
             reopen: Box::new(|| {}),
         }
+    }
+
+    /// Adds an HTTP filter type, which `filters: [{type: name, …}]` may name from now on. `S` is its
+    /// settings; see [`Registry::http`].
+    pub fn filter<S, F>(
+        mut self,
+        name: impl Into<String>,
+        make: impl Fn(S) -> filter::Result<F> + Send + Sync + 'static,
+    ) -> Gateway
+    where
+        S: DeserializeOwned + JsonSchema,
+        F: Filter,
+    {
+        self.registry.http(name, make);
+        self
+    }
+
+    /// Adds a TCP filter type; see [`Registry::tcp`].
+    pub fn tcp_filter<S, F>(
+        mut self,
+        name: impl Into<String>,
+        make: impl Fn(S) -> filter::Result<F> + Send + Sync + 'static,
+    ) -> Gateway
+    where
+        S: DeserializeOwned + JsonSchema,
+        F: TcpFilter,
+    {
+        self.registry.tcp(name, make);
+        self
+    }
+
+    /// Puts a filter before those of every HTTP route. `name` is for the log.
+    pub fn every_request(mut self, name: &str, filter: impl Filter) -> Gateway {
+        self.registry.every_http(name, Arc::new(filter));
+        self
+    }
+
+    /// Puts a filter before those of every TCP route. `name` is for the log.
+    pub fn every_session(mut self, name: &str, filter: impl TcpFilter) -> Gateway {
+        self.registry.every_tcp(name, Arc::new(filter));
+        self
+    }
+
+    /// The JSON Schema of a configuration for this gateway.
+    pub fn schema(&self) -> serde_json::Value {
+        self.registry.schema()
     }
 
     /// Where [`run`](Gateway::run) writes its process id, instead of `server.pid_file`.
@@ -277,7 +325,7 @@ impl Gateway {
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
-            registry: self.registry,
+            registry: Arc::new(self.registry),
             signals,
             reopen: self.reopen,
             snapshots: SnapshotHandle::new(snapshot),

@@ -27,7 +27,7 @@ use crate::telemetry::{Metrics, ReloadResult};
 /// What it takes to reload one gateway.
 pub struct Reload {
     pub snapshots: SnapshotHandle,
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     pub metrics: Metrics,
     /// To the service that owns the sockets.
     pub changes: mpsc::Sender<Change>,

@@ -3,13 +3,12 @@
 //! Its own file because what is in the settings is decided two floors above. Invariant: each entry
 //! has a `type`, and an `on_error` that is one of the two words. Called by `routes`.
 
-use std::collections::BTreeMap;
-
 use super::fields::Fields;
 use super::leaf::describe;
 use super::report::{Report, Trail};
-use crate::config::model::FilterSpec;
+use crate::config::model::{FilterSpec, OnError};
 use crate::config::problem::{Wrong, did_you_mean};
+use crate::config::settings::Settings;
 use crate::config::tree::{Node, Value};
 
 /// Reads the list; entries with problems are left out.
@@ -48,11 +47,14 @@ fn read_filter(report: &mut Report, item: &Node, trail: Trail) -> Option<FilterS
         return None;
     };
     let mut kind = None;
-    let mut settings = BTreeMap::new();
+    let mut on_error = OnError::default();
+    let mut settings = Vec::new();
     for entry in entries {
         let here = trail.key(&entry.key);
         match (entry.key.as_str(), &entry.value.value) {
-            ("type", Value::Text(text)) if !text.is_empty() => kind = Some(text.clone()),
+            ("type", Value::Text(text)) if !text.is_empty() => {
+                kind = Some((text.clone(), entry.key_at));
+            }
             ("type", _) => {
                 let wrong = Wrong::new(
                     format!(
@@ -62,27 +64,13 @@ fn read_filter(report: &mut Report, item: &Node, trail: Trail) -> Option<FilterS
                     "for example `type: request_id`",
                 );
                 report.problem(entry.key_at, here, wrong);
-                kind = Some(String::new());
+                kind = Some((String::new(), entry.key_at));
             }
-            ("on_error", value) => {
-                let word = match value {
-                    Value::Text(text) => text.as_str(),
-                    _ => "",
-                };
-                if !ON_ERROR.contains(&word) {
-                    let hint = did_you_mean(word, ON_ERROR)
-                        .unwrap_or_else(|| "`refuse` or `continue`".to_owned());
-                    let wrong = Wrong::new(
-                        format!("{} is not a value of `on_error`", describe(&entry.value)),
-                        hint,
-                    );
-                    report.problem(entry.key_at, here, wrong);
-                }
-                settings.insert(entry.key.clone(), entry.value.to_yaml());
-            }
-            _ => {
-                settings.insert(entry.key.clone(), entry.value.to_yaml());
-            }
+            ("on_error", _) => match read_on_error(&entry.value) {
+                Ok(word) => on_error = word,
+                Err(wrong) => report.problem(entry.key_at, here, wrong),
+            },
+            _ => settings.push(entry.clone()),
         }
     }
     if kind.is_none() {
@@ -92,11 +80,36 @@ fn read_filter(report: &mut Report, item: &Node, trail: Trail) -> Option<FilterS
         );
         report.problem(item.at, trail.key("type"), wrong);
     }
+    let (kind, kind_at) = kind?;
     Some(FilterSpec {
-        kind: kind?,
-        settings,
+        kind,
+        on_error,
+        settings: Settings {
+            node: Node {
+                at: item.at,
+                chars: item.chars,
+                value: Value::Map(settings),
+            },
+            path: trail.to_string(),
+        },
         at: (item.at.line, item.at.column),
+        kind_at,
     })
+}
+
+fn read_on_error(node: &Node) -> Result<OnError, Wrong> {
+    let word = match &node.value {
+        Value::Text(text) => text.as_str(),
+        _ => "",
+    };
+    match word {
+        "refuse" => Ok(OnError::Refuse),
+        "continue" => Ok(OnError::Continue),
+        _ => Err(Wrong::new(
+            format!("{} is not a value of `on_error`", describe(node)),
+            did_you_mean(word, ON_ERROR).unwrap_or_else(|| "`refuse` or `continue`".to_owned()),
+        )),
+    }
 }
 
 /// What happens to a request whose filter failed.

@@ -133,7 +133,7 @@ pub(super) fn read_text<'a>(node: &'a Node, key: &Key) -> Result<&'a str, Wrong>
 }
 
 /// A value as a message shows it.
-pub(super) fn describe(node: &Node) -> String {
+pub(in crate::config) fn describe(node: &Node) -> String {
     match &node.value {
         Value::Int(value) => format!("`{value}`"),
         Value::Float(value) => format!("`{value}`"),

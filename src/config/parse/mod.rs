@@ -23,7 +23,9 @@ use std::path::Path;
 
 use self::fields::Fields;
 pub(in crate::config) use self::filters::ON_ERROR;
-use self::report::{Report, Trail};
+pub(in crate::config) use self::leaf::describe;
+use self::report::Report;
+pub(in crate::config) use self::report::Trail;
 use self::server::{millis, secs};
 use super::keys::Section;
 use super::model::Config;

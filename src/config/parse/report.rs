@@ -97,7 +97,7 @@ impl<'a> Report<'a> {
 
 /// Where the parser is, printed as `routes./api.filters[0].type`. Costs nothing until printed.
 #[derive(Clone, Copy)]
-pub(super) struct Trail<'a> {
+pub(in crate::config) struct Trail<'a> {
     up: Option<&'a Trail<'a>>,
     step: Step<'a>,
 }
@@ -105,6 +105,8 @@ pub(super) struct Trail<'a> {
 #[derive(Clone, Copy)]
 enum Step<'a> {
     Root,
+    /// Where a trail of its own begins.
+    Path(&'a str),
     Key(&'a str),
     Item(usize),
 }
@@ -115,14 +117,22 @@ impl<'a> Trail<'a> {
         step: Step::Root,
     };
 
-    pub(super) fn key(&'a self, key: &'a str) -> Trail<'a> {
+    /// Goes on from a trail that was printed.
+    pub(in crate::config) fn from_path(path: &'a str) -> Trail<'a> {
+        Trail {
+            up: None,
+            step: Step::Path(path),
+        }
+    }
+
+    pub(in crate::config) fn key(&'a self, key: &'a str) -> Trail<'a> {
         Trail {
             up: Some(self),
             step: Step::Key(key),
         }
     }
 
-    pub(super) fn item(&'a self, index: usize) -> Trail<'a> {
+    pub(in crate::config) fn item(&'a self, index: usize) -> Trail<'a> {
         Trail {
             up: Some(self),
             step: Step::Item(index),
@@ -134,12 +144,15 @@ impl fmt::Display for Trail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(up) = self.up {
             up.fmt(f)?;
-            if let (Step::Key(_), Step::Key(_) | Step::Item(_)) = (self.step, up.step) {
+            if let (Step::Key(_), Step::Key(_) | Step::Item(_) | Step::Path(_)) =
+                (self.step, up.step)
+            {
                 f.write_str(".")?;
             }
         }
         match self.step {
             Step::Root => Ok(()),
+            Step::Path(path) => f.write_str(path),
             Step::Key(key) => key.chars().take(80).try_for_each(|c| {
                 fmt::Write::write_char(f, if c.is_control() { '\u{fffd}' } else { c })
             }),

@@ -356,7 +356,7 @@ const HTTP: &[(&str, &str, Probe, &str)] = &[
         "filters",
         "filters: [{type: own, on_error: continue, n: 1}]",
         probe!(c => http(c).filters),
-        "[FilterSpec { kind: \"own\", settings: {\"n\": Number(1), \"on_error\": String(\"continue\")}, at: (7, 15) }]",
+        "[FilterSpec { kind: \"own\", on_error: Continue, settings: {\"n\": 1}, at: (7, 15), kind_at: Mark { line: 7, column: 16 } }]",
     ),
     (
         "strip_prefix",
