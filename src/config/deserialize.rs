@@ -48,11 +48,24 @@ impl<'de> Walk<'de> {
     }
 
     /// Whether a value right in this one is passed over.
-    pub(super) fn put_aside_in(&self, node: &Node) -> bool {
+    fn put_aside_in(&self, node: &Node) -> bool {
         match &node.value {
             Value::List(items) => items.iter().any(|item| self.is_aside(item)),
             Value::Map(entries) => entries.iter().any(|entry| self.is_aside(&entry.value)),
             _ => false,
+        }
+    }
+
+    /// Whether `misfit` is only so because of what was put aside.
+    pub(super) fn follows(&self, misfit: &Misfit<'_>) -> bool {
+        let Some(node) = misfit.node() else {
+            return false;
+        };
+        match (misfit.0.missing, &node.value) {
+            (Some(field), Value::Map(entries)) => entries
+                .iter()
+                .any(|entry| entry.key == field && self.is_aside(&entry.value)),
+            _ => self.put_aside_in(node),
         }
     }
 

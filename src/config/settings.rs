@@ -52,7 +52,7 @@ impl FilterSpec {
                 Err(misfit) => {
                     let node = misfit.node().unwrap_or(root);
                     // What is missing because it was put aside is no second problem.
-                    if !walk.put_aside_in(node) {
+                    if !walk.follows(&misfit) {
                         problems.push(misfit.into_problem(file, self.place()));
                     }
                     if std::ptr::eq(node, root) || problems.len() >= MAX_PROBLEMS {

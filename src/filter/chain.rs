@@ -1,27 +1,34 @@
-//! The filters of one route, in order.
+//! The filters of one route, in order, and how they are called.
 //!
 //! Its own file because it is what `http/` and `tcp/` call. Invariants: a filter that fails or
 //! panics costs its own request and nothing else; a phase that no filter takes part in costs one
 //! look at an empty list. Made by `compile`, kept by a route.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use log::error;
+
 use super::files::FileRead;
-use super::{Filter, TcpFilter};
+use super::guard::{guarded, guarded_future};
+use super::{
+    Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, TcpContext, TcpEnd,
+    TcpFilter, TcpVerdict, Verdict,
+};
 use crate::config::{FilterSpec, OnError, Settings};
 
 /// The filters of an HTTP route.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    steps: Arc<[Step<dyn Filter>]>,
+    inner: Arc<Inner>,
 }
 
-/// The filters of a TCP route.
-#[derive(Clone, Debug)]
-pub struct TcpChain {
-    steps: Arc<[Step<dyn TcpFilter>]>,
+#[derive(Debug)]
+struct Inner {
+    steps: Vec<Step<dyn Filter>>,
+    /// For each phase, in the order of its bit, the steps that take part in it.
+    by_phase: [Vec<usize>; Phases::COUNT],
 }
 
 /// One filter and its place in the configuration.
@@ -40,20 +47,195 @@ pub(super) struct Origin {
     pub(super) files: Vec<FileRead>,
 }
 
+/// A filter that failed, and ended its request with that.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its name, as in the configuration.
+    pub filter: Arc<str>,
+    pub phase: &'static str,
+    pub error: Box<dyn std::error::Error + Send + Sync>,
+    /// Its place in the chain: how many come before it.
+    pub nth: usize,
+}
+
+/// Normalises a path and query, or says why it cannot be one.
+pub type Normalise = fn(&str) -> std::result::Result<String, String>;
+
 impl Chain {
     pub(super) fn new(steps: Vec<Step<dyn Filter>>) -> Chain {
+        let by_phase = Phases::EACH.map(|phase| {
+            let all = steps.iter().enumerate();
+            all.filter(|(_, step)| step.filter.phases().contains(phase))
+                .map(|(nth, _)| nth)
+                .collect()
+        });
         Chain {
-            steps: steps.into(),
+            inner: Arc::new(Inner { steps, by_phase }),
         }
     }
 
     pub(super) fn steps(&self) -> &[Step<dyn Filter>] {
-        &self.steps
+        &self.inner.steps
     }
 
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.inner.steps.is_empty()
     }
+
+    /// How many filters it has.
+    pub fn len(&self) -> usize {
+        self.inner.steps.len()
+    }
+
+    /// Whether any filter takes part in this one phase.
+    pub fn takes_part(&self, phase: Phases) -> bool {
+        !self.of(phase).is_empty()
+    }
+
+    /// The name of a filter by its place.
+    pub fn name(&self, nth: usize) -> &str {
+        self.steps().get(nth).map_or("", |step| &step.name)
+    }
+
+    /// The request phase, up to the first answer. `passed` counts the filters that it has passed:
+    /// those whose response phase sees the response.
+    ///
+    /// # Errors
+    /// The filter that failed, unless it is passed over.
+    pub async fn request(
+        &self,
+        cx: &mut Context<'_>,
+        passed: &mut usize,
+        normalise: Normalise,
+    ) -> std::result::Result<Verdict, Failed> {
+        for &nth in self.of(Phases::REQUEST) {
+            *passed = nth;
+            let step = &self.steps()[nth];
+            let result = guarded_future(|| step.filter.request(cx)).await;
+            match result.and_then(|verdict| settled(cx, normalise).map(|()| verdict)) {
+                Ok(Verdict::Continue) => {}
+                Ok(answer) => return Ok(answer),
+                Err(error) => step.failed(nth, "request", error, cx.route)?,
+            }
+        }
+        *passed = self.len();
+        Ok(Verdict::Continue)
+    }
+
+    /// A part of the request's body.
+    ///
+    /// # Errors
+    /// The filter that failed, unless it is passed over.
+    pub fn request_body(
+        &self,
+        cx: &mut Context<'_>,
+        body: &mut Option<Bytes>,
+        last: Last,
+    ) -> std::result::Result<(), Failed> {
+        for &nth in self.of(Phases::REQUEST_BODY) {
+            let step = &self.steps()[nth];
+            let before = step.before(body);
+            if let Err(error) = guarded(|| step.filter.request_body(cx, body, last)) {
+                step.failed(nth, "request_body", error, cx.route)?;
+                *body = before;
+            }
+        }
+        Ok(())
+    }
+
+    /// The head of one try.
+    ///
+    /// # Errors
+    /// The filter that failed, unless it is passed over.
+    pub fn upstream_request(
+        &self,
+        cx: &mut Context<'_>,
+        head: &mut RequestHead<'_>,
+    ) -> std::result::Result<(), Failed> {
+        for &nth in self.of(Phases::UPSTREAM_REQUEST) {
+            let step = &self.steps()[nth];
+            if let Err(error) = guarded(|| step.filter.upstream_request(cx, head)) {
+                step.failed(nth, "upstream_request", error, cx.route)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The head of the response, for the first `among` filters, the last of them first.
+    ///
+    /// # Errors
+    /// The filter that failed, unless it is passed over.
+    pub fn response(
+        &self,
+        cx: &mut Context<'_>,
+        head: &mut ResponseHead<'_>,
+        among: usize,
+    ) -> std::result::Result<(), Failed> {
+        for nth in self.reversed(Phases::RESPONSE, among) {
+            let step = &self.steps()[nth];
+            if let Err(error) = guarded(|| step.filter.response(cx, head)) {
+                step.failed(nth, "response", error, cx.route)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A part of the response's body, for the first `among` filters, the last of them first.
+    ///
+    /// # Errors
+    /// The filter that failed, unless it is passed over.
+    pub fn response_body(
+        &self,
+        cx: &mut Context<'_>,
+        body: &mut Option<Bytes>,
+        last: Last,
+        among: usize,
+    ) -> std::result::Result<(), Failed> {
+        for nth in self.reversed(Phases::RESPONSE_BODY, among) {
+            let step = &self.steps()[nth];
+            let before = step.before(body);
+            if let Err(error) = guarded(|| step.filter.response_body(cx, body, last)) {
+                step.failed(nth, "response_body", error, cx.route)?;
+                *body = before;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the request.
+    pub fn log(&self, cx: &mut Context<'_>, end: &End) {
+        for &nth in self.of(Phases::LOG) {
+            let step = &self.steps()[nth];
+            let logged = guarded(|| {
+                step.filter.log(cx, end);
+                Ok(())
+            });
+            if let Err(error) = logged {
+                report(&step.name, "log", &*error, cx.route);
+            }
+        }
+    }
+
+    fn of(&self, phase: Phases) -> &[usize] {
+        &self.inner.by_phase[phase.nth()]
+    }
+
+    fn reversed(&self, phase: Phases, among: usize) -> impl Iterator<Item = usize> {
+        let all = self.of(phase).iter().rev().copied();
+        all.skip_while(move |nth| *nth >= among)
+    }
+}
+
+impl Default for Chain {
+    fn default() -> Chain {
+        Chain::new(Vec::new())
+    }
+}
+
+/// The filters of a TCP route.
+#[derive(Clone, Debug)]
+pub struct TcpChain {
+    steps: Arc<[Step<dyn TcpFilter>]>,
 }
 
 impl TcpChain {
@@ -70,11 +252,36 @@ impl TcpChain {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
-}
 
-impl Default for Chain {
-    fn default() -> Chain {
-        Chain::new(Vec::new())
+    /// The beginning of a session, up to the first verdict other than to allow it.
+    ///
+    /// # Errors
+    /// The filter that failed, unless it is passed over.
+    pub async fn connect(
+        &self,
+        session: &TcpContext<'_>,
+    ) -> std::result::Result<TcpVerdict, Failed> {
+        for (nth, step) in self.steps.iter().enumerate() {
+            match guarded_future(|| step.filter.connect(session)).await {
+                Ok(TcpVerdict::Allow) => {}
+                Ok(verdict) => return Ok(verdict),
+                Err(error) => step.failed(nth, "connect", error, session.route)?,
+            }
+        }
+        Ok(TcpVerdict::Allow)
+    }
+
+    /// The end of a session.
+    pub fn close(&self, session: &TcpContext<'_>, end: &TcpEnd) {
+        for step in self.steps.iter() {
+            let closed = guarded(|| {
+                step.filter.close(session, end);
+                Ok(())
+            });
+            if let Err(error) = closed {
+                report(&step.name, "close", &*error, session.route);
+            }
+        }
     }
 }
 
@@ -92,6 +299,34 @@ impl<F: ?Sized> Step<F> {
                 && origin.settings == spec.settings
                 && origin.files.iter().all(FileRead::is_unchanged)
         })
+    }
+
+    /// Says so in the log; an error of the chain, unless the filter is to be passed over.
+    fn failed(
+        &self,
+        nth: usize,
+        phase: &'static str,
+        error: Box<dyn std::error::Error + Send + Sync>,
+        route: &str,
+    ) -> std::result::Result<(), Failed> {
+        report(&self.name, phase, &*error, route);
+        match self.on_error {
+            OnError::Continue => Ok(()),
+            OnError::Refuse => Err(Failed {
+                filter: self.name.clone(),
+                phase,
+                error,
+                nth,
+            }),
+        }
+    }
+
+    /// The body as it is, where it may be needed again.
+    fn before(&self, body: &Option<Bytes>) -> Option<Bytes> {
+        match self.on_error {
+            OnError::Continue => body.clone(),
+            OnError::Refuse => None,
+        }
     }
 }
 
@@ -112,12 +347,38 @@ impl<F: ?Sized> fmt::Debug for Step<F> {
     }
 }
 
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let said = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text.as_str(),
-        _ => "something that is no text",
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "filter `{}` failed in {}", self.filter, self.phase)
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.error)
+    }
+}
+
+/// Normalises the target that a filter chose; one that is bad is as if it had not been chosen.
+fn settled(cx: &mut Context<'_>, normalise: Normalise) -> Result<()> {
+    let Some(before) = cx.replaced.take() else {
+        return Ok(());
     };
-    format!("it panicked: {said}")
+    match normalise(cx.target) {
+        Ok(target) => *cx.target = target,
+        Err(why) => {
+            let wrong = std::mem::replace(cx.target, before);
+            return Err(format!("cannot send {wrong:?}: {why}").into());
+        }
+    }
+    Ok(())
+}
+
+fn report(
+    filter: &str,
+    phase: &str,
+    error: &(dyn std::error::Error + Send + Sync + 'static),
+    route: &str,
+) {
+    error!("filter `{filter}` failed in {phase}: {error} (route {route})");
 }

@@ -22,6 +22,8 @@ pub struct Context<'a> {
     pub(crate) tries: u32,
     /// Path and query as matched; sent behind the endpoint's own path.
     pub(crate) target: &'a mut String,
+    /// The target before this filter chose another.
+    pub(crate) replaced: Option<String>,
     pub(crate) extensions: &'a mut Extensions,
     pub(crate) attempt: &'a mut Attempt,
 }
@@ -66,7 +68,10 @@ impl Context<'_> {
     /// The request's head, to be changed. Takes effect for every try when changed in the request
     /// phase, and none later.
     pub fn request_mut(&mut self) -> RequestHead<'_> {
-        RequestHead::new(self.session.req_header_mut())
+        RequestHead {
+            head: self.session.req_header_mut(),
+            of: Of::Client,
+        }
     }
 
     /// Path and query as matched, normalised, and as they will be sent (behind a path of the
@@ -78,7 +83,8 @@ impl Context<'_> {
     /// Sends another path and query. Normalised again; one that cannot be is this filter's error.
     /// Only in the request phase.
     pub fn set_target(&mut self, target: impl Into<String>) {
-        *self.target = target.into();
+        let before = std::mem::replace(self.target, target.into());
+        self.replaced.get_or_insert(before);
     }
 
     /// Anything by its type, kept with the request: for this filter's later phases, and for others.
@@ -104,11 +110,22 @@ impl Context<'_> {
 /// The head of a request that may be changed, but for its framing.
 pub struct RequestHead<'a> {
     head: &'a mut RequestHeader,
+    of: Of,
+}
+
+/// Whose head it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// The client's, by which its body is read.
+    Client,
+    /// A try's own.
+    Try,
 }
 
 impl<'a> RequestHead<'a> {
-    pub(crate) fn new(head: &'a mut RequestHeader) -> RequestHead<'a> {
-        RequestHead { head }
+    /// The head of one try, a copy of the client's.
+    pub(crate) fn of_try(head: &'a mut RequestHeader) -> RequestHead<'a> {
+        RequestHead { head, of: Of::Try }
     }
 
     pub fn method(&self) -> &Method {
@@ -144,12 +161,22 @@ impl<'a> RequestHead<'a> {
     }
 
     /// The body's length is no longer what the client said: it is sent in chunks. For a filter that
-    /// changes bodies, in [`Filter::upstream_request`](super::Filter::upstream_request).
+    /// changes bodies. Changes nothing where there is no body.
+    ///
+    /// # Errors
+    /// Outside of [`Filter::upstream_request`](super::Filter::upstream_request): there the head says
+    /// how the client's own body is read.
     pub fn stream_body(&mut self) -> Result<()> {
-        self.head.remove_header(&header::CONTENT_LENGTH);
-        Ok(self
-            .head
-            .insert_header(header::TRANSFER_ENCODING, "chunked")?)
+        if self.of == Of::Client {
+            return Err("stream_body is for the phase upstream_request".into());
+        }
+        let length = self.head.headers.get(header::CONTENT_LENGTH);
+        if length.is_some_and(|length| length != "0") {
+            self.head.remove_header(&header::CONTENT_LENGTH);
+            self.head
+                .insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        }
+        Ok(())
     }
 }
 
@@ -159,7 +186,6 @@ pub struct ResponseHead<'a> {
 }
 
 impl<'a> ResponseHead<'a> {
-    #[expect(dead_code, reason = "chains are not called yet")]
     pub(crate) fn new(head: &'a mut ResponseHeader) -> ResponseHead<'a> {
         ResponseHead { head }
     }
@@ -193,8 +219,13 @@ impl<'a> ResponseHead<'a> {
     }
 
     /// The body's length is no longer what the endpoint said: it is sent in chunks. For a filter
-    /// that changes bodies.
+    /// that changes bodies. Changes nothing for a status that has no body.
     pub fn stream_body(&mut self) -> Result<()> {
+        let status = self.head.status;
+        let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        if status.is_informational() || bodiless.contains(&status) {
+            return Ok(());
+        }
         self.head.remove_header(&header::CONTENT_LENGTH);
         Ok(self
             .head

@@ -12,6 +12,7 @@ mod compile;
 mod context;
 mod files;
 mod from_fn;
+mod guard;
 mod registry;
 mod response;
 mod schema;
@@ -23,8 +24,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::bad_setting::BadSetting;
-pub use self::chain::{Chain, TcpChain};
+pub use self::chain::{Chain, Failed, Normalise, TcpChain};
 pub use self::compile::Chains;
+pub(crate) use self::context::FRAMING;
 pub use self::context::{Attempt, Context, RequestHead, ResponseHead};
 pub use self::files::Files;
 pub use self::from_fn::{FromFn, FromResponseFn, from_fn, from_response_fn};
@@ -134,6 +136,25 @@ impl Phases {
     pub const RESPONSE_BODY: Phases = Phases(1 << 4);
     pub const LOG: Phases = Phases(1 << 5);
     pub const ALL: Phases = Phases((1 << 6) - 1);
+
+    pub(crate) const COUNT: usize = 6;
+    /// Each alone, in the order of its bit.
+    pub(crate) const EACH: [Phases; Phases::COUNT] = [
+        Phases::REQUEST,
+        Phases::REQUEST_BODY,
+        Phases::UPSTREAM_REQUEST,
+        Phases::RESPONSE,
+        Phases::RESPONSE_BODY,
+        Phases::LOG,
+    ];
+
+    /// The place of the first phase in it; of none, that of the last one.
+    pub(crate) const fn nth(self) -> usize {
+        match self.0.trailing_zeros() as usize {
+            nth if nth < Phases::COUNT => nth,
+            _ => Phases::COUNT - 1,
+        }
+    }
 
     /// Whether all of `phases` are in it.
     pub const fn contains(self, phases: Phases) -> bool {

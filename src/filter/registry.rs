@@ -6,15 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
-use super::chain::panic_text;
 use super::files::Files;
+use super::guard::guarded;
 use super::{BadSetting, Filter, Result, TcpFilter};
 use crate::config::{FilterSpec, Problem, Wrong};
 
@@ -148,9 +147,7 @@ fn made<S: DeserializeOwned, F>(
     make: impl Fn(S, &mut Files<'_>) -> Result<F>,
 ) -> std::result::Result<F, Vec<Problem>> {
     let settings = spec.read::<S>(file)?;
-    let result = catch_unwind(AssertUnwindSafe(|| make(settings, files)))
-        .unwrap_or_else(|panic| Err(panic_text(&*panic).into()));
-    result.map_err(|error| {
+    guarded(|| make(settings, files)).map_err(|error| {
         let (setting, hint) = match error.downcast_ref::<BadSetting>() {
             Some(bad) => (Some(bad.setting.as_str()), bad.hint.clone()),
             None => (None, None),

@@ -11,6 +11,7 @@ use pingora_core::{Error, ErrorSource, ErrorType};
 
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
+use crate::http::filters::Filtering;
 use crate::http::retry::{self, Decision, Failure, Situation};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -60,6 +61,7 @@ pub struct Exchange {
     pub first_byte: Option<Duration>,
     /// The last endpoint tried.
     pub endpoint: Option<Arc<Endpoint>>,
+    pub filters: Filtering,
 }
 
 /// How the next try begins.
@@ -122,6 +124,7 @@ impl Exchange {
             connect: None,
             first_byte: None,
             endpoint: None,
+            filters: Filtering::default(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! HTTP through the gateway: what happens to one request between its head and its log line.
 //!
 //! [`proxy`] is Pingora's `ProxyHttp`, a few lines in each phase; what it decides is decided in
-//! [`retry`] (whether to send again), [`respond`] (which status), [`deadline`] (how long) and
-//! [`forward`] (what changes on the way). [`exchange`] is the state of one request.
+//! [`retry`] (whether to send again), [`respond`] (which status), [`deadline`] (how long),
+//! [`forward`] (what changes on the way) and by the route's own [`filters`]. [`exchange`] is the state of one request.
 
 pub mod arrival;
 pub mod deadline;
 pub mod exchange;
+pub mod filters;
 pub mod forward;
 mod matching;
 pub mod proxy;

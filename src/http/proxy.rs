@@ -26,8 +26,10 @@ use tokio::sync::watch;
 
 use crate::config::Target;
 use crate::error::{Fault, Reason};
+use crate::filter::{self, Failed, Last};
 use crate::http::arrival::Arrival;
 use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
+use crate::http::filters::{self, Requested};
 use crate::http::forward::{self, Outgoing};
 use crate::http::matching::{content_length, hash_key, matched};
 use crate::http::record::record;
@@ -77,26 +79,35 @@ impl Proxy {
             true => forward::client_ip(ip, &request.headers, trusted_proxies),
             false => ip,
         });
-        let max_body = snapshot.config.max_body_bytes;
         let found = matched(request, &snapshot.routes);
         ctx.snapshot = Some(snapshot);
         let (route, target) = found?;
         ctx.in_flight = Some(route.metrics.in_flight());
         ctx.deadline = ctx.started + route.tries.timeout;
-        ctx.hash = hash_key(&route, request, ctx.client, &target);
-        let length = content_length(request);
-        ctx.uploading = length.is_some_and(|length| length > 0)
-            || request.headers.contains_key(header::TRANSFER_ENCODING);
-        ctx.expects_continue = ctx.uploading && forward::expects_continue(request);
         let timeout = route.tries.timeout;
         ctx.target = target;
         ctx.route = Some(route);
-        if max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
-            return Err(Reason::BodyTooLarge);
-        }
         session.set_read_timeout(Some(timeout));
         session.set_write_timeout(Some(timeout.max(WRITE_SILENCE)));
         Ok(())
+    }
+}
+
+/// What is known of the request once its filters have let it pass.
+fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
+    let (Some(route), Some(snapshot)) = (&ctx.route, &ctx.snapshot) else {
+        return Err(Reason::NoRoute);
+    };
+    let request = session.req_header();
+    ctx.hash = hash_key(route, request, ctx.client, &ctx.target);
+    let length = content_length(request);
+    ctx.uploading = length.is_some_and(|length| length > 0)
+        || request.headers.contains_key(header::TRANSFER_ENCODING);
+    ctx.expects_continue = ctx.uploading && forward::expects_continue(request);
+    let max_body = snapshot.config.max_body_bytes;
+    match max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
+        true => Err(Reason::BodyTooLarge),
+        false => Ok(()),
     }
 }
 
@@ -129,7 +140,19 @@ impl ProxyHttp for Proxy {
             // Pingora reads the first `Connection` field only; the response must say the same.
             session.set_keepalive(None);
         }
-        let Err(reason) = self.admit(session, ctx) else {
+        let ended = match self.admit(session, ctx) {
+            Err(reason) => Err(reason),
+            Ok(()) => match filters::request(session, ctx).await {
+                Requested::Passed => accept(session, ctx),
+                Requested::Answered { answer, reason } => {
+                    ctx.end = Some(reason.into());
+                    filters::deliver(session, ctx, *answer).await?;
+                    return Ok(true);
+                }
+                Requested::Ended(reason) => Err(reason),
+            },
+        };
+        let Err(reason) = ended else {
             return Ok(false);
         };
         let end = End::from(reason);
@@ -138,7 +161,7 @@ impl ProxyHttp for Proxy {
             // Who writes such a target may mean something else by the bytes behind it, too.
             session.set_keepalive(None);
         }
-        respond::refuse(session, end.reason, end.fault).await?;
+        refuse(session, ctx, end).await?;
         Ok(true)
     }
 
@@ -235,6 +258,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         ctx.connect = Some(ctx.try_started.elapsed());
         ctx.body_bytes = 0;
+        ctx.filters.begin_try();
         let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
             return Ok(());
         };
@@ -282,7 +306,8 @@ impl ProxyHttp for Proxy {
                 .map_or(UNKNOWN, |arrival| arrival.client.ip()),
             trusted: ctx.trusted,
         };
-        forward::request(request, &out)
+        forward::request(request, &out)?;
+        filters::upstream_request(session, ctx, request)
     }
 
     async fn request_body_filter(
@@ -318,7 +343,7 @@ impl ProxyHttp for Proxy {
                 arrival.cutoff.start(ctx.try_deadline(&route));
             }
         }
-        Ok(())
+        filters::request_body(session, ctx, body, last(end_of_stream))
     }
 
     async fn upstream_response_filter(
@@ -378,12 +403,16 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _ctx: &mut Exchange,
+        ctx: &mut Exchange,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return filters::response(session, ctx, response);
+        }
         if response.status.is_informational() {
             return Ok(());
         }
         forward::response(response);
+        filters::response(session, ctx, response)?;
         if *self.closing.borrow() {
             // The drain began after this request; Pingora looks only when one begins.
             session.set_keepalive(None);
@@ -400,6 +429,19 @@ impl ProxyHttp for Proxy {
             }
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if !session.was_upgraded() {
+            filters::response_body(session, ctx, body, last(end_of_stream))?;
+        }
+        Ok(None)
     }
 
     fn error_while_proxy(
@@ -452,6 +494,8 @@ impl ProxyHttp for Proxy {
         ctx.end = Some(end);
         match end.fault {
             Some(Fault::Client) => debug!("{}: {e}", end.reason),
+            // The chain has said so.
+            _ if e.root_cause().is::<Failed>() => {}
             _ => warn!(
                 "{}: {} (route {}, endpoint {})",
                 end.reason,
@@ -465,7 +509,7 @@ impl ProxyHttp for Proxy {
         let mut sent = 0;
         if end.reason != Reason::ClientClosed && final_response(session).is_none() {
             session.set_keepalive(None);
-            match respond::refuse(session, end.reason, end.fault).await {
+            match refuse(session, ctx, end).await {
                 Ok(status) => sent = status,
                 Err(e) => debug!("the client left before its error response: {e}"),
             }
@@ -511,6 +555,12 @@ impl ProxyHttp for Proxy {
             self.access_log
                 .log(&record(session, ctx, status, end.reason, total));
         }
+        let end = filter::End {
+            status,
+            reason: end.reason,
+            duration: total,
+        };
+        filters::log(session, ctx, &end);
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Exchange, _error: &Error) -> bool {
@@ -581,6 +631,19 @@ fn ended(ctx: &mut Exchange, reason: Reason) -> Box<Error> {
     let mut error = Error::new(ErrorType::HTTPStatus(respond::status(reason, end.fault)));
     error.set_retry(false);
     error
+}
+
+/// Sends the gateway's own response, as the filters leave it.
+async fn refuse(session: &mut Session, ctx: &mut Exchange, end: End) -> Result<u16> {
+    let answer = respond::refusal(end.reason, end.fault)?;
+    filters::deliver(session, ctx, answer).await
+}
+
+fn last(end_of_stream: bool) -> Last {
+    match end_of_stream {
+        true => Last::Yes,
+        false => Last::No,
+    }
 }
 
 /// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).

@@ -5,11 +5,13 @@
 //! (RFC 9457). Called by `proxy.rs`; the edge uses [`status`] for what it refuses earlier.
 
 use bytes::Bytes;
-use pingora_core::Result;
+use http::{Method, StatusCode, header};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::error::{Fault, Reason};
+use crate::filter;
 
 /// The status for an end with this reason. `fault` tells a client that is late with its body from
 /// an endpoint that is late with its response.
@@ -37,22 +39,78 @@ pub fn status(reason: Reason, fault: Option<Fault>) -> u16 {
     }
 }
 
-/// Writes the gateway's own response and returns its status. `HEAD` gets the header alone.
-pub async fn refuse(session: &mut Session, reason: Reason, fault: Option<Fault>) -> Result<u16> {
+/// A response made here, before it is sent.
+pub struct Answer {
+    pub head: ResponseHeader,
+    pub body: Bytes,
+}
+
+/// The gateway's own response.
+pub fn refusal(reason: Reason, fault: Option<Fault>) -> Result<Answer> {
     let status = status(reason, fault);
     let body = problem(status, reason);
-    let mut header = ResponseHeader::build_no_case(status, Some(4))?;
-    header.insert_header(http::header::CONTENT_TYPE, "application/problem+json")?;
-    header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
-    header.insert_header(http::header::CACHE_CONTROL, "no-store")?;
+    let mut head = ResponseHeader::build_no_case(status, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
     if status == 503 {
-        header.insert_header(http::header::RETRY_AFTER, RETRY_AFTER_SECS)?;
+        head.insert_header(header::RETRY_AFTER, RETRY_AFTER_SECS)?;
     }
-    let head_only = session.req_header().method == http::Method::HEAD;
+    Ok(Answer { head, body })
+}
+
+/// A filter's response: its own, or the gateway's for its reason with the filter's headers.
+///
+/// # Errors
+/// One with a status that ends no request (RFC 9110, section 15.2).
+pub fn of_filter(response: filter::Response) -> Result<Answer> {
+    let mut answer = match response.status {
+        None => refusal(response.reason, response.reason.fault())?,
+        Some(status) if status.is_informational() => {
+            return Error::e_explain(ErrorType::InternalError, "a filter answers with 1xx");
+        }
+        Some(status) => Answer {
+            head: ResponseHeader::build_no_case(status, Some(response.headers.len() + 4))?,
+            body: response.body,
+        },
+    };
+    for name in response.headers.keys() {
+        if !filter::FRAMING.contains(name) {
+            answer.head.remove_header(name);
+            for value in response.headers.get_all(name) {
+                answer.head.append_header(name, value)?;
+            }
+        }
+    }
+    Ok(answer)
+}
+
+/// Whether a response with this head has a body (RFC 9112, section 6.3).
+pub fn has_body(session: &Session, head: &ResponseHeader) -> bool {
+    session.req_header().method != Method::HEAD
+        && !matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        )
+}
+
+/// Writes an answer and returns its status. `HEAD` gets the header alone. Framing is decided here,
+/// whatever became of the head on its way.
+pub async fn write(session: &mut Session, answer: Answer) -> Result<u16> {
+    let Answer { mut head, body } = answer;
+    let with_body = has_body(session, &head);
+    head.remove_header(&header::TRANSFER_ENCODING);
+    head.remove_header(&header::CONTENT_LENGTH);
+    if !matches!(
+        head.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    let status = head.status.as_u16();
     session
-        .write_response_header(Box::new(header), head_only)
+        .write_response_header(Box::new(head), !with_body)
         .await?;
-    if !head_only {
+    if with_body {
         session.write_response_body(Some(body), true).await?;
     }
     Ok(status)

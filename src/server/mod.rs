@@ -105,6 +105,12 @@ impl Gateway {
         self
     }
 
+    /// Lets `fill` add filter types in ways that have no method of their own here.
+    pub fn register(mut self, fill: impl FnOnce(&mut Registry)) -> Gateway {
+        fill(&mut self.registry);
+        self
+    }
+
     /// Puts a filter before those of every HTTP route. `name` is for the log.
     pub fn every_request(mut self, name: &str, filter: impl Filter) -> Gateway {
         self.registry.every_http(name, Arc::new(filter));

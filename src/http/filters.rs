@@ -1,0 +1,246 @@
+//! A route's filters at the right moments of a request.
+//!
+//! Its own file because it is the seam between Pingora's session, our exchange and user code.
+//! Invariants: without a filter in a phase nothing is done and nothing allocated; a filter sees the
+//! response of every request that it has let pass, and of no other; whoever fails, the client gets
+//! one whole answer or a closed connection. Called by `proxy.rs`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use http::Extensions;
+use log::error;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::error::Reason;
+use crate::filter::{
+    self, Attempt, Chain, Context, Failed, Last, Phases, RequestHead, ResponseHead, Verdict,
+};
+use crate::http::exchange::{End, Exchange};
+use crate::http::respond::{self, Answer};
+use crate::route::normalise;
+
+/// What the filters of one request keep with it.
+#[derive(Default)]
+pub struct Filtering {
+    extensions: Extensions,
+    attempt: Attempt,
+    /// How many filters of the chain have let the request pass: those that see its response.
+    passed: usize,
+}
+
+impl Filtering {
+    /// A new try begins.
+    pub fn begin_try(&mut self) {
+        self.attempt.extensions.clear();
+    }
+}
+
+/// What became of a request in its request phase.
+pub enum Requested {
+    Passed,
+    /// A filter answers it.
+    Answered {
+        answer: Box<Answer>,
+        reason: Reason,
+    },
+    /// It ends like this.
+    Ended(Reason),
+}
+
+/// The request phase. At most until the request's deadline.
+pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
+    let deadline = tokio::time::Instant::from_std(ctx.deadline);
+    let Some((chain, mut cx, passed)) = context(session, ctx) else {
+        return Requested::Passed;
+    };
+    if !chain.takes_part(Phases::REQUEST) {
+        *passed = chain.len();
+        return Requested::Passed;
+    }
+    let run = chain.request(&mut cx, passed, |target| {
+        let target = normalise(target).map_err(|bad| bad.to_string())?;
+        Ok(target.into_target().into_owned())
+    });
+    let result = tokio::time::timeout_at(deadline, run).await;
+    match result {
+        Ok(Ok(Verdict::Continue)) => Requested::Passed,
+        Ok(Ok(Verdict::Respond(response))) => answered(response, chain.name(*passed), cx.route()),
+        Ok(Err(_)) => Requested::Ended(Reason::FilterError),
+        Err(_) => {
+            let (name, route) = (chain.name(*passed), cx.route());
+            error!("filter `{name}` was not done in time (route {route})");
+            Requested::Ended(Reason::Timeout)
+        }
+    }
+}
+
+fn answered(response: filter::Response, name: &str, route: &str) -> Requested {
+    let reason = response.reason;
+    match respond::of_filter(response) {
+        Ok(answer) => Requested::Answered {
+            answer: Box::new(answer),
+            reason,
+        },
+        Err(wrong) => {
+            error!("filter `{name}` cannot answer like that: {wrong} (route {route})");
+            Requested::Ended(Reason::FilterError)
+        }
+    }
+}
+
+/// A part of the request's body, on its way up.
+pub fn request_body(
+    session: &mut Session,
+    ctx: &mut Exchange,
+    body: &mut Option<Bytes>,
+    last: Last,
+) -> Result<()> {
+    let Some((chain, mut cx, passed)) = taking_part(session, ctx, Phases::REQUEST_BODY) else {
+        return Ok(());
+    };
+    let result = chain.request_body(&mut cx, body, last);
+    if last == Last::No && body.is_none() {
+        // Pingora takes nothing for the end.
+        *body = Some(Bytes::new());
+    }
+    result
+        .map_err(|failed| noted(failed, passed))
+        .map_err(|e| ended(ctx, e))
+}
+
+/// The head of a try, as it will be sent.
+pub fn upstream_request(
+    session: &mut Session,
+    ctx: &mut Exchange,
+    head: &mut RequestHeader,
+) -> Result<()> {
+    let Some((chain, mut cx, passed)) = taking_part(session, ctx, Phases::UPSTREAM_REQUEST) else {
+        return Ok(());
+    };
+    let result = chain.upstream_request(&mut cx, &mut RequestHead::of_try(head));
+    result
+        .map_err(|failed| noted(failed, passed))
+        .map_err(|e| ended(ctx, e))
+}
+
+/// The head of an endpoint's response.
+pub fn response(
+    session: &mut Session,
+    ctx: &mut Exchange,
+    head: &mut ResponseHeader,
+) -> Result<()> {
+    let Some((chain, mut cx, passed)) = taking_part(session, ctx, Phases::RESPONSE) else {
+        return Ok(());
+    };
+    let result = chain.response(&mut cx, &mut ResponseHead::new(head), *passed);
+    result
+        .map_err(|failed| noted(failed, passed))
+        .map_err(|e| ended(ctx, e))
+}
+
+/// A part of the body of an endpoint's response.
+pub fn response_body(
+    session: &mut Session,
+    ctx: &mut Exchange,
+    body: &mut Option<Bytes>,
+    last: Last,
+) -> Result<()> {
+    let Some((chain, mut cx, passed)) = taking_part(session, ctx, Phases::RESPONSE_BODY) else {
+        return Ok(());
+    };
+    let result = chain.response_body(&mut cx, body, last, *passed);
+    result
+        .map_err(|failed| noted(failed, passed))
+        .map_err(|e| ended(ctx, e))
+}
+
+/// The end of a request.
+pub fn log(session: &mut Session, ctx: &mut Exchange, end: &filter::End) {
+    if let Some((chain, mut cx, _)) = taking_part(session, ctx, Phases::LOG) {
+        chain.log(&mut cx, end);
+    }
+}
+
+/// Sends an answer of the gateway's or of a filter's, as the filters leave it. Returns its status.
+pub async fn deliver(session: &mut Session, ctx: &mut Exchange, mut answer: Answer) -> Result<u16> {
+    while let Err(Failed { .. }) = filtered(session, ctx, &mut answer) {
+        // One filter less sees the next one.
+        ctx.end = Some(Reason::FilterError.into());
+        answer = respond::refusal(Reason::FilterError, Reason::FilterError.fault())?;
+    }
+    respond::write(session, answer).await
+}
+
+/// The response phases over an answer that is whole.
+fn filtered(
+    session: &mut Session,
+    ctx: &mut Exchange,
+    answer: &mut Answer,
+) -> std::result::Result<(), Failed> {
+    let with_body = respond::has_body(session, &answer.head);
+    let Some((chain, mut cx, passed)) = context(session, ctx) else {
+        return Ok(());
+    };
+    let head = &mut ResponseHead::new(&mut answer.head);
+    let mut result = chain.response(&mut cx, head, *passed);
+    if result.is_ok() && with_body && chain.takes_part(Phases::RESPONSE_BODY) {
+        let mut body = Some(std::mem::take(&mut answer.body));
+        result = chain.response_body(&mut cx, &mut body, Last::Yes, *passed);
+        answer.body = body.unwrap_or_default();
+    }
+    result.map_err(|failed| noted(failed, passed))
+}
+
+/// Keeps in mind that the filter which failed has no part in the answer, nor those behind it.
+fn noted(failed: Failed, passed: &mut usize) -> Failed {
+    *passed = failed.nth.min(*passed);
+    failed
+}
+
+/// The request's end, and Pingora's messenger of it.
+fn ended(ctx: &mut Exchange, failed: Failed) -> Box<Error> {
+    ctx.end = Some(End::from(Reason::FilterError));
+    let mut error = Error::because(ErrorType::InternalError, "a filter", failed);
+    error.set_retry(false);
+    error
+}
+
+/// As [`context`], when a filter takes part in the phase.
+fn taking_part<'a>(
+    session: &'a mut Session,
+    ctx: &'a mut Exchange,
+    phase: Phases,
+) -> Option<(&'a Chain, Context<'a>, &'a mut usize)> {
+    context(session, ctx).filter(|(chain, ..)| chain.takes_part(phase))
+}
+
+/// What a filter sees, and how many filters have let the request pass. `None` without a route.
+fn context<'a>(
+    session: &'a mut Session,
+    ctx: &'a mut Exchange,
+) -> Option<(&'a Chain, Context<'a>, &'a mut usize)> {
+    let route = ctx.route.as_deref()?;
+    let Filtering {
+        extensions,
+        attempt,
+        passed,
+    } = &mut ctx.filters;
+    let cx = Context {
+        session,
+        client: ctx.client.unwrap_or(UNKNOWN),
+        route: &route.label,
+        upstream: route.upstream.label(),
+        endpoint: ctx.endpoint.as_deref().map(|endpoint| endpoint.label()),
+        tries: ctx.tries,
+        target: &mut ctx.target,
+        replaced: None,
+        extensions,
+        attempt,
+    };
+    Some((&route.filters, cx, passed))
+}
+
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
