@@ -115,6 +115,10 @@ impl Fleet {
         let mut run = Command::new(program);
         run.args(["--as-bare", &format!("127.0.0.1:{port}")]);
         run.arg(format!("127.0.0.1:{}", self.origin));
+        // As the program sets it for itself.
+        run.env("MALLOC_TRIM_THRESHOLD_", "8388608");
+        run.env("MALLOC_TOP_PAD_", "131072");
+        run.env("MALLOC_MMAP_THRESHOLD_", "1048576");
         started("bare pingora", port, &mut run)
     }
 

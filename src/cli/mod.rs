@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod health;
 mod log;
+mod mallopt;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -156,6 +157,7 @@ fn run_gateway(
     mode: Mode,
     report: Option<Arc<Report>>,
 ) -> Result<(), Error> {
+    mallopt::keep_freed_memory();
     let paths = Paths::of(&config, mode);
     let log = ProcessLog::start(paths.log_file.as_deref(), LOG_FILTER)?;
     if paths.log_file.is_some() {

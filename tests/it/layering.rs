@@ -36,6 +36,7 @@ const PINGORA: &[&str] = &[
 
 /// Files named for what needs `unsafe`.
 const UNSAFE: &[&str] = &[
+    "cli/mallopt.rs",
     "server/adapter/descriptor.rs",
     "server/daemon.rs",
     "tcp/splice.rs",
