@@ -32,7 +32,7 @@
 //! | [`snapshot`] | the immutable table compiled from one configuration, and the pointer to it |
 //! | [`route`] | matching: path normalisation, host and prefix lookup |
 //! | [`upstream`] | endpoints: balancing, health, limits, names, Pingora's peers |
-//! | [`filter`] | the filter types a configuration may name |
+//! | [`filter`] | user code in a route's path: traits, registry, chains |
 //! | [`wire`] | what is known of each protocol, as functions over bytes |
 //! | [`account`] | who the process becomes once it has bound |
 //! | [`telemetry`] | metrics and the access log |
@@ -51,9 +51,10 @@
 //! A connection is accepted and counted by [`server::accept`]. [`server::connection`] waits for a
 //! head, which [`server::io`] holds back until [`wire::http1`] has found it whole and clean; only
 //! then does a Pingora session exist. [`http::Proxy`] loads the [`snapshot::Snapshot`] once, finds
-//! the [`route::Route`], gets a [`upstream::Lease`] and hands Pingora a peer. What fails is judged
-//! by [`http::retry`], answered by [`http::respond`], timed by [`http::deadline`]. However it ends,
-//! one [`Reason`] goes into the access log and the metrics.
+//! the [`route::Route`], lets its filters see the request ([`http::filters`]), gets a
+//! [`upstream::Lease`] and hands Pingora a peer. What fails is judged by [`http::retry`], answered
+//! by [`http::respond`], timed by [`http::deadline`]. However it ends, one [`Reason`] goes into the
+//! access log and the metrics.
 //!
 //! # The life of a TCP session
 //!

@@ -2,21 +2,20 @@
 //!
 //! Its own file because it is only serde's side of a filter's settings; what becomes of an error is
 //! `settings`'s business. Invariants: a key that a struct does not have is an error even where the
-//! struct does not ask for that (one with `flatten` hides its keys, and is not checked); the value
-//! of a secret is never quoted. It is over 400 lines because serde's traits are one thing.
+//! struct does not ask for that (one with `flatten` hides its keys, and is not checked); what was
+//! put aside is passed over. Its errors are `misfit`s. It is over 400 lines because serde's traits
+//! are one thing.
 
 use std::cell::RefCell;
-use std::fmt;
-use std::path::Path;
 
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected,
     VariantAccess, Visitor,
 };
 
-use super::parse::{Trail, describe};
-use super::problem::{Mark, Problem, did_you_mean, shown};
-use super::redact::names_a_secret;
+use super::misfit::{Misfit, Place};
+use super::parse::Trail;
+use super::problem::{Mark, did_you_mean, shown};
 use super::tree::{Entry, Node, Value};
 
 /// What one filter's settings have in common while they are read, maybe several times.
@@ -61,7 +60,7 @@ impl<'de> Walk<'de> {
         let Some(node) = misfit.node() else {
             return false;
         };
-        match (misfit.0.missing, &node.value) {
+        match (misfit.missing(), &node.value) {
             (Some(field), Value::Map(entries)) => entries
                 .iter()
                 .any(|entry| entry.key == field && self.is_aside(&entry.value)),
@@ -117,6 +116,15 @@ impl<'de, 'p> Reader<'de, 'p> {
         }
     }
 
+    fn place(&self) -> Place<'de, '_> {
+        Place {
+            at: self.at,
+            trail: self.trail,
+            key: self.key,
+            node: self.node,
+        }
+    }
+
     /// The entries of a map that are not passed over.
     fn entries(&self, entries: &'de [Entry]) -> Vec<&'de Entry> {
         let kept = entries.iter();
@@ -136,7 +144,7 @@ impl<'de, 'p> Reader<'de, 'p> {
                 fields => did_you_mean(&entry.key, fields.iter().copied())
                     .unwrap_or_else(|| format!("the settings here: {}", fields.join(", "))),
             };
-            let misfit = Misfit::new(message, Some(hint)).at(&self.entry(entry));
+            let misfit = Misfit::new(message, Some(hint)).at(self.entry(entry).place());
             self.walk.unknown.borrow_mut().push(misfit);
         }
         known
@@ -152,7 +160,7 @@ impl<'de, 'p> Reader<'de, 'p> {
             left: entries.into_iter(),
             current: None,
         };
-        visitor.visit_map(access).map_err(|e| e.at(&self))
+        visitor.visit_map(access).map_err(|e| e.at(self.place()))
     }
 
     fn wrong_type<V: Visitor<'de>>(self, visitor: &V) -> Misfit<'de> {
@@ -165,7 +173,7 @@ impl<'de, 'p> Reader<'de, 'p> {
             Value::List(_) => Unexpected::Seq,
             Value::Map(_) => Unexpected::Map,
         };
-        <Misfit as de::Error>::invalid_type(unexpected, visitor).at(&self)
+        <Misfit as de::Error>::invalid_type(unexpected, visitor).at(self.place())
     }
 }
 
@@ -192,13 +200,13 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
                 return self.visit_map(entries, visitor);
             }
         };
-        result.map_err(|e| e.at(&self))
+        result.map_err(|e| e.at(self.place()))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
         match &self.node.value {
-            Value::Null => visitor.visit_none().map_err(|e: Misfit| e.at(&self)),
-            _ => visitor.visit_some(self).map_err(|e| e.at(&self)),
+            Value::Null => visitor.visit_none().map_err(|e: Misfit| e.at(self.place())),
+            _ => visitor.visit_some(self).map_err(|e| e.at(self.place())),
         }
     }
 
@@ -207,7 +215,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         match &self.node.value {
             Value::Map(entries) => {
                 self.known(entries, &[]);
-                visitor.visit_unit().map_err(|e: Misfit| e.at(&self))
+                visitor.visit_unit().map_err(|e: Misfit| e.at(self.place()))
             }
             _ => self.deserialize_any(visitor),
         }
@@ -226,7 +234,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         _name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Misfit<'de>> {
-        visitor.visit_newtype_struct(self).map_err(|e| e.at(&self))
+        visitor
+            .visit_newtype_struct(self)
+            .map_err(|e| e.at(self.place()))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -290,12 +300,12 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
                         some => format!("must have one of the keys {}", some.join(", ")),
                     };
                     let hint = "exactly one".to_owned();
-                    return Err(Misfit::new(message, Some(hint)).at(&self));
+                    return Err(Misfit::new(message, Some(hint)).at(self.place()));
                 }
             },
             _ => return Err(self.wrong_type(&visitor)),
         };
-        visitor.visit_enum(variant).map_err(|e| e.at(&self))
+        visitor.visit_enum(variant).map_err(|e| e.at(self.place()))
     }
 
     serde::forward_to_deserialize_any! {
@@ -342,7 +352,8 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
             return Ok(None);
         };
         let key = seed.deserialize(Key(&entry.key));
-        key.map(Some).map_err(|e| e.at(&self.map.entry(entry)))
+        key.map(Some)
+            .map_err(|e| e.at(self.map.entry(entry).place()))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(
@@ -427,8 +438,8 @@ impl<'de, 'p> EnumAccess<'de> for Variant<'de, 'p> {
         match seed.deserialize(Key(self.word)) {
             Ok(value) => Ok((value, self)),
             Err(e) => Err(match self.entry {
-                Some(entry) => e.at(&self.around.entry(entry)),
-                None => e.at(&self.around),
+                Some(entry) => e.at(self.around.entry(entry).place()),
+                None => e.at(self.around.place()),
             }),
         }
     }
@@ -438,7 +449,7 @@ impl<'de> Variant<'de, '_> {
     fn needs_value(&self) -> Misfit<'de> {
         let message = format!("`{}` needs settings of its own", shown(self.word));
         let hint = format!("write `{}: …`", shown(self.word));
-        Misfit::new(message, Some(hint)).at(&self.around)
+        Misfit::new(message, Some(hint)).at(self.around.place())
     }
 }
 
@@ -487,170 +498,3 @@ impl<'de> VariantAccess<'de> for Variant<'de, '_> {
         }
     }
 }
-
-/// What does not fit, and where once that is known. In a box: it is in every result.
-#[derive(Debug)]
-pub(super) struct Misfit<'de>(Box<What<'de>>);
-
-#[derive(Debug, Default)]
-struct What<'de> {
-    message: String,
-    hint: Option<String>,
-    /// The message without the value, for a secret.
-    discreet: Option<String>,
-    /// What serde expected there.
-    expected: Option<String>,
-    missing: Option<&'static str>,
-    place: Option<(Mark, String, &'de Node)>,
-}
-
-impl<'de> From<What<'de>> for Misfit<'de> {
-    fn from(what: What<'de>) -> Misfit<'de> {
-        Misfit(Box::new(what))
-    }
-}
-
-impl<'de> Misfit<'de> {
-    fn new(message: String, hint: Option<String>) -> Misfit<'de> {
-        let what = What {
-            message,
-            hint,
-            ..What::default()
-        };
-        what.into()
-    }
-
-    /// Says where, unless that was said further in.
-    fn at(mut self, reader: &Reader<'de, '_>) -> Misfit<'de> {
-        let what = &mut *self.0;
-        if what.place.is_some() {
-            return self;
-        }
-        let path = match what.missing {
-            Some(field) => format!("{}.{field}", reader.trail),
-            None => reader.trail.to_string(),
-        };
-        what.place = Some((reader.at, path, reader.node));
-        let secret = names_a_secret(reader.key);
-        if let (true, Some(discreet)) = (secret, what.discreet.take()) {
-            what.message = discreet;
-        } else if let (None, Some(expected)) = (&what.hint, &what.expected) {
-            what.hint = meant(expected, reader.node);
-        }
-        self
-    }
-
-    /// The value it is about.
-    pub(super) fn node(&self) -> Option<&'de Node> {
-        self.0.place.as_ref().map(|(_, _, node)| *node)
-    }
-
-    /// As a problem; `place` is where it stands when nothing else is known.
-    pub(super) fn into_problem(self, file: &Path, place: (Mark, String)) -> Problem {
-        let (mark, path) = match self.0.place {
-            Some((mark, path, _)) => (mark, path),
-            None => place,
-        };
-        Problem {
-            file: file.to_path_buf(),
-            line: mark.line,
-            column: mark.column,
-            path,
-            message: self.0.message,
-            hint: self.0.hint,
-        }
-    }
-
-    fn unexpected(what: &str, unexpected: Unexpected, expected: &dyn de::Expected) -> Misfit<'de> {
-        let expected = match expected.to_string() {
-            name if name.starts_with("struct ") => "a map".to_owned(),
-            name if name == "unit" || name.starts_with("unit struct") => "nothing".to_owned(),
-            words => words,
-        };
-        let found = match unexpected {
-            Unexpected::Str(text) => format!("string \"{}\"", shown(text)),
-            Unexpected::Unit => "nothing".to_owned(),
-            Unexpected::Seq => "a list".to_owned(),
-            Unexpected::Map => "a map".to_owned(),
-            other => other.to_string(),
-        };
-        let what = What {
-            message: format!("{what}: {found}, expected {expected}"),
-            discreet: Some(format!("{what}, expected {expected}")),
-            expected: Some(expected),
-            ..What::default()
-        };
-        what.into()
-    }
-}
-
-/// What was probably meant by a value of another type.
-fn meant(expected: &str, node: &Node) -> Option<String> {
-    match &node.value {
-        Value::Int(_) | Value::Float(_) | Value::Bool(_) if expected.contains("string") => {
-            Some("put it in quotes if it is meant so".to_owned())
-        }
-        Value::Text(text) if expected == "a boolean" => {
-            let word = match text.to_ascii_lowercase().as_str() {
-                "yes" | "on" | "y" | "true" => "true",
-                "no" | "off" | "n" | "false" => "false",
-                _ => return Some("true or false".to_owned()),
-            };
-            Some(format!("write {word} without quotes"))
-        }
-        Value::Text(text) if is_number(expected) => Some(match text.parse::<f64>() {
-            Ok(_) => format!("write {} without quotes", shown(text)),
-            Err(_) => "a number, without quotes and unit".to_owned(),
-        }),
-        _ if expected == "a sequence" => Some(format!("write `[{}]`", describe(node))),
-        _ => None,
-    }
-}
-
-fn is_number(expected: &str) -> bool {
-    let digits = expected.trim_start_matches(['u', 'i', 'f']);
-    matches!(digits, "8" | "16" | "32" | "64" | "128" | "size")
-}
-
-impl de::Error for Misfit<'_> {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Misfit::new(message.to_string(), None)
-    }
-
-    fn invalid_type(unexpected: Unexpected, expected: &dyn de::Expected) -> Self {
-        Misfit::unexpected("invalid type", unexpected, expected)
-    }
-
-    fn invalid_value(unexpected: Unexpected, expected: &dyn de::Expected) -> Self {
-        Misfit::unexpected("invalid value", unexpected, expected)
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let hint = did_you_mean(variant, expected.iter().copied())
-            .unwrap_or_else(|| format!("one of {}", expected.join(", ")));
-        let what = What {
-            message: format!("`{}` is none of its values", shown(variant)),
-            discreet: Some("is none of its values".to_owned()),
-            hint: Some(hint),
-            ..What::default()
-        };
-        what.into()
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        let what = What {
-            message: format!("the key `{field}` is missing"),
-            missing: Some(field),
-            ..What::default()
-        };
-        what.into()
-    }
-}
-
-impl fmt::Display for Misfit<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
-impl std::error::Error for Misfit<'_> {}

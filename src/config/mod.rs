@@ -8,6 +8,7 @@ mod deserialize;
 pub mod detect;
 mod host;
 pub mod keys;
+mod misfit;
 pub mod model;
 mod parse;
 pub mod problem;

@@ -380,5 +380,15 @@ fn report(
     error: &(dyn std::error::Error + Send + Sync + 'static),
     route: &str,
 ) {
-    error!("filter `{filter}` failed in {phase}: {error} (route {route})");
+    // Its text may hold what a client sent.
+    let said: String = error
+        .to_string()
+        .chars()
+        .take(MAX_SAID)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    error!("filter `{filter}` failed in {phase}: {said} (route {route})");
 }
+
+/// Characters of an error that the log shows.
+const MAX_SAID: usize = 1000;
