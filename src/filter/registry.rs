@@ -12,6 +12,7 @@ use std::sync::Arc;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
+use super::builtin;
 use super::files::Files;
 use super::guard::guarded;
 use super::{BadSetting, Filter, Result, TcpFilter};
@@ -45,7 +46,9 @@ pub(super) enum Make {
 impl Registry {
     /// None but those that come with this crate.
     pub fn built_in() -> Registry {
-        Registry::default()
+        let mut registry = Registry::default();
+        builtin::register(&mut registry);
+        registry
     }
 
     /// An HTTP filter type. `S` is its settings: a struct of which each unknown key is an error, or

@@ -1,0 +1,356 @@
+//! `headers`: sets, adds and removes headers of requests and responses.
+//!
+//! Its own file as each built-in. Invariants: framing headers are refused at load; what a template
+//! makes is a valid value or is not sent, and a `set` without a value leaves none of the client's in
+//! its place. Registered by `builtin`.
+//!
+//! On a request, what the gateway does not write itself is changed in the request phase: once, for
+//! every try, and seen by the filters behind. What the gateway writes for each try (`Host`, `Via`,
+//! `Forwarded`, `X-Forwarded-*`) is changed after it did, so that the filter has the last word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use http::header::{FORWARDED, HOST, VIA};
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::header_name;
+use super::template::Template;
+use crate::filter::{
+    BadSetting, Context, Filter, Phases, RequestHead, ResponseHead, Result, Verdict,
+};
+
+/// Settings of `headers`. Values may hold `${client_ip}`, `${request_id}`, `${route}` and `${host}`;
+/// `$${` stands for `${` itself.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What changes on the way to the endpoint.
+    request: Changes,
+    /// What changes on the way to the client.
+    response: Changes,
+}
+
+/// Headers to change: first `remove`, then `set`, then `add`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Changes {
+    /// Name and value; replaces what is there.
+    set: BTreeMap<String, String>,
+    /// Name and value; one more line beside what is there.
+    add: BTreeMap<String, String>,
+    /// Names.
+    remove: Vec<String>,
+}
+
+/// The filter.
+#[derive(Debug)]
+pub(super) struct Headers {
+    request: Vec<Edit>,
+    /// On the head of each try.
+    upstream: Vec<Edit>,
+    response: Vec<Edit>,
+}
+
+pub(super) fn make(settings: Settings) -> Result<Headers> {
+    let request = settings.request.edits("request")?;
+    let adds_or_removes_host =
+        |edit: &Edit| edit.name == HOST && !matches!(edit.change, Change::Set(_));
+    if request.iter().any(adds_or_removes_host) {
+        let message = "`Host` can be set, but neither added nor removed";
+        return Err(BadSetting::new("request", message).into());
+    }
+    let (upstream, request) = request
+        .into_iter()
+        .partition(|edit| WRITTEN_FOR_EACH_TRY.contains(&edit.name));
+    Ok(Headers {
+        request,
+        upstream,
+        response: settings.response.edits("response")?,
+    })
+}
+
+#[async_trait]
+impl Filter for Headers {
+    fn phases(&self) -> Phases {
+        let used = |edits: &Vec<Edit>, phase| match edits.is_empty() {
+            true => Phases::NONE,
+            false => phase,
+        };
+        used(&self.request, Phases::REQUEST)
+            | used(&self.upstream, Phases::UPSTREAM_REQUEST)
+            | used(&self.response, Phases::RESPONSE)
+    }
+
+    async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
+        for edit in &self.request {
+            let value = edit.value(cx);
+            edit.apply(value, &mut cx.request_mut())?;
+        }
+        Ok(Verdict::Continue)
+    }
+
+    fn upstream_request(&self, cx: &mut Context<'_>, head: &mut RequestHead<'_>) -> Result<()> {
+        for edit in &self.upstream {
+            edit.apply(edit.value(cx), head)?;
+        }
+        Ok(())
+    }
+
+    fn response(&self, cx: &mut Context<'_>, head: &mut ResponseHead<'_>) -> Result<()> {
+        for edit in &self.response {
+            edit.apply(edit.value(cx), head)?;
+        }
+        Ok(())
+    }
+}
+
+impl Changes {
+    /// In the order in which they are done.
+    fn edits(self, side: &str) -> Result<Vec<Edit>> {
+        let mut edits = Vec::new();
+        let mut seen = BTreeSet::new();
+        for text in self.remove {
+            let name =
+                header_name(&text).map_err(|why| BadSetting::new(format!("{side}.remove"), why))?;
+            seen.insert(name.to_string());
+            edits.push(Edit {
+                name,
+                change: Change::Remove,
+            });
+        }
+        let set = self
+            .set
+            .into_iter()
+            .map(|(name, value)| ("set", name, value));
+        let add = self
+            .add
+            .into_iter()
+            .map(|(name, value)| ("add", name, value));
+        for (verb, text, value) in set.chain(add) {
+            let wrong = |why| BadSetting::new(format!("{side}.{verb}.{text}"), why);
+            let name = header_name(&text).map_err(wrong)?;
+            let template = Template::parse(&value).map_err(wrong)?;
+            // `add` beside `remove` replaces; `set` beside anything says two things at once.
+            if verb == "set" && !seen.insert(name.to_string()) {
+                return Err(wrong("is named twice".into()).into());
+            }
+            let change = match verb {
+                "set" => Change::Set(template),
+                _ => Change::Add(template),
+            };
+            edits.push(Edit { name, change });
+        }
+        Ok(edits)
+    }
+}
+
+/// One change of one header.
+#[derive(Debug)]
+struct Edit {
+    name: HeaderName,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    Remove,
+    Set(Template),
+    Add(Template),
+}
+
+impl Edit {
+    fn value(&self, cx: &mut Context<'_>) -> Option<HeaderValue> {
+        match &self.change {
+            Change::Remove => None,
+            Change::Set(template) | Change::Add(template) => template.value(cx),
+        }
+    }
+
+    fn apply(&self, value: Option<HeaderValue>, head: &mut impl Head) -> Result<()> {
+        match (&self.change, value) {
+            (Change::Set(_), Some(value)) => head.set(self.name.clone(), value),
+            (Change::Add(_), Some(value)) => head.add(self.name.clone(), value),
+            (Change::Remove | Change::Set(_), None) => head.remove(&self.name),
+            (Change::Add(_), None) | (Change::Remove, Some(_)) => Ok(()),
+        }
+    }
+}
+
+/// What heads of requests and responses have in common.
+trait Head {
+    fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()>;
+    fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()>;
+    fn remove(&mut self, name: &HeaderName) -> Result<()>;
+}
+
+macro_rules! head {
+    ($head:ident) => {
+        impl Head for $head<'_> {
+            fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+                $head::set(self, name, value)
+            }
+
+            fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+                $head::add(self, name, value)
+            }
+
+            fn remove(&mut self, name: &HeaderName) -> Result<()> {
+                $head::remove(self, name)
+            }
+        }
+    };
+}
+
+head!(RequestHead);
+head!(ResponseHead);
+
+/// What the gateway puts into the head of each try after the request phase.
+const WRITTEN_FOR_EACH_TRY: [HeaderName; 7] = [
+    HOST,
+    VIA,
+    FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, Bed, refused, settings};
+    use super::*;
+
+    fn headers(yaml: &str) -> Headers {
+        make(settings(yaml)).unwrap()
+    }
+
+    fn wrong(yaml: &str) -> String {
+        fixture::wrong(make(settings(yaml)))
+    }
+
+    fn all<'h>(headers: &'h http::HeaderMap, name: &str) -> Vec<&'h str> {
+        let values = headers.get_all(name).iter();
+        values.map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_request_is_changed_once_for_every_try() {
+        let filter = headers(
+            "request: {set: {X-Client: '${client_ip}'}, add: {X-Tag: b}, remove: [X-Secret]}",
+        );
+        assert_eq!(filter.phases(), Phases::REQUEST);
+        let lines = [
+            "Host: a",
+            "X-Client: 6.6.6.6",
+            "X-Client: 7.7.7.7",
+            "x-tag: a",
+            "X-Secret: s",
+        ];
+        let mut bed = Bed::get("/", &lines).await;
+        bed.passes(&filter).await;
+        assert_eq!(all(bed.headers(), "x-client"), ["192.0.2.7"]);
+        assert_eq!(all(bed.headers(), "x-tag"), ["a", "b"]);
+        assert!(!bed.headers().contains_key("x-secret"));
+        let untouched = bed.upstream_request(&filter);
+        assert_eq!(all(&untouched.headers, "x-tag"), ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_gateway_writes_itself_is_changed_on_each_try() {
+        let filter = headers(
+            "request: {set: {Host: inner, X-Forwarded-Proto: https}, remove: [Via, x-forwarded-for]}",
+        );
+        assert_eq!(filter.phases(), Phases::UPSTREAM_REQUEST);
+        let lines = ["Host: outer", "Via: 1.1 a", "X-Forwarded-For: 1.1.1.1"];
+        let mut bed = Bed::get("/", &lines).await;
+        let head = bed.upstream_request(&filter);
+        assert_eq!(all(&head.headers, "host"), ["inner"]);
+        assert_eq!(all(&head.headers, "x-forwarded-proto"), ["https"]);
+        assert!(!head.headers.contains_key("via"));
+        assert!(!head.headers.contains_key("x-forwarded-for"));
+        assert_eq!(all(bed.headers(), "host"), ["outer"]);
+    }
+
+    #[tokio::test]
+    async fn a_response_is_changed() {
+        let filter = headers(
+            "response: {set: {X-Served-By: '${route}'}, add: {Vary: Origin}, remove: [Server, Vary]}",
+        );
+        assert_eq!(filter.phases(), Phases::RESPONSE);
+        let mut bed = Bed::get("/", &["Host: a"]).await;
+        let head = bed.response(&filter, &[("Server", "x"), ("Vary", "*"), ("ETag", "1")]);
+        assert_eq!(all(&head.headers, "x-served-by"), ["/api"]);
+        assert_eq!(all(&head.headers, "vary"), ["Origin"]);
+        assert_eq!(all(&head.headers, "etag"), ["1"]);
+        assert!(!head.headers.contains_key("server"));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_cannot_be_made_leaves_none_of_the_clients() {
+        let filter = headers("request: {set: {X-Origin: 'h=${host}'}, add: {X-Also: '${host}'}}");
+        let mut bed = Bed::get("/", &["Host: a", "X-Origin: forged"]).await;
+        let hostile = HeaderValue::from_bytes(b"a\tb\xff").unwrap();
+        bed.context().request_mut().set(HOST, hostile).unwrap();
+        bed.passes(&filter).await;
+        assert!(!bed.headers().contains_key("x-origin"));
+        assert!(!bed.headers().contains_key("x-also"));
+    }
+
+    #[test]
+    fn nothing_to_do_takes_part_in_no_phase() {
+        assert_eq!(headers("{}").phases(), Phases::NONE);
+    }
+
+    #[test]
+    fn wrong_settings_are_refused() {
+        for (yaml, part) in [
+            (
+                "request: {set: {Content-Length: '1'}}",
+                "request.set.Content-Length: `content-length` belongs to the gateway",
+            ),
+            (
+                "response: {remove: [transfer-encoding]}",
+                "response.remove: `transfer-encoding` belongs",
+            ),
+            (
+                "request: {add: {Connection: close}}",
+                "belongs to the gateway",
+            ),
+            (
+                "request: {remove: [Host]}",
+                "`Host` can be set, but neither",
+            ),
+            (
+                "request: {add: {host: a}}",
+                "`Host` can be set, but neither",
+            ),
+            (
+                "request: {set: {'a b': c}}",
+                "request.set.a b: `a b` is not the name of a header",
+            ),
+            ("response: {remove: ['']}", "is not the name of a header"),
+            (
+                "request: {set: {X: '${nope}'}}",
+                "request.set.X: `${nope}` is not known",
+            ),
+            ("request: {set: {X: \"a\\r\\nY: b\"}}", "line end"),
+            ("request: {set: {X: a, x: b}}", "is named twice"),
+            ("request: {set: {X: a}, remove: [x]}", "is named twice"),
+        ] {
+            let error = wrong(yaml);
+            assert!(error.contains(part), "{yaml}: {error}");
+        }
+        for (yaml, part) in [
+            ("requst: {}", "unknown field `requst`"),
+            ("request: {delete: [a]}", "unknown field `delete`"),
+            ("request: {set: [a]}", "invalid type"),
+            ("request: {remove: a}", "invalid type"),
+        ] {
+            let error = refused::<Settings>(yaml);
+            assert!(error.contains(part), "{yaml}: {error}");
+        }
+    }
+}

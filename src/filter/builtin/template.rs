@@ -1,0 +1,181 @@
+//! Header values with `${…}` in them: read once at load, put together once per request.
+//!
+//! Its own file because it is where text of a client may become part of a header. Invariants: what
+//! comes out is a valid field value (RFC 9110, section 5.5) or nothing at all; an unknown word is
+//! an error at load. Called by `headers`.
+
+use std::fmt::Write;
+
+use http::HeaderValue;
+use http::header::HOST;
+
+use super::request_id::RequestId;
+use crate::filter::{Context, Result};
+
+/// A value, ready to be put together.
+#[derive(Debug)]
+pub(super) enum Template {
+    Fixed(HeaderValue),
+    Parts(Vec<Part>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Text(String),
+    ClientIp,
+    RequestId,
+    Route,
+    Host,
+}
+
+impl Template {
+    /// Reads `text`. `$${` stands for `${` itself; a `$` before anything else is a `$`.
+    pub(super) fn parse(text: &str) -> Result<Template> {
+        if HeaderValue::from_bytes(text.as_bytes()).is_err() {
+            return Err("holds a line end or another control character".into());
+        }
+        let parts = parts(text)?;
+        match parts.as_slice() {
+            [] => Ok(Template::Fixed(HeaderValue::from_static(""))),
+            [Part::Text(text)] => Ok(Template::Fixed(HeaderValue::from_bytes(text.as_bytes())?)),
+            _ => Ok(Template::Parts(parts)),
+        }
+    }
+
+    /// The value for one request; `None` when the client sent something as its `Host` that belongs
+    /// into no header.
+    pub(super) fn value(&self, cx: &mut Context<'_>) -> Option<HeaderValue> {
+        let parts = match self {
+            Template::Fixed(value) => return Some(value.clone()),
+            Template::Parts(parts) => parts,
+        };
+        let mut value = String::new();
+        for part in parts {
+            match part {
+                Part::Text(text) => value.push_str(text),
+                Part::ClientIp => write!(value, "{}", cx.client_ip().to_canonical()).ok()?,
+                Part::RequestId => value.push_str(RequestId::of(cx.extensions_mut()).as_str()),
+                Part::Route => value.push_str(cx.route()),
+                Part::Host => value.push_str(host(cx)?),
+            }
+        }
+        HeaderValue::from_bytes(value.as_bytes()).ok()
+    }
+}
+
+/// The client's `Host` as it sent it, port included; empty when there is none.
+fn host<'c>(cx: &'c Context<'_>) -> Option<&'c str> {
+    let request = cx.request();
+    let Some(host) = request.headers.get(HOST) else {
+        return Some(request.uri.authority().map_or("", |host| host.as_str()));
+    };
+    host.to_str()
+        .ok()
+        .filter(|host| host.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+fn parts(text: &str) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, inner) = (&rest[..at], &rest[at + 2..]);
+        if let Some(before) = before.strip_suffix('$') {
+            literal.push_str(before);
+            literal.push_str("${");
+            rest = inner;
+            continue;
+        }
+        literal.push_str(before);
+        let Some((word, behind)) = inner.split_once('}') else {
+            return Err(format!("`${{` has no `}}` behind it; {KNOWN}").into());
+        };
+        let part = match word {
+            "client_ip" => Part::ClientIp,
+            "request_id" => Part::RequestId,
+            "route" => Part::Route,
+            "host" => Part::Host,
+            _ => return Err(format!("`${{{word}}}` is not known; {KNOWN}").into()),
+        };
+        if !literal.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut literal)));
+        }
+        parts.push(part);
+        rest = behind;
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        parts.push(Part::Text(literal));
+    }
+    Ok(parts)
+}
+
+const KNOWN: &str =
+    "known are ${client_ip}, ${request_id}, ${route} and ${host}, and `$${` stands for `${` itself";
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Bed;
+    use super::*;
+
+    async fn value(text: &str, headers: &[&str]) -> Option<String> {
+        let mut bed = Bed::get("/", headers).await;
+        let value = Template::parse(text).unwrap().value(&mut bed.context())?;
+        Some(String::from_utf8(value.as_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn words_are_put_in() {
+        for (text, expected) in [
+            ("", ""),
+            ("plain", "plain"),
+            ("${client_ip}", "192.0.2.7"),
+            ("a ${route}, ${host}!", "a /api, example.org:81!"),
+            (
+                "$${host} $$${host} $ $x ${host}",
+                "${host} $${host} $ $x example.org:81",
+            ),
+            ("{host}", "{host}"),
+        ] {
+            let value = value(text, &["Host: example.org:81"]).await;
+            assert_eq!(value.as_deref(), Some(expected), "{text}");
+        }
+        let id = value("${request_id}", &["Host: a"]).await.unwrap();
+        assert_eq!(id.len(), 32, "{id}");
+    }
+
+    #[test]
+    fn unknown_words_are_refused_with_the_known_ones() {
+        for (text, part) in [
+            ("${hots}", "`${hots}` is not known; known are ${client_ip}"),
+            ("${}", "`${}` is not known"),
+            ("${HOME}", "`${HOME}` is not known"),
+            ("${host", "has no `}`"),
+            ("a\r\nX-Evil: 1", "line end"),
+            ("a\0", "line end"),
+        ] {
+            let error = Template::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_hostile_host_gets_into_a_header() {
+        for host in ["a b", "a\tb", "caf\u{e9}"] {
+            let mut bed = Bed::get("/", &["Host: a"]).await;
+            let hostile = HeaderValue::from_bytes(host.as_bytes()).unwrap();
+            bed.context().request_mut().set(HOST, hostile).unwrap();
+            let template = Template::parse("https://${host}/").unwrap();
+            assert_eq!(template.value(&mut bed.context()), None, "{host:?}");
+        }
+        assert_eq!(value("${host}", &[]).await.as_deref(), Some(""));
+    }
+
+    #[tokio::test]
+    async fn a_route_cannot_end_a_line() {
+        let mut bed = Bed::get("/", &["Host: a"]).await;
+        let mut cx = bed.context();
+        cx.route = "a\r\nX-Evil: 1";
+        assert_eq!(Template::parse("${route}").unwrap().value(&mut cx), None);
+    }
+}
