@@ -9,6 +9,8 @@ mod headers;
 mod ip_access;
 mod request_id;
 mod respond;
+mod rewrite;
+mod target;
 mod template;
 
 #[cfg(test)]
@@ -24,6 +26,7 @@ use super::{Registry, Result};
 pub(super) fn register(registry: &mut Registry) {
     registry.http("headers", headers::make);
     registry.http("request_id", request_id::make);
+    registry.http("rewrite", rewrite::make);
     registry.http("respond", respond::make);
     registry.http("ip_access", ip_access::make);
 }

@@ -1,0 +1,550 @@
+//! `rewrite`: another path to the endpoint, or a redirect of the client.
+//!
+//! Its own file as each built-in. Invariants: a redirect leads where the settings say and nowhere
+//! else, and carries nothing of the request but its query; expressions match in linear time and
+//! bounded memory; no client can put a dot segment or half an escape together out of what was
+//! captured. Registered by `builtin`.
+
+use async_trait::async_trait;
+use http::{HeaderValue, StatusCode, Uri, header};
+use regex::{Captures, Regex, RegexBuilder};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::target::{is_normal_path, is_unambiguous_path};
+use crate::error::Reason;
+use crate::filter::{BadSetting, Context, Filter, Phases, Response, Result, Verdict};
+
+/// Settings of `rewrite`: one of the three. The path is the one that would be sent, without the
+/// query, which is kept. `${…}` has no meaning here.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Another beginning of the path.
+    prefix: Option<Prefix>,
+    /// Another path by a regular expression.
+    regex: Option<Expression>,
+    /// Every request is sent elsewhere.
+    redirect: Option<Redirect>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Prefix {
+    /// Whole segments: `/api` takes `/api` and `/api/x`, not `/apix`. Other paths stay.
+    from: String,
+    /// What takes its place: `/v2`, or `/` for nothing.
+    to: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Expression {
+    /// In the syntax of the crate `regex`. A path in which it finds nothing stays.
+    r#match: String,
+    /// What takes the place of all that it finds: `$1` to `$9` are its groups, `$0` the whole, `$$`
+    /// is a dollar sign. May have a query, which comes before the request's own.
+    to: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Redirect {
+    /// A path, or a URL of `http` or `https`. The request's query goes behind it, unless it has one.
+    to: String,
+    /// 301, 302, 303, 307 or 308.
+    #[serde(default = "permanent")]
+    status: u16,
+}
+
+fn permanent() -> u16 {
+    308
+}
+
+/// The filter.
+#[derive(Debug)]
+pub(super) enum Rewrite {
+    Prefix { from: String, to: String },
+    Regex { regex: Box<Regex>, to: Vec<Part> },
+    Redirect { to: String, status: StatusCode },
+}
+
+pub(super) fn make(settings: Settings) -> Result<Rewrite> {
+    match (settings.prefix, settings.regex, settings.redirect) {
+        (Some(prefix), None, None) => {
+            for (key, path) in [("from", &prefix.from), ("to", &prefix.to)] {
+                if !is_normal_path(path) {
+                    let message = format!("`{}` is not a plain path", path.escape_debug());
+                    let wrong = BadSetting::new(format!("prefix.{key}"), message);
+                    return Err(wrong.hint("for example `/api`").into());
+                }
+            }
+            Ok(Rewrite::Prefix {
+                from: prefix.from.trim_end_matches('/').to_owned(),
+                to: prefix.to.trim_end_matches('/').to_owned(),
+            })
+        }
+        (None, Some(Expression { r#match, to }), None) => {
+            let regex = compile(&r#match).map_err(|why| BadSetting::new("regex.match", why))?;
+            let to =
+                parts(&to, regex.captures_len()).map_err(|why| BadSetting::new("regex.to", why))?;
+            Ok(Rewrite::Regex {
+                regex: Box::new(regex),
+                to,
+            })
+        }
+        (None, None, Some(Redirect { to, status })) => Ok(Rewrite::Redirect {
+            to: place(to)?,
+            status: match status {
+                301 | 302 | 303 | 307 | 308 => StatusCode::from_u16(status)?,
+                _ => {
+                    let message = format!("{status} is not a status of a redirect");
+                    let wrong = BadSetting::new("redirect.status", message);
+                    return Err(wrong.hint("301, 302, 303, 307 or 308").into());
+                }
+            },
+        }),
+        _ => Err("give exactly one of `prefix`, `regex` and `redirect`".into()),
+    }
+}
+
+#[async_trait]
+impl Filter for Rewrite {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
+        let target = cx.target();
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let rewritten = match self {
+            Rewrite::Redirect { to, status } => return redirect(to, *status, query),
+            // `OPTIONS *` has no path.
+            _ if !path.starts_with('/') => None,
+            Rewrite::Prefix { from, to } => match path.strip_prefix(from.as_str()) {
+                Some("") if to.is_empty() => Some("/".to_owned()),
+                Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                    Some(format!("{to}{rest}"))
+                }
+                _ => None,
+            },
+            Rewrite::Regex { regex, to } => match replaced(regex, to, path) {
+                Ok(rewritten) => rewritten,
+                Err(TooLong) => return Ok(bad_request()),
+            },
+        };
+        let Some(mut rewritten) = rewritten else {
+            return Ok(Verdict::Continue);
+        };
+        let path = rewritten.split('?').next().unwrap_or("");
+        if !path.starts_with('/') {
+            return Err(format!("`{path}` is no path: it does not begin with a slash").into());
+        }
+        if !is_unambiguous_path(path) {
+            return Ok(bad_request());
+        }
+        if let Some(query) = query {
+            rewritten.push(if rewritten.contains('?') { '&' } else { '?' });
+            rewritten.push_str(query);
+        }
+        cx.set_target(rewritten);
+        Ok(Verdict::Continue)
+    }
+}
+
+fn bad_request() -> Verdict {
+    Verdict::Respond(Response::refusal(Reason::BadRequest))
+}
+
+fn redirect(to: &str, status: StatusCode, query: Option<&str>) -> Result<Verdict> {
+    let mut location = to.to_owned();
+    if let Some(query) = query
+        && !to.contains(['?', '#'])
+    {
+        location.push('?');
+        for byte in query.bytes() {
+            match byte {
+                b'"' | b'<' | b'>' | b'\\' | b'#' => push_escaped(&mut location, byte),
+                byte if byte.is_ascii_graphic() => location.push(char::from(byte)),
+                byte => push_escaped(&mut location, byte),
+            }
+        }
+    }
+    let location = HeaderValue::from_str(&location)?;
+    let response = Response::new(status).header(header::LOCATION, location);
+    Ok(Verdict::Respond(response))
+}
+
+/// Where a redirect may lead: a path of this host, or a host that is named in full.
+fn place(to: String) -> Result<String> {
+    let plain = to
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"\"<>\\".contains(&b));
+    let path = to.starts_with('/') && !to.starts_with("//");
+    let url = || {
+        let uri: Uri = to.parse().ok()?;
+        let known = matches!(uri.scheme_str(), Some("http" | "https"));
+        let authority = uri.authority()?.as_str();
+        (known && !uri.host()?.is_empty() && !authority.contains('@')).then_some(())
+    };
+    match plain && (path || url().is_some()) {
+        true => Ok(to),
+        false => {
+            let shown = to.escape_debug();
+            let message = format!("`{shown}` is neither a path nor a URL of http or https");
+            let wrong = BadSetting::new("redirect.to", message);
+            Err(wrong
+                .hint("for example `/new` or `https://example.org/new`")
+                .into())
+        }
+    }
+}
+
+fn compile(pattern: &str) -> Result<Regex> {
+    let built = RegexBuilder::new(pattern)
+        .size_limit(MAX_REGEX_BYTES)
+        .dfa_size_limit(MAX_REGEX_BYTES)
+        .build();
+    built.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => {
+            format!("is too big: compiled it would take more than {MAX_REGEX_BYTES} bytes").into()
+        }
+        // The last of several lines says what is wrong, the others draw where.
+        error => {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or("").trim();
+            let last = last.strip_prefix("error: ").unwrap_or(last);
+            let pattern = pattern.escape_debug();
+            format!("`{pattern}` is no regular expression: {last}").into()
+        }
+    })
+}
+
+/// A piece of what takes the place of a match.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Text(String),
+    Group(usize),
+    /// Behind a `?`, where a captured `&` would begin another parameter.
+    GroupInQuery(usize),
+}
+
+fn parts(to: &str, groups: usize) -> Result<Vec<Part>> {
+    if !to.bytes().all(|byte| byte.is_ascii_graphic()) || to.contains(['#', '\\']) {
+        return Err("holds a space or another character that no target has; escape it".into());
+    }
+    let mut parts = Vec::new();
+    let mut text = String::new();
+    let mut in_query = false;
+    let mut chars = to.chars();
+    while let Some(c) = chars.next() {
+        if c != '$' {
+            in_query |= c == '?';
+            text.push(c);
+            continue;
+        }
+        let group = match chars.next() {
+            Some('$') => {
+                text.push('$');
+                continue;
+            }
+            Some(digit) => digit.to_digit(10).map(|digit| digit as usize),
+            None => None,
+        };
+        let Some(group) = group else {
+            return Err("`$` is followed by neither a digit nor another `$`".into());
+        };
+        if group >= groups {
+            let most = groups - 1;
+            return Err(format!("there is no group ${group}: `match` has {most}").into());
+        }
+        if !text.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut text)));
+        }
+        parts.push(match in_query {
+            true => Part::GroupInQuery(group),
+            false => Part::Group(group),
+        });
+    }
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    Ok(parts)
+}
+
+/// The result would be longer than any target.
+struct TooLong;
+
+/// `path` with every match replaced; `None` without a match.
+fn replaced(
+    regex: &Regex,
+    to: &[Part],
+    path: &str,
+) -> std::result::Result<Option<String>, TooLong> {
+    let mut out = String::new();
+    let mut end = None;
+    for found in regex.captures_iter(path) {
+        let Some(whole) = found.get(0) else { continue };
+        out.push_str(&path[end.unwrap_or(0)..whole.start()]);
+        end = Some(whole.end());
+        for part in to {
+            expand(&mut out, part, &found);
+            if out.len() > MAX_TARGET_BYTES {
+                return Err(TooLong);
+            }
+        }
+    }
+    let Some(end) = end else {
+        return Ok(None);
+    };
+    out.push_str(&path[end..]);
+    match out.len() > MAX_TARGET_BYTES {
+        true => Err(TooLong),
+        false => Ok(Some(out)),
+    }
+}
+
+fn expand(out: &mut String, part: &Part, found: &Captures<'_>) {
+    let group = |at: &usize| found.get(*at).map_or("", |group| group.as_str());
+    match part {
+        Part::Text(text) => out.push_str(text),
+        Part::Group(at) => out.push_str(group(at)),
+        Part::GroupInQuery(at) => {
+            for c in group(at).chars() {
+                match c {
+                    '&' | '+' | ';' => push_escaped(out, c as u8),
+                    c => out.push(c),
+                }
+            }
+        }
+    }
+}
+
+fn push_escaped(out: &mut String, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(HEX[usize::from(byte >> 4)]));
+    out.push(char::from(HEX[usize::from(byte & 15)]));
+}
+
+/// Of a compiled expression, and of what matching may cache for each thread.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+
+/// What the default `max_header_bytes` leaves room for.
+const MAX_TARGET_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::fixture::{Bed, refused, settings, wrong};
+    use super::*;
+
+    async fn sent(yaml: &str, target: &str) -> String {
+        let filter = make(settings(yaml)).unwrap();
+        let mut bed = Bed::get(target, &["Host: a"]).await;
+        bed.passes(&filter).await;
+        bed.target
+    }
+
+    async fn answer(yaml: &str, target: &str) -> Response {
+        let filter = make(settings(yaml)).unwrap();
+        Bed::get(target, &["Host: a"]).await.answer(&filter).await
+    }
+
+    #[tokio::test]
+    async fn a_prefix_is_whole_segments_and_the_query_stays() {
+        let v2 = "prefix: {from: /api, to: /v2/}";
+        let root = "prefix: {from: /api/, to: /}";
+        let under = "prefix: {from: /, to: /app}";
+        for (yaml, target, expected) in [
+            (v2, "/api", "/v2"),
+            (v2, "/api/", "/v2/"),
+            (v2, "/api/x?to=/api", "/v2/x?to=/api"),
+            (v2, "/apix", "/apix"),
+            (v2, "/x/api", "/x/api"),
+            (v2, "/?/api", "/?/api"),
+            (root, "/api", "/"),
+            (root, "/api?a", "/?a"),
+            (root, "/api/x", "/x"),
+            (under, "/", "/app/"),
+            (under, "/x", "/app/x"),
+            (under, "*", "*"),
+        ] {
+            assert_eq!(sent(yaml, target).await, expected, "{yaml} {target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_expression_puts_its_groups_elsewhere() {
+        let user = "regex: {match: '^/users/([^/]+)/(.*)$', to: /$2/of/$1}";
+        let page = "regex: {match: '^/p/(.+)$', to: '/page.php?id=$1'}";
+        for (yaml, target, expected) in [
+            (user, "/users/ann/cart/1?q=$1", "/cart/1/of/ann?q=$1"),
+            (user, "/user/ann", "/user/ann"),
+            (page, "/p/7", "/page.php?id=7"),
+            (page, "/p/7?x=1", "/page.php?id=7&x=1"),
+            (page, "/p/7&admin=1;b+c", "/page.php?id=7%26admin=1%3Bb%2Bc"),
+            ("regex: {match: _, to: '-$$1'}", "/a_b_c", "/a-$1b-$1c"),
+            ("regex: {match: '(a)|(b)', to: 'x$1$10'}", "/b", "/x0"),
+        ] {
+            assert_eq!(sent(yaml, target).await, expected, "{yaml} {target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn captures_make_no_path_that_means_another() {
+        for (yaml, target) in [
+            ("regex: {match: '^/(.)-(.)', to: /$1$2}", "/.-./etc"),
+            ("regex: {match: '-', to: ''}", "/%-2e%-2e/etc"),
+            ("regex: {match: '-', to: ''}", "/a%-"),
+            ("regex: {match: '-', to: ''}", "/.-.;x/etc"),
+            ("regex: {match: '-', to: ''}", "/.-.%2Fetc"),
+            (
+                "regex: {match: x, to: xxxxxxxxxxxxxxxxxxxx}",
+                &format!("/{}", "x".repeat(9000)),
+            ),
+        ] {
+            let answer = answer(yaml, target).await;
+            assert_eq!(answer.reason, Reason::BadRequest, "{yaml}");
+            assert_eq!(answer.status, None);
+        }
+        let filter = make(settings("regex: {match: '^/a', to: b}")).unwrap();
+        let mut bed = Bed::get("/a", &["Host: a"]).await;
+        assert!(
+            bed.request(&filter).await.is_err(),
+            "the settings' own fault"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_redirect_leads_where_the_settings_say() {
+        let there = "redirect: {to: 'https://example.org/new'}";
+        for (yaml, target, status, location) in [
+            (there, "/old", 308, "https://example.org/new"),
+            (there, "/old?a=b&c", 308, "https://example.org/new?a=b&c"),
+            (
+                there,
+                "/old?<a>\"\\",
+                308,
+                "https://example.org/new?%3Ca%3E%22%5C",
+            ),
+            (
+                "redirect: {to: /new, status: 302}",
+                "/evil.example/%0d%0aSet-Cookie:a",
+                302,
+                "/new",
+            ),
+            (
+                "redirect: {to: /new, status: 303}",
+                "//evil.example",
+                303,
+                "/new",
+            ),
+            (
+                "redirect: {to: '/n?x=1', status: 301}",
+                "/a?y=2",
+                301,
+                "/n?x=1",
+            ),
+            ("redirect: {to: '/n#x', status: 307}", "/a?y=2", 307, "/n#x"),
+            ("redirect: {to: '/$1'}", "/a", 308, "/$1"),
+            ("redirect: {to: '/${host}x'}", "/a", 308, "/${host}x"),
+        ] {
+            let answer = answer(yaml, target).await;
+            assert_eq!(answer.status.unwrap().as_u16(), status, "{yaml}");
+            assert_eq!(answer.headers["location"], location, "{yaml} {target}");
+            assert_eq!(answer.reason, Reason::Ok);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_query_cannot_end_the_line_of_a_location() {
+        let filter = make(settings("redirect: {to: /new}")).unwrap();
+        let mut bed = Bed::get("/a", &["Host: a"]).await;
+        bed.target = "/a?b\r\nSet-Cookie: c\u{e9}#d".to_owned();
+        let answer = bed.answer(&filter).await;
+        assert_eq!(
+            answer.headers["location"],
+            "/new?b%0D%0ASet-Cookie:%20c%C3%A9%23d"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_expression_that_explodes_elsewhere_is_linear_here() {
+        let filter = make(settings("regex: {match: '^/(a+)+$', to: /$1}")).unwrap();
+        let target = format!("/{}!", "a".repeat(30_000));
+        let mut bed = Bed::get(&target, &["Host: a"]).await;
+        let started = Instant::now();
+        bed.passes(&filter).await;
+        // Backtracking would take 2 to the power of 30,000 steps.
+        assert!(started.elapsed() < Duration::from_secs(5));
+        assert_eq!(bed.target, target);
+    }
+
+    #[test]
+    fn wrong_settings_are_refused() {
+        for (yaml, part) in [
+            ("{}", "exactly one of"),
+            (
+                "{prefix: {from: /a, to: /b}, redirect: {to: /c}}",
+                "exactly one of",
+            ),
+            (
+                "prefix: {from: api, to: /b}",
+                "prefix.from: `api` is not a plain path",
+            ),
+            ("prefix: {from: /a//b, to: /b}", "prefix.from"),
+            ("prefix: {from: /a/../b, to: /b}", "prefix.from"),
+            ("prefix: {from: /a%2eb, to: /b}", "prefix.from"),
+            ("prefix: {from: /a, to: '/b?c'}", "prefix.to"),
+            ("prefix: {from: /a, to: \"/b\\r\\n\"}", "prefix.to"),
+            (
+                "regex: {match: '(a', to: /b}",
+                "regex.match: `(a` is no regular expression: unclosed group",
+            ),
+            (
+                "regex: {match: '(?:a{100}){100}{100}', to: /b}",
+                "regex.match: is too big",
+            ),
+            (
+                "regex: {match: '(a)', to: /$2}",
+                "regex.to: there is no group $2: `match` has 1",
+            ),
+            ("regex: {match: '(a)', to: '/${1}'}", "neither a digit"),
+            ("regex: {match: a, to: '/b$'}", "neither a digit"),
+            ("regex: {match: a, to: '/b c'}", "regex.to: holds a space"),
+            (
+                "redirect: {to: //evil.example}",
+                "redirect.to: `//evil.example` is neither",
+            ),
+            ("redirect: {to: '/\\evil.example'}", "is neither"),
+            ("redirect: {to: example.org}", "is neither"),
+            ("redirect: {to: 'javascript:alert(1)'}", "is neither"),
+            (
+                "redirect: {to: 'https://good.example@evil.example'}",
+                "is neither",
+            ),
+            ("redirect: {to: \"/a\\r\\nX: b\"}", "is neither"),
+            (
+                "redirect: {to: /a, status: 200}",
+                "redirect.status: 200 is not a status of a redirect (301,",
+            ),
+        ] {
+            let error = wrong(make(settings(yaml)));
+            assert!(error.contains(part), "{yaml}: {error}");
+            assert!(!error.contains('\n'), "{yaml}: {error}");
+        }
+        for (yaml, part) in [
+            ("prefix: {from: /a}", "missing field `to`"),
+            ("redirect: {to: /a, code: 301}", "unknown field `code`"),
+            ("regexp: {}", "unknown field `regexp`"),
+        ] {
+            let error = refused::<Settings>(yaml);
+            assert!(error.contains(part), "{yaml}: {error}");
+        }
+    }
+}
