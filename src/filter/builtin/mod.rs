@@ -5,8 +5,10 @@
 //! is found by `make`, so that a request only meets what was prepared. Registered into every
 //! registry by [`register`].
 
+mod buckets;
 mod headers;
 mod ip_access;
+mod rate_limit;
 mod request_id;
 mod respond;
 mod rewrite;
@@ -29,6 +31,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.http("rewrite", rewrite::make);
     registry.http("respond", respond::make);
     registry.http("ip_access", ip_access::make);
+    registry.http("rate_limit", rate_limit::make);
 }
 
 /// The name of a header that a filter may change.
