@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::bad_setting::BadSetting;
-pub use self::builtin::RequestId;
+pub use self::builtin::{RequestId, User};
 pub use self::chain::{Chain, Failed, Normalise, TcpChain};
 pub use self::compile::Chains;
 pub(crate) use self::context::FRAMING;

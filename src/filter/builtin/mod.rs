@@ -5,6 +5,7 @@
 //! is found by `make`, so that a request only meets what was prepared. Registered into every
 //! registry by [`register`].
 
+mod basic_auth;
 mod buckets;
 mod headers;
 mod ip_access;
@@ -14,12 +15,14 @@ mod respond;
 mod rewrite;
 mod target;
 mod template;
+mod users;
 
 #[cfg(test)]
 mod fixture;
 
 use http::HeaderName;
 
+pub use self::basic_auth::User;
 pub use self::request_id::RequestId;
 use super::context::FRAMING;
 use super::{Registry, Result};
@@ -32,6 +35,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.http("respond", respond::make);
     registry.http("ip_access", ip_access::make);
     registry.http("rate_limit", rate_limit::make);
+    registry.http_with_files("basic_auth", basic_auth::make);
 }
 
 /// The name of a header that a filter may change.
