@@ -186,6 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_filter_puts_in_is_no_variable_of_the_environment() {
+        let text = format!(
+            "{HEAD}routes:\n  /:\n    upstream: http://a\n    filters:\n      - type: headers\n        \
+             request: {{set: {{X: \"${{route}} ${{host}} $${{x}} ${{HOME}}\"}}}}\n"
+        );
+        let env = |_: &str| Some("taken".to_owned());
+        let config = parse_with(&text, Path::new("c.yml"), &env);
+        let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+        let settings = config.http_routes[0].filters[0].to_yaml();
+        assert_eq!(
+            settings["request"]["set"]["X"],
+            "${route} ${host} $${x} ${HOME}"
+        );
+    }
+
+    #[test]
     fn routes_of_one_name_share_one_upstream() {
         let text = format!(
             "{HEAD}upstreams:\n  web:\n    upstream: [http://a, http://b]\n    health_check_path: /up\n  idle:\n    upstream: http://c\n\
