@@ -2,6 +2,10 @@
 //!
 //! Its own module because filters are user code: what they may do, and what they cannot break.
 
+mod builtin_access;
+mod builtin_headers;
+mod builtin_paths;
+mod builtin_rate_limit;
 mod configured;
 mod core;
 mod failures;
@@ -16,7 +20,8 @@ use harbr_router::filter::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::support::eventually;
+use crate::support::http1::Request;
+use crate::support::{Gw, Origin, eventually, route};
 
 /// What filters saw, in order.
 #[derive(Clone, Debug, Default)]
@@ -103,4 +108,36 @@ impl Filter for Noting {
     fn log(&self, _cx: &mut Context<'_>, end: &End) {
         self.note(&format!("log {} {}", end.status, end.reason));
     }
+}
+
+/// The keys of a route with these filters, one line of YAML each.
+fn filters(each: &[&str]) -> String {
+    match each {
+        [] => String::new(),
+        each => format!("filters:\n  - {}\n", each.join("\n  - ")),
+    }
+}
+
+/// A route `/` to these endpoints with these filters, believing `X-Forwarded-For`.
+fn filtered(origins: &[&Origin], each: &[&str]) -> String {
+    let urls: Vec<String> = origins.iter().map(|origin| origin.url()).collect();
+    let keys = format!("retry_count: 1\nejection: false\n{}", filters(each));
+    format!("trusted_proxies: [127.0.0.1]\n{}", route("/", &urls, &keys))
+}
+
+/// One endpoint that fails every request, and one that answers with what it was sent.
+fn failing_and_echo() -> (Origin, Origin) {
+    (Origin::status(503, "bad"), Origin::echo())
+}
+
+/// Requests until one was tried twice: its heads at the failing and at the good endpoint.
+fn retried(gw: &Gw, bad: &Origin, good: &Origin, fields: &[(&str, &str)]) -> (Request, Request) {
+    for _ in 0..4 {
+        assert_eq!(gw.client().call("GET", "/a", fields, b"").status, 200);
+        if let Some(first) = bad.heads().first() {
+            let second = good.heads().last().cloned();
+            return (first.clone(), second.expect("the good one answered"));
+        }
+    }
+    panic!("the failing endpoint is never picked");
 }
