@@ -14,15 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
+use super::credentials::Credentials;
 use super::users::Users;
 use crate::error::Reason;
 use crate::filter::{BadSetting, Context, Files, Filter, Phases, Response, Result, Verdict};
@@ -217,41 +216,6 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What a client says it is.
-struct Credentials {
-    user: String,
-    password: String,
-}
-
-impl Credentials {
-    /// `None` for anything but one sane `Authorization: Basic …` (RFC 7617, section 2: no control
-    /// characters, UTF-8).
-    fn of(headers: &HeaderMap) -> Option<Credentials> {
-        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-        let (line, None) = (lines.next()?, lines.next()) else {
-            return None;
-        };
-        let line = line.as_bytes();
-        if line.len() > MAX_CREDENTIALS {
-            return None;
-        }
-        let (scheme, token) = line.split_at_checked(6)?;
-        if !scheme.eq_ignore_ascii_case(b"basic ") {
-            return None;
-        }
-        let decoded = STANDARD.decode(token.trim_ascii()).ok()?;
-        let decoded = String::from_utf8(decoded).ok()?;
-        let (user, password) = decoded.split_once(':')?;
-        let sane = !user.is_empty() && !decoded.chars().any(char::is_control);
-        sane.then(|| Credentials {
-            user: user.to_owned(),
-            password: password.to_owned(),
-        })
-    }
-}
-
-/// Of the whole header.
-const MAX_CREDENTIALS: usize = 4096;
 /// Requests that wait for their password to be checked, and for how long.
 const MAX_WAITING: usize = 256;
 const MAX_WAIT: Duration = Duration::from_secs(5);
@@ -259,6 +223,9 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
 
     use super::super::fixture::{Bed, refused, settings, wrong};
     use super::*;

@@ -7,9 +7,11 @@
 
 mod basic_auth;
 mod buckets;
+mod credentials;
 mod headers;
 mod ip_access;
 mod rate_limit;
+mod replacement;
 mod request_id;
 mod respond;
 mod rewrite;

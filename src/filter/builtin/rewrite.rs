@@ -7,11 +7,11 @@
 
 use async_trait::async_trait;
 use http::{HeaderValue, StatusCode, Uri, header};
-use regex::{Captures, Regex, RegexBuilder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::target::{is_normal_path, is_unambiguous_path};
+use super::replacement::{Replacement, TooLong};
+use super::target::{is_normal_path, is_unambiguous_path, push_escaped};
 use crate::error::Reason;
 use crate::filter::{BadSetting, Context, Filter, Phases, Response, Result, Verdict};
 
@@ -65,7 +65,7 @@ fn permanent() -> u16 {
 #[derive(Debug)]
 pub(super) enum Rewrite {
     Prefix { from: String, to: String },
-    Regex { regex: Box<Regex>, to: Vec<Part> },
+    Regex(Box<Replacement>),
     Redirect { to: String, status: StatusCode },
 }
 
@@ -85,13 +85,8 @@ pub(super) fn make(settings: Settings) -> Result<Rewrite> {
             })
         }
         (None, Some(Expression { r#match, to }), None) => {
-            let regex = compile(&r#match).map_err(|why| BadSetting::new("regex.match", why))?;
-            let to =
-                parts(&to, regex.captures_len()).map_err(|why| BadSetting::new("regex.to", why))?;
-            Ok(Rewrite::Regex {
-                regex: Box::new(regex),
-                to,
-            })
+            let replacement = Replacement::new(&r#match, &to)?;
+            Ok(Rewrite::Regex(Box::new(replacement)))
         }
         (None, None, Some(Redirect { to, status })) => Ok(Rewrite::Redirect {
             to: place(to)?,
@@ -131,7 +126,7 @@ impl Filter for Rewrite {
                 }
                 _ => None,
             },
-            Rewrite::Regex { regex, to } => match replaced(regex, to, path) {
+            Rewrite::Regex(replacement) => match replacement.apply(path) {
                 Ok(rewritten) => rewritten,
                 Err(TooLong) => return Ok(bad_request()),
             },
@@ -202,139 +197,6 @@ fn place(to: String) -> Result<String> {
         }
     }
 }
-
-fn compile(pattern: &str) -> Result<Regex> {
-    let built = RegexBuilder::new(pattern)
-        .size_limit(MAX_REGEX_BYTES)
-        .dfa_size_limit(MAX_REGEX_BYTES)
-        .build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => {
-            format!("is too big: compiled it would take more than {MAX_REGEX_BYTES} bytes").into()
-        }
-        // The last of several lines says what is wrong, the others draw where.
-        error => {
-            let text = error.to_string();
-            let last = text.lines().last().unwrap_or("").trim();
-            let last = last.strip_prefix("error: ").unwrap_or(last);
-            let pattern = pattern.escape_debug();
-            format!("`{pattern}` is no regular expression: {last}").into()
-        }
-    })
-}
-
-/// A piece of what takes the place of a match.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Text(String),
-    Group(usize),
-    /// Behind a `?`, where a captured `&` would begin another parameter.
-    GroupInQuery(usize),
-}
-
-fn parts(to: &str, groups: usize) -> Result<Vec<Part>> {
-    if !to.bytes().all(|byte| byte.is_ascii_graphic()) || to.contains(['#', '\\']) {
-        return Err("holds a space or another character that no target has; escape it".into());
-    }
-    let mut parts = Vec::new();
-    let mut text = String::new();
-    let mut in_query = false;
-    let mut chars = to.chars();
-    while let Some(c) = chars.next() {
-        if c != '$' {
-            in_query |= c == '?';
-            text.push(c);
-            continue;
-        }
-        let group = match chars.next() {
-            Some('$') => {
-                text.push('$');
-                continue;
-            }
-            Some(digit) => digit.to_digit(10).map(|digit| digit as usize),
-            None => None,
-        };
-        let Some(group) = group else {
-            return Err("`$` is followed by neither a digit nor another `$`".into());
-        };
-        if group >= groups {
-            let most = groups - 1;
-            return Err(format!("there is no group ${group}: `match` has {most}").into());
-        }
-        if !text.is_empty() {
-            parts.push(Part::Text(std::mem::take(&mut text)));
-        }
-        parts.push(match in_query {
-            true => Part::GroupInQuery(group),
-            false => Part::Group(group),
-        });
-    }
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    Ok(parts)
-}
-
-/// The result would be longer than any target.
-struct TooLong;
-
-/// `path` with every match replaced; `None` without a match.
-fn replaced(
-    regex: &Regex,
-    to: &[Part],
-    path: &str,
-) -> std::result::Result<Option<String>, TooLong> {
-    let mut out = String::new();
-    let mut end = None;
-    for found in regex.captures_iter(path) {
-        let Some(whole) = found.get(0) else { continue };
-        out.push_str(&path[end.unwrap_or(0)..whole.start()]);
-        end = Some(whole.end());
-        for part in to {
-            expand(&mut out, part, &found);
-            if out.len() > MAX_TARGET_BYTES {
-                return Err(TooLong);
-            }
-        }
-    }
-    let Some(end) = end else {
-        return Ok(None);
-    };
-    out.push_str(&path[end..]);
-    match out.len() > MAX_TARGET_BYTES {
-        true => Err(TooLong),
-        false => Ok(Some(out)),
-    }
-}
-
-fn expand(out: &mut String, part: &Part, found: &Captures<'_>) {
-    let group = |at: &usize| found.get(*at).map_or("", |group| group.as_str());
-    match part {
-        Part::Text(text) => out.push_str(text),
-        Part::Group(at) => out.push_str(group(at)),
-        Part::GroupInQuery(at) => {
-            for c in group(at).chars() {
-                match c {
-                    '&' | '+' | ';' => push_escaped(out, c as u8),
-                    c => out.push(c),
-                }
-            }
-        }
-    }
-}
-
-fn push_escaped(out: &mut String, byte: u8) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    out.push('%');
-    out.push(char::from(HEX[usize::from(byte >> 4)]));
-    out.push(char::from(HEX[usize::from(byte & 15)]));
-}
-
-/// Of a compiled expression, and of what matching may cache for each thread.
-const MAX_REGEX_BYTES: usize = 1 << 20;
-
-/// What the default `max_header_bytes` leaves room for.
-const MAX_TARGET_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -42,6 +42,14 @@ pub(super) fn is_unambiguous_path(path: &str) -> bool {
     path.starts_with('/') && !decoded.split(['/', '\\']).any(dots)
 }
 
+/// Appends the escape of a byte.
+pub(super) fn push_escaped(out: &mut String, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(HEX[usize::from(byte >> 4)]));
+    out.push(char::from(HEX[usize::from(byte & 15)]));
+}
+
 /// The byte of the escape at `at`.
 fn hex(bytes: &[u8], at: usize) -> Option<u8> {
     let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
