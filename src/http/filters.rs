@@ -16,7 +16,8 @@ use pingora_proxy::Session;
 
 use crate::error::Reason;
 use crate::filter::{
-    self, Attempt, Chain, Context, Failed, Last, Phases, RequestHead, ResponseHead, Verdict,
+    self, Attempt, Chain, Context, Failed, Last, Phases, RequestHead, RequestId, ResponseHead,
+    Verdict,
 };
 use crate::http::exchange::{End, Exchange};
 use crate::http::respond::{self, Answer};
@@ -35,6 +36,11 @@ impl Filtering {
     /// A new try begins.
     pub fn begin_try(&mut self) {
         self.attempt.extensions.clear();
+    }
+
+    /// The id that a filter gave the request.
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.extensions.get()
     }
 }
 

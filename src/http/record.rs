@@ -55,7 +55,10 @@ pub fn record<'a>(
         connect: ctx.connect,
         first_byte: ctx.first_byte,
         total,
-        request_id: text(header::HeaderName::from_static("x-request-id")),
+        request_id: match ctx.filters.request_id() {
+            Some(id) => id.as_str().as_bytes(),
+            None => text(header::HeaderName::from_static("x-request-id")),
+        },
         user_agent: text(header::USER_AGENT),
         ..Record::new(arrival.map_or("", |arrival| &arrival.listener), reason)
     }

@@ -101,6 +101,18 @@ fn an_id_of_a_client_is_kept_only_where_it_is_trusted() {
 }
 
 #[test]
+fn the_access_log_has_the_id_whatever_header_carries_it() {
+    let origin = Origin::echo();
+    let filter = "{type: request_id, header: X-Trace}";
+    let gw = Gw::start(filtered(&[&origin], &[filter]));
+    let fields = [("X-Request-Id", "theirs")];
+    let response = gw.client().call("GET", "/", &fields, b"");
+    let id = response.headers.first("X-Trace").unwrap();
+    assert_eq!(echoed(&response.json(), "X-Trace"), [id]);
+    assert_eq!(gw.access_log(1)[0]["request_id"], id);
+}
+
+#[test]
 fn the_gateways_own_answers_have_the_headers_too() {
     let nobody = Origin::refusing();
     let keys =
