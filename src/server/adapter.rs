@@ -99,7 +99,8 @@ impl TcpApp {
         };
         let drain = Drain::default();
         let ahead = snapshot.clone();
-        let warm = Arc::new(Warm::new(Arc::new(move || ahead.warm())));
+        let warm = Warm::new(Arc::new(move || ahead.warm()));
+        let warm = Arc::new(warm.asking(Arc::new(probe::BeginSession)));
         Ok(TcpApp {
             table: Arc::new(TcpTable::new(routes, &metrics)),
             upstream,

@@ -90,10 +90,11 @@ impl Assembled {
             Arc::new(move || snapshots.upstreams())
         };
         let discovery = Arc::new(Discovery::new(source.clone(), Arc::new(SystemResolver)));
-        let warm = Arc::new(Warm::new({
+        let warm = Warm::new({
             let snapshots = self.snapshots.clone();
             Arc::new(move || snapshots.load().warm())
-        }));
+        });
+        let warm = Arc::new(warm.asking(Arc::new(probe::BeginSession)));
         let (changes, changed) = mpsc::channel(1);
         let reload = Arc::new(Reload {
             snapshots: self.snapshots.clone(),

@@ -101,6 +101,9 @@ pub async fn connect(
             }
             Ok(Err(error)) => {
                 log::debug!("{}: cannot connect: {error}", endpoint.label());
+                if let Some(warm) = warm {
+                    warm.flush(&endpoint);
+                }
                 Reason::ConnectFailed
             }
             Err(_) => Reason::ConnectTimeout,

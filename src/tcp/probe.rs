@@ -26,6 +26,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::{self, DbType, Secret};
 use crate::upstream::health::{Probe, ProbeFactory};
+use crate::upstream::warm::Ready;
 use crate::upstream::{Endpoint, Role};
 use crate::wire::login::{self, Login, LoginStep};
 use crate::wire::postgres::GSSENC_REQUEST;
@@ -51,6 +52,37 @@ pub fn factory() -> ProbeFactory {
             without_gssenc: AtomicBool::new(false),
         })),
     })
+}
+
+/// Whether a Postgres server takes clients. It decides that when one connects, and says it only to
+/// one that begins a session: this one goes no further than to the server's first word. That costs
+/// the server a process and, where it trusts everybody but has no user `postgres`, a line in its
+/// log; so it is for the moments in which there is doubt.
+pub struct BeginSession;
+
+#[async_trait]
+impl Ready for BeginSession {
+    async fn ask(&self, addr: SocketAddr) -> io::Result<()> {
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(&probe::begin_session()).await?;
+        let mut answer = Vec::with_capacity(READ_BYTES);
+        let verdict = loop {
+            let read = stream.read_buf(&mut answer).await?;
+            match probe::takes_clients(&answer) {
+                Verdict::NeedMore if read > 0 && answer.len() < MAX_READ_BYTES => {}
+                verdict => break verdict,
+            }
+        };
+        // In order, so that the server has nothing to say about it.
+        stream.shutdown().await?;
+        let mut rest = (&mut stream).take(MAX_READ_BYTES as u64);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+        match verdict {
+            Verdict::Alive => Ok(()),
+            Verdict::Refused(text) => Err(io::Error::other(text)),
+            Verdict::NeedMore => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 /// The check of one endpoint.

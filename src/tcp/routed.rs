@@ -208,6 +208,7 @@ impl Routed<'_> {
         self.told.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
             lease.record(Outcome::Failed);
+            sessions.warm.flush(lease.endpoint());
         }
         ended
     }
@@ -243,6 +244,7 @@ impl Routed<'_> {
                 Some(server)
             }
             Ok(Err(_)) | Err(_) => {
+                self.sessions.warm.flush(lease.endpoint());
                 lease.record(Outcome::ConnectFailed);
                 None
             }

@@ -9,6 +9,7 @@
 //! limits of endpoint and upstream. Started by the server; sessions take.
 
 mod demand;
+mod filler;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +20,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::demand::Demand;
+use self::filler::Filler;
 use super::endpoint::Endpoint;
 use super::{LOOK, Upstream, lock, stopped};
 use crate::config::DbType;
@@ -36,6 +38,9 @@ use crate::telemetry::{TcpRouteMetrics, WarmSocket};
 pub struct Policy {
     most: usize,
     max_age: Duration,
+    /// The server decides when a client connects whether it will serve it: it is [asked](Ready)
+    /// before anything is connected ahead, and again whenever it may have been restarted.
+    asked_first: bool,
 }
 
 impl Policy {
@@ -62,7 +67,11 @@ impl Policy {
             | DbType::Tcp => return None,
         };
         let max_age = Duration::from_secs(seconds).min(max_idle_time);
-        (!max_age.is_zero()).then_some(Policy { most, max_age })
+        (!max_age.is_zero()).then_some(Policy {
+            most,
+            max_age,
+            asked_first: db_type == DbType::Postgres,
+        })
     }
 }
 
@@ -79,9 +88,18 @@ pub struct Wanted {
 /// is seen.
 pub type WarmSource = Arc<dyn Fn() -> Vec<Wanted> + Send + Sync>;
 
+/// Asks a server whether it takes clients now. The floors above know how.
+#[async_trait]
+pub trait Ready: Send + Sync {
+    /// `Err`: it does not, or cannot be asked.
+    async fn ask(&self, addr: SocketAddr) -> io::Result<()>;
+}
+
 /// Connects ahead, and gives out.
 pub struct Warm {
     wanted: WarmSource,
+    /// `None`: nobody is asked anything.
+    ready: Option<Arc<dyn Ready>>,
     /// A client came.
     came: Notify,
 }
@@ -99,6 +117,10 @@ struct State {
     /// The oldest first.
     sockets: VecDeque<Kept>,
     connecting: usize,
+    /// It said that it takes clients, and nothing has come in between.
+    said_ready: bool,
+    /// How often that was doubted.
+    doubts: u64,
     demand: Demand,
     /// Connects in a row that failed.
     failures: u32,
@@ -116,35 +138,20 @@ struct Kept {
     _counted: WarmSocket,
 }
 
-/// A connect on its way, counted until it is dropped.
-struct Connecting {
-    endpoint: Arc<Endpoint>,
-    upstream: Arc<Upstream>,
-    metrics: TcpRouteMetrics,
-}
-
-/// A connect that has ended, and how long it took.
-struct Connected {
-    connecting: Connecting,
-    result: io::Result<std::net::TcpStream>,
-    took: Duration,
-}
-
-/// What the filler knows from one round to the next.
-#[derive(Default)]
-struct Filler {
-    wanted: Vec<Wanted>,
-    /// Endpoints wanted in the last round.
-    served: Vec<Arc<Endpoint>>,
-    round: u64,
-    connects: JoinSet<Connected>,
-}
-
 impl Warm {
     pub fn new(wanted: WarmSource) -> Warm {
         Warm {
             wanted,
+            ready: None,
             came: Notify::new(),
+        }
+    }
+
+    /// Lets servers be asked before anything is connected to them ahead.
+    pub fn asking(self, ready: Arc<dyn Ready>) -> Warm {
+        Warm {
+            ready: Some(ready),
+            ..self
         }
     }
 
@@ -161,27 +168,36 @@ impl Warm {
             return None;
         }
         while let Some(kept) = state.sockets.pop_front() {
-            if kept.is_good(now, policy)
-                && let Ok(stream) = TcpStream::from_std(kept.stream)
-            {
+            if !kept.is_good(now, policy) {
+                if kept.is_young(now, policy) {
+                    state.doubt();
+                }
+            } else if let Ok(stream) = TcpStream::from_std(kept.stream) {
                 return Some(stream);
             }
         }
         None
     }
 
-    /// Closes what is connected ahead to `endpoint`, which said on a connection that it cannot serve
-    /// now. PostgreSQL decides that when a client connects: a socket from before its end of recovery
-    /// would be refused long after it.
+    /// Closes what is connected ahead to `endpoint`, which refused a connection, broke one, or said
+    /// on one that it cannot serve now. PostgreSQL decides that when a client connects: a socket
+    /// from before its end of recovery would be refused long after it.
     pub fn flush(&self, endpoint: &Endpoint) {
         let mut state = endpoint.shelf().lock();
+        if !state.policy.is_some_and(|policy| policy.asked_first) {
+            return;
+        }
         state.sockets.clear();
+        state.doubt();
         state.retry_at = Some(Instant::now() + FIRST_RETRY);
     }
 
     /// Connects ahead until `shutdown` says true, then closes what is left.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
-        let mut filler = Filler::default();
+        let mut filler = Filler {
+            ready: self.ready.clone(),
+            ..Filler::default()
+        };
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -196,154 +212,6 @@ impl Warm {
         for endpoint in filler.served {
             endpoint.shelf().lock().clear();
         }
-    }
-}
-
-impl Filler {
-    /// Closes what is dead, old or no longer wanted, and measures how many clients come.
-    fn tend(&mut self, wanted: Vec<Wanted>) {
-        let now = Instant::now();
-        self.round += 1;
-        let mut served = Vec::with_capacity(self.served.len());
-        for wanted in &wanted {
-            for endpoint in wanted.upstream.endpoints().iter() {
-                let mut state = endpoint.shelf().lock();
-                if state.round == self.round && state.policy.is_some() {
-                    continue;
-                }
-                state.round = self.round;
-                state.policy = Some(wanted.policy);
-                state.demand.measure(now);
-                if !endpoint.is_healthy() || state.demand.is_over(now, wanted.policy.max_age) {
-                    state.sockets.clear();
-                }
-                state
-                    .sockets
-                    .retain(|kept| kept.is_good(now, wanted.policy));
-                served.push(Arc::clone(endpoint));
-            }
-        }
-        // Their address is another now, or they left the configuration.
-        for endpoint in &self.served {
-            let mut state = endpoint.shelf().lock();
-            if state.round != self.round {
-                state.clear();
-            }
-        }
-        self.served = served;
-        self.wanted = wanted;
-    }
-
-    /// Starts the connects that are missing.
-    fn fill(&mut self) {
-        let now = Instant::now();
-        for wanted in &self.wanted {
-            let upstream = &wanted.upstream;
-            let set = upstream.endpoints();
-            let mut room = upstream.room_ahead();
-            for endpoint in set.iter() {
-                let mut state = endpoint.shelf().lock();
-                let room_here = room.min(endpoint.room_ahead());
-                // Leases come first.
-                while state.sockets.len() > room_here {
-                    state.sockets.pop_front();
-                }
-                let may = state.round == self.round
-                    && endpoint.is_healthy()
-                    && state.retry_at.is_none_or(|at| at <= now);
-                let target = match state.policy {
-                    Some(policy) if may => state
-                        .demand
-                        .target(now, policy.max_age)
-                        .min(policy.most)
-                        .min(room_here),
-                    _ => 0,
-                };
-                while state.ahead() < target && self.connects.len() < AT_ONCE {
-                    state.connecting += 1;
-                    let connecting = Connecting {
-                        endpoint: Arc::clone(endpoint),
-                        upstream: Arc::clone(upstream),
-                        metrics: wanted.metrics.clone(),
-                    };
-                    self.connects.spawn(connecting.connect());
-                }
-                room = room.saturating_sub(state.ahead());
-            }
-        }
-    }
-
-    /// Takes a finished connect; `None` when it died.
-    fn note(&mut self, done: Option<Connected>) {
-        let Some(Connected {
-            connecting,
-            result,
-            took,
-        }) = done
-        else {
-            return;
-        };
-        let Connecting {
-            endpoint,
-            upstream,
-            metrics,
-        } = &connecting;
-        let now = Instant::now();
-        let mut state = endpoint.shelf().lock();
-        match result {
-            Ok(stream) => {
-                state.failures = 0;
-                state.retry_at = None;
-                state.demand.note_connect(took);
-                // Its own place among those connecting becomes the one on the shelf. Leases that
-                // came meanwhile go first.
-                let room = upstream.room_ahead().min(endpoint.room_ahead());
-                if let Some(policy) = state.policy
-                    && endpoint.is_healthy()
-                    && state.sockets.len() < room.min(policy.most)
-                {
-                    state.sockets.push_back(Kept {
-                        stream,
-                        since: now,
-                        _counted: metrics.warm_socket(),
-                    });
-                }
-            }
-            Err(error) => {
-                let wait = FIRST_RETRY.saturating_mul(1 << state.failures.min(8));
-                state.failures = state.failures.saturating_add(1);
-                state.retry_at = Some(now + wait.min(LAST_RETRY));
-                log::debug!(
-                    "connect ahead failed: {error}; upstream={} endpoint={} addr={}",
-                    upstream.label(),
-                    endpoint.label(),
-                    endpoint.addr()
-                );
-            }
-        }
-    }
-}
-
-impl Connecting {
-    async fn connect(self) -> Connected {
-        let start = Instant::now();
-        let addr: SocketAddr = self.endpoint.addr();
-        let result = tokio::time::timeout(PATIENCE, TcpStream::connect(addr))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .and_then(TcpStream::into_std);
-        Connected {
-            connecting: self,
-            result,
-            took: start.elapsed(),
-        }
-    }
-}
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        let mut state = self.endpoint.shelf().lock();
-        state.connecting = state.connecting.saturating_sub(1);
     }
 }
 
@@ -363,10 +231,30 @@ impl State {
         self.sockets.len() + self.connecting
     }
 
+    /// What is known of the server may be over: it is asked again.
+    fn doubt(&mut self) {
+        self.said_ready = false;
+        self.doubts += 1;
+    }
+
+    /// Closes what cannot be given out.
+    fn drop_bad(&mut self, now: Instant, policy: Policy) {
+        let mut died = false;
+        self.sockets.retain(|kept| {
+            let is_good = kept.is_good(now, policy);
+            died |= !is_good && kept.is_young(now, policy);
+            is_good
+        });
+        if died {
+            self.doubt();
+        }
+    }
+
     /// Closes all, and wants none.
     fn clear(&mut self) {
         self.policy = None;
         self.sockets.clear();
+        self.said_ready = false;
         self.demand = Demand::default();
     }
 }
@@ -386,19 +274,16 @@ impl Kept {
     /// heard of a close yet.
     fn is_good(&self, now: Instant, policy: Policy) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        now.duration_since(self.since) < policy.max_age
+        self.is_young(now, policy)
             && SockRef::from(&self.stream)
                 .peek(&mut byte)
                 .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    fn is_young(&self, now: Instant, policy: Policy) -> bool {
+        now.duration_since(self.since) < policy.max_age
+    }
 }
 
-/// How many connects may be on their way at once.
-const AT_ONCE: usize = 32;
-
-/// How long one connect may take.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// After a failed connect; doubled with each failure, up to `LAST_RETRY`.
+/// After a failed connect; doubled with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(30);

@@ -57,6 +57,38 @@ pub fn judge(db: DbType, answer: &[u8]) -> Verdict {
     }
 }
 
+/// The begin of a Postgres session, for [`takes_clients`].
+pub fn begin_session() -> Vec<u8> {
+    postgres::startup_packet(&[
+        ("user", "postgres"),
+        ("database", "postgres"),
+        ("application_name", "harbr-router"),
+    ])
+}
+
+/// Whether a Postgres server serves whoever connected when this one did, by the start of its answer
+/// to [`begin_session`]. Only 57P03 says no: it starts, recovers or ends. Any other refusal is
+/// about the user.
+pub fn takes_clients(answer: &[u8]) -> Verdict {
+    let Some((kind, rest)) = answer.split_first() else {
+        return Verdict::NeedMore;
+    };
+    if *kind != b'E' {
+        return Verdict::Alive;
+    }
+    let mut reader = Reader::new(rest);
+    let length = reader.u32().filter(|length| *length <= MAX_ERROR_BYTES);
+    match length.map(|length| reader.take((length as usize).saturating_sub(4))) {
+        Some(Some(body)) => match postgres::error_field(body, b'C') {
+            Some(b"57P03") => judge_postgres(answer),
+            _ => Verdict::Alive,
+        },
+        // Longer than any error: what a server says that cannot fork.
+        None if rest.len() >= 4 => judge_postgres(answer),
+        Some(None) | None => Verdict::NeedMore,
+    }
+}
+
 /// `S` or `N` to SSLRequest; an ErrorResponse when the server cannot start a backend.
 fn judge_postgres(answer: &[u8]) -> Verdict {
     match answer.first() {
@@ -99,6 +131,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_postgres_that_starts_takes_no_clients_and_one_that_refuses_the_user_does() {
+        let starting = postgres::error_response("57P03", "the database system is starting up");
+        for end in 0..starting.len() {
+            let answer = takes_clients(&starting[..end]);
+            assert_eq!(answer, Verdict::NeedMore, "{end}");
+        }
+        let refused = Verdict::Refused("the database system is starting up".into());
+        assert_eq!(takes_clients(&starting), refused);
+        for code in ["28000", "28P01", "53300", "3D000"] {
+            let error = postgres::error_response(code, "no");
+            assert_eq!(takes_clients(&error), Verdict::Alive, "{code}");
+        }
+        assert_eq!(takes_clients(b"R"), Verdict::Alive);
+        let fork = b"Ecould not fork new process for connection\0";
+        assert!(matches!(takes_clients(fork), Verdict::Refused(_)));
+    }
 
     #[test]
     fn postgres_lives_when_it_answers_ssl_request() {

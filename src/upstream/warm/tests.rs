@@ -2,6 +2,7 @@
 //! that it does nothing.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +17,7 @@ use crate::upstream::fixture::{endpoint, eventually, pick, spec, upstream};
 const POLICY: Policy = Policy {
     most: 4,
     max_age: Duration::from_secs(30),
+    asked_first: true,
 };
 
 /// A server, an upstream with it, and the pool. The filler does one round for each `round`.
@@ -434,4 +436,59 @@ fn one_that_was_given_out_outlives_the_runtime_that_connected_it() {
         let heard = tokio::time::timeout(Duration::from_secs(10), client.read_u8()).await;
         assert_eq!(heard.expect("it is heard").unwrap(), b'x');
     });
+}
+
+/// A server that says whether it takes clients, and counts how often it was asked.
+#[derive(Default)]
+struct Says {
+    ready: AtomicBool,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Ready for Says {
+    async fn ask(&self, _: SocketAddr) -> io::Result<()> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        match self.ready.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err(io::Error::other("it starts")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_asked_before_anything_is_connected_and_whenever_it_may_be_another() {
+    let mut setup = setup(POLICY, |_| {}).await;
+    let says = Arc::new(Says::default());
+    setup.filler.ready = Some(says.clone());
+    let asked = || says.asked.load(Ordering::SeqCst);
+    setup.round().await;
+    assert!(setup.take().is_none() && setup.take().is_none());
+    setup.round().await;
+    assert_eq!(asked(), 1);
+    setup.nobody_connects().await;
+
+    // It is asked again, and connected to once it has said yes.
+    says.ready.store(true, Ordering::SeqCst);
+    let end = Instant::now() + Duration::from_secs(10);
+    while setup.ready() == 0 {
+        assert!(Instant::now() < end, "nothing is connected ahead");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        setup.round().await;
+    }
+    assert_eq!(asked(), 2);
+    assert!(setup.take().is_some());
+    setup.round().await;
+    assert_eq!((setup.ready(), asked()), (1, 2), "once is enough");
+
+    says.ready.store(false, Ordering::SeqCst);
+    setup.warm.flush(&setup.endpoint());
+    let end = Instant::now() + Duration::from_secs(10);
+    while asked() == 2 {
+        assert!(Instant::now() < end, "it is not asked again");
+        assert_eq!(setup.ready(), 0);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        setup.round().await;
+    }
+    assert_eq!(setup.ready(), 0);
 }

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::raw::Raw;
 use super::{gateway, psql, tcp};
 use crate::support::drivers::psycopg;
-use crate::support::{Gw, Postgres, eventually, loaded, route_entry};
+use crate::support::{Gw, Origin, Postgres, eventually, loaded, route_entry};
 
 fn warm_hits(gw: &Gw) -> f64 {
     gw.metrics()
@@ -117,25 +118,72 @@ fn sockets_that_the_server_closed_meanwhile_are_not_used() {
     assert!(reasons.iter().all(|reason| reason == "ok"), "{reasons:?}");
 }
 
+/// PostgreSQL decides when a client connects whether it takes clients: one that was connected while
+/// it started would be refused long after.
 #[test]
-fn a_server_that_was_restarted_under_warm_sockets_is_hardly_noticed() {
-    let mut server = Postgres::new();
-    let gw = gateway(&[&server], "");
-    for _ in 0..2 {
-        heat(&gw);
-        server.kill();
-        server.start();
-        // A socket that was connected while it started stays refused, but only one is tried.
-        if let Err(error) = psql(gw.tcp_addr(0), "", "SELECT 1") {
-            assert!(error.contains("FATAL:  the database system is "), "{error}");
+fn a_server_that_was_restarted_under_warm_sockets_is_not_noticed() {
+    for options in ["sslmode=disable", "sslmode=require"] {
+        let mut server = Postgres::with(&["ssl=on"]);
+        let gw = gateway(&[&server], "");
+        for _ in 0..3 {
+            heat(&gw);
+            server.kill();
+            server.start();
+            for _ in 0..6 {
+                let said = psql(gw.tcp_addr(0), options, "SELECT 1");
+                assert_eq!(said.unwrap(), "1", "{options}");
+            }
         }
-        for _ in 0..5 {
-            assert_eq!(psql(gw.tcp_addr(0), "", "SELECT 1").unwrap(), "1");
-        }
+        // It was asked, and has nothing to say about it.
+        let log = server.log();
+        assert!(!log.contains("Connection reset"), "{log}");
     }
-    let reasons = gw.reasons(12);
-    assert!(reasons.iter().all(|reason| reason == "ok"), "{reasons:?}");
 }
+
+/// As long as a server says that it starts, nothing is connected ahead.
+#[test]
+fn nothing_is_connected_ahead_to_a_server_that_starts() {
+    let serves = Arc::new(AtomicBool::new(false));
+    let answers = serves.clone();
+    // What it says to clients, it says in TLS: only who begins a session in clear can read it.
+    let server = Origin::raw(move |conn| {
+        let first = conn.some_bytes()?;
+        if first.starts_with(GSSENC_REQUEST) {
+            return conn.send("N");
+        }
+        if first.starts_with(SSL_REQUEST) {
+            return conn.send("S");
+        }
+        match answers.load(Ordering::SeqCst) {
+            true => conn.send("R\0\0\0\x08\0\0\0\x05salt")?,
+            false => conn.send(STARTING_UP)?,
+        }
+        conn.some_bytes().map(drop)
+    });
+    let url = server.url().replace("http:", "postgres:");
+    let gw = Gw::start(tcp(&route_entry("db", &[url], "")));
+    let client = || {
+        let mut client = Raw::connect(gw.tcp_addr(0));
+        client.send(SSL_REQUEST);
+        assert_eq!(client.byte(), b'S');
+    };
+    let waits = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < waits {
+        client();
+        assert_eq!(warm_sockets(&gw), 0.0);
+    }
+    assert_eq!(warm_hits(&gw), 0.0);
+    serves.store(true, Ordering::SeqCst);
+    eventually(Duration::from_secs(20), "one is connected ahead", || {
+        client();
+        warm_sockets(&gw) > 0.0
+    });
+}
+
+const GSSENC_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x30";
+const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+const STARTING_UP: &str =
+    "E\0\0\0\x3eSFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
 
 /// Sessions over sockets of which the server drops every one that has waited, until three are
 /// dropped.
