@@ -2,7 +2,8 @@
 //! nothing.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use harbr_router::filter::{Filter, Registry};
+use harbr_router::filter::Filter;
+use harbr_router::snapshot::Additions;
 use tokio::runtime::Runtime;
 
 #[path = "../tests/allocations/request.rs"]
@@ -16,12 +17,12 @@ impl Filter for Nothing {}
 
 fn chain(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let mut registry = Registry::default();
-    registry.http("nothing", |(): ()| Ok(Nothing));
+    let mut additions = Additions::default();
+    additions.filters.http("nothing", |(): ()| Ok(Nothing));
     let mut group = c.benchmark_group("filters");
     for (name, count) in [("none", 0), ("ten", 10)] {
         let filters = ["{type: nothing}"].repeat(count).join(", ");
-        let mut request = OneRequest::new(&runtime, &registry, &filters);
+        let mut request = OneRequest::new(&runtime, &additions, &filters);
         let _entered = runtime.enter();
         group.bench_function(name, |b| b.iter(|| request.pass_every_phase()));
     }

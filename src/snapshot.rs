@@ -18,8 +18,17 @@ use crate::error::Error;
 use crate::filter::{Chains, Registry};
 use crate::route::{Route, Table, TcpRoute, TcpTable};
 use crate::telemetry::{HttpRouteMetrics, Metrics};
-use crate::upstream::Upstream;
 use crate::upstream::warm::{Policy, Wanted};
+use crate::upstream::{Balancers, Upstream};
+
+/// What code outside of this crate adds to the words of a configuration.
+#[derive(Debug, Default)]
+pub struct Additions {
+    /// For `filters: [{type: …}]`.
+    pub filters: Registry,
+    /// For `balance`.
+    pub balancers: Balancers,
+}
 
 /// Everything that serves requests, compiled from one configuration.
 pub struct Snapshot {
@@ -43,13 +52,15 @@ impl Snapshot {
     /// Compiles `config`. Reads the files it names; resolves nothing and binds nothing.
     pub fn build(
         config: Arc<Config>,
-        registry: &Registry,
+        additions: &Additions,
         metrics: &Metrics,
         previous: Option<&Snapshot>,
     ) -> Result<Snapshot, Error> {
-        let chains = registry.compile(&config, previous.map(|snapshot| &snapshot.chains))?;
+        let before = previous.map(|snapshot| &snapshot.chains);
+        let chains = additions.filters.compile(&config, before);
+        let chains = both(additions.balancers.check(&config), chains)?;
         Account::look_up(&config)?;
-        let mut upstreams = Upstreams::new(previous);
+        let mut upstreams = Upstreams::new(&additions.balancers, previous);
         let mut routes = Vec::with_capacity(config.http_routes.len());
         for route in &config.http_routes {
             let upstream = upstreams.of(&route.upstream);
@@ -109,17 +120,19 @@ impl Snapshot {
 
 /// The upstreams of a snapshot in the making: each spec once, and the one before where it is equal.
 struct Upstreams<'p> {
+    balancers: &'p Balancers,
     before: HashMap<&'p str, &'p Arc<Upstream>>,
     by_spec: HashMap<*const UpstreamSpec, Arc<Upstream>>,
     all: Vec<Arc<Upstream>>,
 }
 
 impl<'p> Upstreams<'p> {
-    fn new(previous: Option<&'p Snapshot>) -> Upstreams<'p> {
+    fn new(balancers: &'p Balancers, previous: Option<&'p Snapshot>) -> Upstreams<'p> {
         let before = previous
             .map(|snapshot| snapshot.upstreams.iter().map(|u| (u.label(), u)).collect())
             .unwrap_or_default();
         Upstreams {
+            balancers,
             before,
             by_spec: HashMap::new(),
             all: Vec::new(),
@@ -133,11 +146,23 @@ impl<'p> Upstreams<'p> {
         }
         let upstream = match self.before.get(spec.name.as_str()) {
             Some(same) if **same.spec() == **spec => (*same).clone(),
-            changed => Upstream::new(spec.clone(), changed.map(|u| u.as_ref())),
+            changed => {
+                let changed = changed.map(|upstream| upstream.as_ref());
+                Upstream::balanced(spec.clone(), self.balancers, changed)
+            }
         };
         self.by_spec.insert(Arc::as_ptr(spec), upstream.clone());
         self.all.push(upstream.clone());
         upstream
+    }
+}
+
+/// What both say is wrong, or what the second one made.
+fn both<T>(first: Result<(), Error>, second: Result<T, Error>) -> Result<T, Error> {
+    match (first, second) {
+        (Ok(()), second) => second,
+        (Err(first), Ok(_)) => Err(first),
+        (Err(first), Err(second)) => Err(Error::config(format!("{first}\n{second}"))),
     }
 }
 

@@ -70,10 +70,12 @@ fn describe_upstream(text: &mut String, route: &HttpRoute) {
         Balance::RoundRobin => "round_robin".to_string(),
         Balance::LeastRequests => "least_requests".to_string(),
         Balance::Random => "random".to_string(),
-        Balance::Hash(HashOn::ClientIp) => "hash on client_ip".to_string(),
-        Balance::Hash(HashOn::Path) => "hash on path".to_string(),
-        Balance::Hash(HashOn::Header(name)) => format!("hash on header:{name}"),
-        Balance::Hash(HashOn::Cookie(name)) => format!("hash on cookie:{name}"),
+        Balance::Hash(on) => format!("hash on {}", hashed(on)),
+        Balance::Custom {
+            name,
+            hash_on: Some(on),
+        } => format!("{name} on {}", hashed(on)),
+        Balance::Custom { name, .. } => name.clone(),
     };
     line(
         text,
@@ -87,6 +89,15 @@ fn describe_upstream(text: &mut String, route: &HttpRoute) {
             "limit",
             format!("{most} at once, others wait up to {wait:?}, then 503"),
         );
+    }
+}
+
+fn hashed(on: &HashOn) -> String {
+    match on {
+        HashOn::ClientIp => "client_ip".to_string(),
+        HashOn::Path => "path".to_string(),
+        HashOn::Header(name) => format!("header:{name}"),
+        HashOn::Cookie(name) => format!("cookie:{name}"),
     }
 }
 

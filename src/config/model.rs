@@ -6,13 +6,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::problem::Mark;
+use super::problem::{Mark, Problem, did_you_mean, shown};
 use super::settings::Settings;
 use super::value::{ListenAddr, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
 
@@ -37,6 +37,9 @@ pub struct Config {
     /// In the order of the file. TCP routes are in `tcp_routes`.
     pub http_routes: Vec<HttpRoute>,
     pub tcp_routes: Vec<TcpRoute>,
+    /// Where `balance` names one that is not built in. Whether it is there is found out when a
+    /// snapshot is built.
+    pub balancers: Vec<BalancerRef>,
     /// What is legal but probably not meant, each `file:line:column: path: text`.
     pub warnings: Vec<String>,
     /// The text, for `/config` and the hash of a generation.
@@ -60,6 +63,7 @@ impl fmt::Debug for Config {
             .field("server", &self.server)
             .field("http_routes", &self.http_routes)
             .field("tcp_routes", &self.tcp_routes)
+            .field("balancers", &self.balancers)
             .field("warnings", &self.warnings)
             .finish_non_exhaustive()
     }
@@ -190,7 +194,62 @@ pub enum Balance {
     LeastRequests,
     Random,
     Hash(HashOn),
+    /// One that the embedder of the gateway registered.
+    Custom {
+        name: String,
+        hash_on: Option<HashOn>,
+    },
 }
+
+impl Balance {
+    /// What of a request is hashed, if anything.
+    pub fn hash_on(&self) -> Option<&HashOn> {
+        match self {
+            Balance::Hash(on) => Some(on),
+            Balance::Custom { hash_on, .. } => hash_on.as_ref(),
+            Balance::RoundRobin | Balance::LeastRequests | Balance::Random => None,
+        }
+    }
+}
+
+/// A place where `balance` names one that is not built in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BalancerRef {
+    pub name: String,
+    pub at: Mark,
+    /// The key, as in `routes./api.balance`.
+    pub path: String,
+}
+
+impl BalancerRef {
+    /// Whether a balancer can have this name: letters, digits, `_`, `-` and `.`, at most 64 of
+    /// them, and no word that is built in.
+    pub fn can_be(name: &str) -> bool {
+        (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+            && !BALANCE_WORDS.contains(&name)
+    }
+
+    /// That nothing of this name is there. `known`: those that are, beside the built-in words.
+    pub fn unknown<'a>(&self, file: &Path, known: impl IntoIterator<Item = &'a str>) -> Problem {
+        let words: Vec<&str> = BALANCE_WORDS.iter().copied().chain(known).collect();
+        let hint = did_you_mean(&self.name, words.iter().copied())
+            .unwrap_or_else(|| format!("one of {}", words.join(", ")));
+        Problem {
+            file: file.to_path_buf(),
+            line: self.at.line,
+            column: self.at.column,
+            path: self.path.clone(),
+            message: format!("`{}` is not a value of `balance`", shown(&self.name)),
+            hint: Some(hint),
+        }
+    }
+}
+
+/// The words of `balance` that are built in.
+pub const BALANCE_WORDS: &[&str] = &["round_robin", "least_requests", "random", "hash"];
 
 /// What `balance: hash` hashes. Header names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

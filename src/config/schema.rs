@@ -7,6 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::{Default, Key, Kind, On, Section};
+use super::model::BALANCE_WORDS;
 use super::parse::ON_ERROR;
 use super::url::SCHEMES;
 use super::value::Scheme;
@@ -245,10 +246,19 @@ fn tcp_health() -> Value {
 
 /// `balance: hash` and `hash_on` go together.
 fn hash_rule() -> Value {
+    let without_key: Vec<&str> = BALANCE_WORDS
+        .iter()
+        .copied()
+        .filter(|word| *word != "hash")
+        .collect();
     json!({
         "if": {"properties": {"balance": {"const": "hash"}}, "required": ["balance"]},
         "then": {"required": ["hash_on"]},
-        "else": {"properties": {"hash_on": false}},
+        // One that an embedder registered may hash, too.
+        "else": {
+            "if": {"properties": {"balance": {"enum": without_key}}},
+            "then": {"properties": {"hash_on": false}},
+        },
     })
 }
 

@@ -6,6 +6,7 @@
 
 use super::keys::Kind::*;
 use super::keys::{Default, Key, Kind, On, Pattern, Section};
+use super::model::BALANCE_WORDS;
 
 const DAY_MS: u64 = 86_400_000;
 const DAY_SECS: u64 = 86_400;
@@ -295,7 +296,7 @@ pub(super) static SERVER: &[Key] = &[
 /// The keys of an upstream that stands in a route or under `upstreams`.
 const BALANCE: Key = shared(
     "balance",
-    Choice(&["round_robin", "least_requests", "random", "hash"]),
+    Choice(BALANCE_WORDS),
     Default::Text("round_robin"),
     "how an endpoint is picked",
 );

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::header;
 use pingora_http::RequestHeader;
 
-use crate::config::{Balance, HashOn};
+use crate::config::HashOn;
 use crate::error::Reason;
 use crate::route::{Route, Table, normalise, strip_prefix};
 
@@ -73,9 +73,7 @@ pub fn hash_key(
     client: Option<IpAddr>,
     target: &str,
 ) -> Option<u64> {
-    let Balance::Hash(on) = &route.upstream.spec().balance else {
-        return None;
-    };
+    let on = route.upstream.spec().balance.hash_on()?;
     let mut hasher = DefaultHasher::new();
     match on {
         HashOn::ClientIp => client?.hash(&mut hasher),

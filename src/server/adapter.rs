@@ -40,13 +40,12 @@ use pingora_core::services::background::BackgroundService;
 use self::descriptor::{NotTaken, Taken};
 use crate::config::Config;
 use crate::error::{Error, Reason};
-use crate::filter::Registry;
 use crate::route::{TcpRoute, TcpTable};
 use crate::server::accept::MAX_REFUSING;
 use crate::server::drain::{Connections, Drain};
 use crate::server::listener::wanted;
 use crate::server::open_access_log;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Additions, Snapshot};
 use crate::tcp::{Accepted, Sessions, probe};
 use crate::telemetry::{AccessLog, ListenerMetrics, Metrics};
 use crate::upstream::discovery::{Discovery, SystemResolver};
@@ -87,7 +86,7 @@ impl TcpApp {
         let access_log = Arc::new(open_access_log(&config, &metrics)?);
         let wanted = wanted(&config).pop().map(|wanted| wanted.listen.text);
         let listener: Arc<str> = wanted.unwrap_or_default().into();
-        let snapshot = Snapshot::build(config.into(), &Registry::default(), &metrics, None)?;
+        let snapshot = Snapshot::build(config.into(), &Additions::default(), &metrics, None)?;
         let snapshot = Arc::new(snapshot);
         let routes: Vec<Arc<TcpRoute>> = snapshot
             .tcp

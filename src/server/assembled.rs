@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use log::warn;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
+use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_proxy::http_proxy;
 use tokio::signal::unix::Signal;
@@ -20,7 +21,6 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::filter::Registry;
 use crate::http::Proxy;
 use crate::server::accept::{Edges, Launch, Listeners};
 use crate::server::admin::Admin;
@@ -35,18 +35,21 @@ use crate::server::pid_file::name_us;
 use crate::server::reload::Reload;
 use crate::server::signals::Signals;
 use crate::server::systemd;
-use crate::snapshot::SnapshotHandle;
+use crate::snapshot::{Additions, SnapshotHandle};
 use crate::tcp::{Sessions, probe};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::UpstreamSource;
-use crate::upstream::discovery::{Discovery, SystemResolver};
+use crate::upstream::discovery::{Discovery, Resolvers};
 use crate::upstream::health::Prober;
 use crate::upstream::warm::Warm;
 
 /// Everything that can fail has not; only threads are missing.
 pub(super) struct Assembled {
     pub config: Arc<Config>,
-    pub registry: Arc<Registry>,
+    pub additions: Arc<Additions>,
+    pub resolvers: Arc<Resolvers>,
+    /// Of the embedder's.
+    pub services: Vec<Box<dyn ServiceWithDependents>>,
     /// `None`: the process and its signals are somebody else's.
     pub signals: Option<Signals>,
     /// Opens the logs of whoever runs us again.
@@ -89,7 +92,7 @@ impl Assembled {
             let snapshots = self.snapshots.clone();
             Arc::new(move || snapshots.upstreams())
         };
-        let discovery = Arc::new(Discovery::new(source.clone(), Arc::new(SystemResolver)));
+        let discovery = Arc::new(Discovery::new(source.clone(), self.resolvers.clone()));
         let warm = Warm::new({
             let snapshots = self.snapshots.clone();
             Arc::new(move || snapshots.load().warm())
@@ -98,7 +101,7 @@ impl Assembled {
         let (changes, changed) = mpsc::channel(1);
         let reload = Arc::new(Reload {
             snapshots: self.snapshots.clone(),
-            registry: self.registry.clone(),
+            additions: self.additions.clone(),
             metrics: self.metrics.clone(),
             changes,
             running: Mutex::new(()),
@@ -141,6 +144,7 @@ impl Assembled {
             signals: Mutex::new(self.signals),
         };
         server.add_service(background_service("occasions", occasions));
+        server.add_services(self.services);
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
                 stop: Mutex::new(Some(stop)),

@@ -10,6 +10,7 @@ pub mod accept;
 pub mod adapter;
 pub mod admin;
 mod assembled;
+mod builder;
 pub mod connection;
 pub mod daemon;
 pub mod drain;
@@ -34,15 +35,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::{error, info, warn};
-use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use pingora_core::services::ServiceWithDependents;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
 use crate::account::Account;
 use crate::config::{self, Config};
 use crate::error::Error;
-use crate::filter::{self, Filter, Registry, TcpFilter};
+use crate::filter::Registry;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
 use crate::server::handoff::Control;
@@ -51,13 +51,16 @@ use crate::server::listener::{Identity, Kind, Listener, wanted};
 use crate::server::paths::{Mode, Paths};
 use crate::server::pid_file::PidFile;
 use crate::server::signals::Signals;
-use crate::snapshot::{Snapshot, SnapshotHandle};
+use crate::snapshot::{Additions, Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream::discovery::Resolvers;
 
 /// A gateway that is not running yet.
 pub struct Gateway {
     config: Arc<Config>,
-    registry: Registry,
+    additions: Additions,
+    resolvers: Resolvers,
+    services: Vec<Box<dyn ServiceWithDependents>>,
     start: Start,
     pid_file: Option<PathBuf>,
     serving: Box<dyn FnOnce() + Send + Sync>,
@@ -70,101 +73,22 @@ impl Gateway {
         Gateway {
             pid_file: config.server.pid_file.clone(),
             config: Arc::new(config),
-            registry: Registry::built_in(),
+            additions: Additions {
+                filters: Registry::built_in(),
+                ..Additions::default()
+            },
+            resolvers: Resolvers::default(),
+            services: Vec::new(),
             start: Start::Fresh,
             serving: Box::new(|| {}),
             reopen: Box::new(|| {}),
         }
     }
 
-    /// Adds an HTTP filter type, which `filters: [{type: name, …}]` may name from now on. `S` is its
-    /// settings; see [`Registry::http`].
-    pub fn filter<S, F>(
-        mut self,
-        name: impl Into<String>,
-        make: impl Fn(S) -> filter::Result<F> + Send + Sync + 'static,
-    ) -> Gateway
-    where
-        S: DeserializeOwned + JsonSchema,
-        F: Filter,
-    {
-        self.registry.http(name, make);
-        self
-    }
-
-    /// Adds a TCP filter type; see [`Registry::tcp`].
-    pub fn tcp_filter<S, F>(
-        mut self,
-        name: impl Into<String>,
-        make: impl Fn(S) -> filter::Result<F> + Send + Sync + 'static,
-    ) -> Gateway
-    where
-        S: DeserializeOwned + JsonSchema,
-        F: TcpFilter,
-    {
-        self.registry.tcp(name, make);
-        self
-    }
-
-    /// Lets `fill` add filter types in ways that have no method of their own here.
-    pub fn register(mut self, fill: impl FnOnce(&mut Registry)) -> Gateway {
-        fill(&mut self.registry);
-        self
-    }
-
-    /// Puts a filter before those of every HTTP route. `name` is for the log.
-    pub fn every_request(mut self, name: &str, filter: impl Filter) -> Gateway {
-        self.registry.every_http(name, Arc::new(filter));
-        self
-    }
-
-    /// Puts a filter before those of every TCP route. `name` is for the log.
-    pub fn every_session(mut self, name: &str, filter: impl TcpFilter) -> Gateway {
-        self.registry.every_tcp(name, Arc::new(filter));
-        self
-    }
-
-    /// The JSON Schema of a configuration for this gateway.
-    pub fn schema(&self) -> serde_json::Value {
-        self.registry.schema()
-    }
-
-    /// Where [`run`](Gateway::run) writes its process id, instead of `server.pid_file`.
-    pub fn pid_file(self, path: Option<PathBuf>) -> Gateway {
-        Gateway {
-            pid_file: path,
-            ..self
-        }
-    }
-
-    /// What [`run`](Gateway::run) calls once, when every listener accepts.
-    pub fn on_serving(self, call: impl FnOnce() + Send + Sync + 'static) -> Gateway {
-        Gateway {
-            serving: Box::new(call),
-            ..self
-        }
-    }
-
-    /// What [`run`](Gateway::run) calls at USR1, after the access log: a log of the caller's own is
-    /// opened again. Must not wait.
-    pub fn on_reopen(self, call: impl Fn() + Send + Sync + 'static) -> Gateway {
-        Gateway {
-            reopen: Box::new(call),
-            ..self
-        }
-    }
-
-    /// The same, to take over the listening sockets of the process that runs with this
-    /// configuration's `server.upgrade_sock`; where there is none, it starts as any other.
-    pub fn upgrading(mut self) -> Gateway {
-        self.start = Start::Upgrade;
-        self
-    }
-
     /// Compiles the configuration without resolving, binding or writing anything: what `--test`
     /// does. That its log files can be opened is looked at, too.
     pub fn check(&self) -> Result<(), Error> {
-        Snapshot::build(self.config.clone(), &self.registry, &Metrics::new(), None)?;
+        Snapshot::build(self.config.clone(), &self.additions, &Metrics::new(), None)?;
         writable::check(&self.config)
     }
 
@@ -312,7 +236,7 @@ impl Gateway {
         mut takeover: Option<&mut Takeover>,
     ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
-        let snapshot = Snapshot::build(self.config.clone(), &self.registry, &metrics, None)?;
+        let snapshot = Snapshot::build(self.config.clone(), &self.additions, &metrics, None)?;
         if signals.is_none()
             && (self.config.server.user.is_some() || self.config.server.group.is_some())
         {
@@ -332,7 +256,9 @@ impl Gateway {
         metrics.config_generation(snapshot.generation);
         Ok(Assembled {
             config: self.config,
-            registry: Arc::new(self.registry),
+            additions: Arc::new(self.additions),
+            resolvers: Arc::new(self.resolvers),
+            services: self.services,
             signals,
             reopen: self.reopen,
             snapshots: SnapshotHandle::new(snapshot),

@@ -17,17 +17,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, HttpRoute};
 use crate::error::Error;
-use crate::filter::Registry;
 use crate::server::accept::Change;
 use crate::server::listener::{Listener, Wanted, wanted};
 use crate::server::systemd;
-use crate::snapshot::{Snapshot, SnapshotHandle};
+use crate::snapshot::{Additions, Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
 
 /// What it takes to reload one gateway.
 pub struct Reload {
     pub snapshots: SnapshotHandle,
-    pub registry: Arc<Registry>,
+    pub additions: Arc<Additions>,
     pub metrics: Metrics,
     /// To the service that owns the sockets.
     pub changes: mpsc::Sender<Change>,
@@ -165,7 +164,7 @@ impl Reload {
         }
         Snapshot::build(
             Arc::new(config),
-            &self.registry,
+            &self.additions,
             &self.metrics,
             Some(before),
         )

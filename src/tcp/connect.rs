@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::config::{Balance, DbType};
+use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
 use crate::tcp::relay;
@@ -129,8 +129,9 @@ async fn pick(
     deadline: Instant,
     efforts: &mut Efforts,
 ) -> Result<Lease, Reason> {
+    let balance = &route.upstream.spec().balance;
     let want = Pick {
-        hash: matches!(route.upstream.spec().balance, Balance::Hash(_)).then(|| hash(client)),
+        hash: balance.hash_on().map(|_| hash(client)),
         avoid: &efforts.tried,
         deadline,
         target: route.target,

@@ -1,7 +1,7 @@
 //! Which of the usable endpoints comes next.
 //!
 //! Its own file because it is arithmetic over weights and counts, without health, queues or time.
-//! Invariants: a [`Balancer`] never changes except for its position; whoever it returns has been
+//! Invariants: a [`Chooser`] never changes except for its position; whoever it returns has been
 //! entered (a place taken), so a caller cannot pick one that filled up meanwhile. Built by the
 //! view when health or membership changes, asked once per pick.
 
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use rand::Rng;
 
+use super::custom::{Custom, Rule};
 use super::endpoint::{Endpoint, EndpointId};
 use super::lock;
 use super::ring::Ring;
@@ -19,10 +20,11 @@ use crate::config::Balance;
 
 /// A choice among endpoints that are all usable.
 #[derive(Debug)]
-pub(super) struct Balancer {
+pub(super) struct Chooser {
     members: Box<[Arc<Endpoint>]>,
     plan: Plan,
     hashing: Option<Hashing>,
+    custom: Option<Arc<Custom>>,
 }
 
 /// How the next member is found; what it finds is an index into the members.
@@ -50,20 +52,22 @@ const RING_STEPS: usize = 256;
 /// Further choices of the plan before the next member in order is taken.
 const CHOICES: usize = 8;
 
-impl Balancer {
+impl Chooser {
     /// `members`: the usable endpoints with their slots in the set of `slots` endpoints.
     /// `position`: where the balancer before this one stopped.
     pub(super) fn new(
-        balance: &Balance,
+        rule: Rule<'_>,
         members: Vec<(usize, Arc<Endpoint>)>,
         slots: usize,
         ring: Option<&Arc<Ring>>,
         position: usize,
-    ) -> Balancer {
+    ) -> Chooser {
         let weights: Vec<u32> = members.iter().map(|(_, e)| e.weight().as_u32()).collect();
-        let plan = match balance {
+        let plan = match rule.balance {
             // A request without the hashed header or cookie is spread like any other.
-            Balance::RoundRobin | Balance::Hash(_) => Plan::Turns(Turns::new(&weights, position)),
+            Balance::RoundRobin | Balance::Hash(_) | Balance::Custom { .. } => {
+                Plan::Turns(Turns::new(&weights, position))
+            }
             Balance::Random => Plan::Random(Draw::new(&weights)),
             Balance::LeastRequests => Plan::LeastRequests(Draw::new(&weights)),
         };
@@ -77,10 +81,11 @@ impl Balancer {
                 member_of,
             }
         });
-        Balancer {
+        Chooser {
             members: members.into_iter().map(|(_, endpoint)| endpoint).collect(),
             plan,
             hashing,
+            custom: rule.custom.cloned(),
         }
     }
 
@@ -108,6 +113,12 @@ impl Balancer {
         }
         let fresh = |member: &usize| !avoid.contains(&self.members[*member].id());
         let enter = |member: &usize| self.members[*member].enter();
+        if let Some(custom) = &self.custom {
+            let asked = custom.ask(&self.members, hash, avoid);
+            if let Some(member) = asked.filter(enter) {
+                return Some(&self.members[member]);
+            }
+        }
         let chosen = match (hash, &self.hashing) {
             (Some(key), Some(hashing)) => hashing
                 .walk(key)

@@ -3,11 +3,13 @@
 //! Its own file because it is the only place of this floor that resolves. Invariants: never on the
 //! request path; the last good answer is kept whatever happens, an empty answer is no answer; one
 //! log line for each change between answering and not answering. The system resolver tells no time
-//! to live, so every name is asked again after [`REFRESH`]. Started by the server.
+//! to live, so a name is asked for again after [`REFRESH`], or what another one says. Started by the
+//! server.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +29,11 @@ pub const REFRESH: Duration = Duration::from_secs(30);
 pub trait Resolver: Send + Sync {
     /// An empty list counts as an error.
     async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+
+    /// How long an answer for `host` is good for. Less than 200 ms counts as that.
+    fn refresh(&self, _host: &str) -> Duration {
+        REFRESH
+    }
 }
 
 /// The resolver of the operating system (`getaddrinfo` on a blocking thread).
@@ -37,6 +44,50 @@ pub struct SystemResolver;
 impl Resolver for SystemResolver {
     async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
+}
+
+/// Who is asked for which names: discoveries of the embedder's for theirs, the system for the rest.
+#[derive(Default)]
+pub struct Resolvers {
+    by_suffix: Vec<(String, Arc<dyn Resolver>)>,
+}
+
+impl Resolvers {
+    /// `resolver` is asked for `suffix` and, when that begins with a dot, for what ends with it.
+    /// Case and a dot at the end do not matter; the longest suffix that fits decides.
+    pub fn add(&mut self, suffix: &str, resolver: impl Resolver + 'static) {
+        let suffix = plain(suffix);
+        self.by_suffix.retain(|(other, _)| *other != suffix);
+        self.by_suffix.push((suffix, Arc::new(resolver)));
+    }
+
+    fn of(&self, host: &str) -> &dyn Resolver {
+        let host = plain(host);
+        let fits = |suffix: &str| match suffix.starts_with('.') {
+            true => host.ends_with(suffix),
+            false => host == suffix,
+        };
+        let fitting = self.by_suffix.iter().filter(|(suffix, _)| fits(suffix));
+        match fitting.max_by_key(|(suffix, _)| suffix.len()) {
+            Some((_, resolver)) => resolver.as_ref(),
+            None => &SystemResolver,
+        }
+    }
+}
+
+fn plain(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+#[async_trait]
+impl Resolver for Resolvers {
+    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.of(host).lookup(host, port).await
+    }
+
+    fn refresh(&self, host: &str) -> Duration {
+        self.of(host).refresh(host)
     }
 }
 
@@ -145,9 +196,7 @@ impl Discovery {
                 record.due = now + REFRESH;
                 let (name, resolver) = (name.clone(), Arc::clone(&self.resolver));
                 lookups.spawn(async move {
-                    let answer = tokio::time::timeout(PATIENCE, resolver.lookup(&name.0, name.1))
-                        .await
-                        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                    let answer = look_up(resolver, name.clone()).await;
                     (name, answer)
                 });
             }
@@ -158,6 +207,10 @@ impl Discovery {
     /// Takes a finished lookup; `None` when it died.
     fn note(&self, lookup: Option<(Name, io::Result<Vec<SocketAddr>>)>) {
         let Some((name, answer)) = lookup else { return };
+        // Foreign code: not while the names are locked.
+        let refresh = || self.resolver.refresh(&name.0);
+        let refresh = catch_unwind(AssertUnwindSafe(refresh)).unwrap_or(REFRESH);
+        let refresh = refresh.clamp(LOOK, LONGEST_REFRESH);
         let mut names = lock(&self.names);
         // Absent: a reload has dropped the name meanwhile.
         let Some(record) = names.get_mut(&name) else {
@@ -176,7 +229,7 @@ impl Discovery {
                     log::info!("name resolves again: {}:{}", name.0, name.1);
                 }
                 record.failures = 0;
-                record.due = Instant::now() + REFRESH;
+                record.due = Instant::now() + refresh;
                 record.answer = Some(addresses);
             }
             Err(error) => {
@@ -194,6 +247,18 @@ impl Discovery {
             }
         }
         tell(&(self.upstreams)(), &names);
+    }
+}
+
+/// One lookup; one that panics has failed, and one that never ends as well.
+async fn look_up(resolver: Arc<dyn Resolver>, name: Name) -> io::Result<Vec<SocketAddr>> {
+    // A task of its own, which ends with this future.
+    let mut task = JoinSet::new();
+    task.spawn(async move { resolver.lookup(&name.0, name.1).await });
+    match tokio::time::timeout(PATIENCE, task.join_next()).await {
+        Ok(Some(Ok(answer))) => answer,
+        Ok(Some(Err(died))) => Err(io::Error::other(died)),
+        Ok(None) | Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -233,6 +298,9 @@ fn usable(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses.truncate(MOST_ADDRESSES);
     addresses
 }
+
+/// The longest time that a resolver may call an answer good.
+const LONGEST_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Doubled with each failure, up to [`REFRESH`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);

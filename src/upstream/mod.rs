@@ -8,13 +8,15 @@
 //! endpoints survives a reload, and making an upstream has no effect on the one it replaces.
 //!
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
-//! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next),
+//! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
+//! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `lease`, [`budget`]
 //! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
+mod custom;
 pub mod discovery;
 mod eject;
 pub mod endpoint;
@@ -41,6 +43,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use self::custom::{Balancer, Balancers, Candidate, Wish};
 pub use self::endpoint::{Endpoint, EndpointId, Role};
 pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
@@ -48,6 +51,7 @@ pub use self::pick::{Pick, PickError};
 pub use self::set::EndpointSet;
 
 use self::budget::RetryBudget;
+use self::custom::{Custom, Rule};
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
 use self::view::{GROUPS, Regime, View};
@@ -66,6 +70,8 @@ pub struct Upstream {
     spec: Arc<UpstreamSpec>,
     /// Whether this generation limits anything; when not, a pick never touches the queue.
     limited: bool,
+    /// The balancer that `spec.balance` names, where it is not built in.
+    custom: Option<Arc<Custom>>,
     lineage: Lineage,
     set: ArcSwap<EndpointSet>,
     view: ArcSwap<View>,
@@ -92,12 +98,23 @@ impl Upstream {
     /// Resolves nothing: a name that `previous` does not know has no endpoint until
     /// [`discovery`] has an answer.
     pub fn new(spec: Arc<UpstreamSpec>, previous: Option<&Upstream>) -> Arc<Upstream> {
+        Upstream::balanced(spec, &Balancers::default(), previous)
+    }
+
+    /// As [`new`](Upstream::new); `balance` may name one of `balancers`.
+    pub fn balanced(
+        spec: Arc<UpstreamSpec>,
+        balancers: &Balancers,
+        previous: Option<&Upstream>,
+    ) -> Arc<Upstream> {
         let lineage = previous.map_or_else(Lineage::default, |p| p.lineage.clone());
         let known = previous.map(Upstream::endpoints);
         let addresses = known_addresses(&spec, known.as_deref());
         let set = EndpointSet::new(&spec, &addresses, known.as_deref(), &lineage.ids);
         let changes = lineage.changes.load(Ordering::SeqCst);
-        let mut view = View::new(&set, &spec.balance, changes, Instant::now(), None);
+        let custom = balancers.of(&spec);
+        let rule = Rule::new(&spec.balance, custom.as_ref());
+        let mut view = View::new(&set, rule, changes, Instant::now(), None);
         if let Some(previous) = previous {
             // Entering fail-open is said by the pick that sees it first, not by a reload.
             view = view.stale(previous.view.load().regimes());
@@ -106,6 +123,7 @@ impl Upstream {
             || spec.endpoints.iter().any(|e| e.max_connections.is_some());
         Arc::new(Upstream {
             limited,
+            custom,
             lineage,
             set: ArcSwap::from_pointee(set),
             view: ArcSwap::from_pointee(view),
@@ -195,7 +213,8 @@ impl Upstream {
                 );
             }
         }
-        let view = View::new(&set, &self.spec.balance, changes, now, Some(&old));
+        let rule = Rule::new(&self.spec.balance, self.custom.as_ref());
+        let view = View::new(&set, rule, changes, now, Some(&old));
         let regimes = old.regimes().into_iter().zip(view.regimes());
         for (group, (old, new)) in GROUPS.into_iter().zip(regimes) {
             match (old, new) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Upstream;
-use super::balance::Balancer;
+use super::balance::Chooser;
 use super::endpoint::EndpointId;
 use super::lease::Lease;
 use super::limit::{Queue, Ticket};
@@ -133,7 +133,7 @@ impl Upstream {
     fn would_overtake(&self, queue: &Queue, ticket: Option<Ticket>) -> bool {
         queue.firsts_before(ticket).any(|target| {
             let view = self.view();
-            view.balancer(target).is_some_and(Balancer::has_room)
+            view.balancer(target).is_some_and(Chooser::has_room)
         })
     }
 

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::balance::Balancer;
+use super::balance::Chooser;
+use super::custom::Rule;
 use super::endpoint::{Endpoint, Role};
 use super::set::EndpointSet;
-use crate::config::{Balance, Target};
+use crate::config::Target;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,13 +33,13 @@ struct ByRole {
     primary: Choice,
     replica: Choice,
     /// `None`: no replica is usable, any endpoint will do.
-    preferred: Option<Balancer>,
+    preferred: Option<Chooser>,
 }
 
 /// The usable ones of some endpoints.
 #[derive(Debug)]
 struct Choice {
-    balancer: Balancer,
+    balancer: Chooser,
     regime: Regime,
 }
 
@@ -60,15 +61,15 @@ impl View {
     /// `before`: the view that this one follows, for who is next in turn.
     pub(super) fn new(
         set: &EndpointSet,
-        balance: &Balance,
+        rule: Rule<'_>,
         changes: u64,
         now: Instant,
         before: Option<&View>,
     ) -> View {
-        let build = Build { set, balance, now };
+        let build = Build { set, rule, now };
         let position = |target: Target| {
             let before = before.and_then(|view| view.balancer(target));
-            before.map_or(0, Balancer::position)
+            before.map_or(0, Chooser::position)
         };
         let regime = build.regime(|_| true, set.unresolved());
         let any = Choice {
@@ -113,7 +114,7 @@ impl View {
     }
 
     /// What to pick from; `None` when nothing is usable. Never an empty balancer.
-    pub(super) fn balancer(&self, target: Target) -> Option<&Balancer> {
+    pub(super) fn balancer(&self, target: Target) -> Option<&Chooser> {
         let balancer = match (target, &self.by_role) {
             (Target::Any, _) | (Target::PreferReplica, None) => &self.any.balancer,
             (Target::PreferReplica, Some(roles)) => {
@@ -140,7 +141,7 @@ impl View {
 /// What all parts of a view are built from.
 struct Build<'a> {
     set: &'a EndpointSet,
-    balance: &'a Balance,
+    rule: Rule<'a>,
     now: Instant,
 }
 
@@ -168,7 +169,7 @@ impl Build<'_> {
         regime: Regime,
         fits: impl Fn(&Endpoint) -> bool,
         position: usize,
-    ) -> Balancer {
+    ) -> Chooser {
         let set = self.set;
         let usable = |backup: bool| -> Vec<(usize, Arc<Endpoint>)> {
             set.iter()
@@ -181,7 +182,7 @@ impl Build<'_> {
         let first = usable(false);
         let backup = first.is_empty();
         let members = if backup { usable(true) } else { first };
-        Balancer::new(self.balance, members, set.len(), set.ring(backup), position)
+        Chooser::new(self.rule, members, set.len(), set.ring(backup), position)
     }
 }
 
@@ -195,7 +196,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{DbType, HashOn, HealthCheck, Probe, StatusSet, UpstreamSpec};
+    use crate::config::{Balance, DbType, HashOn, HealthCheck, Probe, StatusSet, UpstreamSpec};
     use crate::upstream::fixture::{
         any, ejecting, endpoint, next, number, pick, upstream, weighted,
     };

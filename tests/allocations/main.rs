@@ -8,8 +8,9 @@ mod request;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use harbr_router::filter::{Filter, Registry};
+use harbr_router::filter::Filter;
 use harbr_router::http::exchange::Exchange;
+use harbr_router::snapshot::Additions;
 
 use self::request::OneRequest;
 
@@ -56,15 +57,15 @@ impl Filter for Nothing {}
 #[test]
 fn a_route_without_filters_allocates_nothing_for_them() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut registry = Registry::default();
-    registry.http("nothing", |(): ()| Ok(Nothing));
+    let mut additions = Additions::default();
+    additions.filters.http("nothing", |(): ()| Ok(Nothing));
 
-    let mut without = OneRequest::new(&runtime, &registry, "");
+    let mut without = OneRequest::new(&runtime, &additions, "");
     assert_eq!(allocations(|| without.pass_every_phase()), 0);
 
     // The counter counts: a filter's future is boxed.
     let _entered = runtime.enter();
-    let mut with = OneRequest::new(&runtime, &registry, "{type: nothing}");
+    let mut with = OneRequest::new(&runtime, &additions, "{type: nothing}");
     assert!(allocations(|| with.pass_every_phase()) > 0);
 }
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use harbr_router::config;
-use harbr_router::filter::{End, Last, Registry};
+use harbr_router::filter::{End, Last};
 use harbr_router::http::exchange::Exchange;
 use harbr_router::http::filters::{self, Requested};
-use harbr_router::snapshot::Snapshot;
+use harbr_router::snapshot::{Additions, Snapshot};
 use harbr_router::telemetry::Metrics;
 use harbr_router::{Reason, pingora};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -33,13 +33,13 @@ pub struct OneRequest {
 
 impl OneRequest {
     /// A GET at a route with these `filters`.
-    pub fn new(runtime: &Runtime, registry: &Registry, filters: &str) -> OneRequest {
+    pub fn new(runtime: &Runtime, additions: &Additions, filters: &str) -> OneRequest {
         let text = format!(
             "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 1000\nmax_connections: 10\n\
              routes: {{/: {{upstream: \"http://127.0.0.1:1\", filters: [{filters}]}}}}\n"
         );
         let config = config::parse(&text, Path::new("c.yml")).expect("a configuration");
-        let snapshot = Snapshot::build(Arc::new(config), registry, &Metrics::new(), None);
+        let snapshot = Snapshot::build(Arc::new(config), additions, &Metrics::new(), None);
         let snapshot = snapshot.expect("its filters are known");
         let (session, client) = runtime.block_on(async {
             let (mut client, server) = duplex(4096);

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use harbr_router::config::keys::{Kind, Section, markdown_table};
 use harbr_router::config::{self, Config, Problems, tree};
+use harbr_router::server::Gateway;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -96,9 +97,12 @@ const CONF: [&str; 4] = [
 fn every_mistake_is_reported_at_its_place() {
     assert!(MISTAKES.len() >= 120);
     for (place, snippet, _, start) in MISTAKES {
-        let problems = match parse(&place.file_with(snippet)) {
-            Ok(_) => panic!("accepted: {snippet}"),
-            Err(problems) => problems.to_string(),
+        let checked = match parse(&place.file_with(snippet)) {
+            Ok(config) => Gateway::new(config).check().map_err(|e| e.to_string()),
+            Err(problems) => Err(problems.to_string()),
+        };
+        let Err(problems) = checked else {
+            panic!("accepted: {snippet}");
         };
         let first = problems.lines().next().unwrap_or_default();
         let found = first.strip_prefix("c.yml:").unwrap_or(first);

@@ -12,6 +12,7 @@ mod databases;
 mod deadlines;
 mod deploy;
 mod docs;
+mod embedding;
 mod filters;
 mod forwarding;
 mod health;

@@ -128,6 +128,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
         server,
         http_routes: routes.http,
         tcp_routes: routes.tcp,
+        balancers: std::mem::take(&mut report.balancers),
         warnings: Vec::new(),
         text: text.to_owned(),
     })

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use crate::config::model::BalancerRef;
 use crate::config::problem::{Mark, Problem, Wrong};
 
 /// Problems that are kept; the rest is counted.
@@ -21,6 +22,8 @@ pub(super) struct Report<'a> {
     pub(super) problems: Vec<Problem>,
     dropped: usize,
     warnings: BTreeMap<Mark, Vec<String>>,
+    /// Balancers that are not built in.
+    pub(super) balancers: Vec<BalancerRef>,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -35,6 +38,7 @@ impl<'a> Report<'a> {
             problems,
             dropped: 0,
             warnings: BTreeMap::new(),
+            balancers: Vec::new(),
             env,
         }
     }

@@ -14,7 +14,9 @@ use super::report::{Report, Trail};
 use super::server::millis;
 use crate::config::detect::by_url;
 use crate::config::keys::Section;
-use crate::config::model::{Balance, DbType, Ejection, EndpointSpec, HashOn, UpstreamSpec};
+use crate::config::model::{
+    Balance, BalancerRef, DbType, Ejection, EndpointSpec, HashOn, UpstreamSpec,
+};
 use crate::config::problem::{Mark, Wrong, shown};
 use crate::config::tree::{Node, Value};
 use crate::config::value::{Host, Scheme, UpstreamUrl, Weight};
@@ -108,7 +110,7 @@ impl Draft {
     }
 
     fn refuse_http_only(&self, report: &mut Report, fields: &Fields) {
-        if let Balance::Hash(on) = &self.balance
+        if let Some(on) = self.balance.hash_on()
             && *on != HashOn::ClientIp
         {
             let wrong = Wrong::new(
@@ -239,6 +241,10 @@ fn read_url(report: &mut Report, text: &str, at: Mark, trail: Trail) -> Option<U
 }
 
 fn read_balance(report: &mut Report, fields: &Fields) -> Balance {
+    if let Some(name) = other_balancer(report, fields) {
+        let hash_on = fields.parsed(report, "hash_on", parse_hash_on);
+        return Balance::Custom { name, hash_on };
+    }
     let word = fields.choice(report, "balance");
     let hash_on = fields.parsed(report, "hash_on", parse_hash_on);
     let has_hash_on = fields.find("hash_on").is_some();
@@ -260,6 +266,24 @@ fn read_balance(report: &mut Report, fields: &Fields) -> Balance {
         (Some("random"), _) => Balance::Random,
         _ => Balance::RoundRobin,
     }
+}
+
+/// A word that is not built in may be one that the embedder of the gateway registered: noted for
+/// who knows them.
+fn other_balancer(report: &mut Report, fields: &Fields) -> Option<String> {
+    let field = fields.find("balance")?;
+    let Value::Text(name) = &field.node.value else {
+        return None;
+    };
+    if !BalancerRef::can_be(name) {
+        return None;
+    }
+    report.balancers.push(BalancerRef {
+        name: name.clone(),
+        at: field.at,
+        path: fields.trail.key("balance").to_string(),
+    });
+    Some(name.clone())
 }
 
 fn parse_hash_on(text: &str) -> Result<HashOn, Wrong> {

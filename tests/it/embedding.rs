@@ -1,0 +1,4 @@
+//! What a program that embeds the gateway adds to it.
+
+mod balancers;
+mod discoveries;
