@@ -1,6 +1,6 @@
-//! The filters of one route, in order, and how they are called.
+//! The filters of one HTTP route, in order, and how they are called.
 //!
-//! Its own file because it is what `http/` and `tcp/` call. Invariants: a filter that fails or
+//! Its own file because it is what `http/` calls. Invariants: a filter that fails or
 //! panics costs its own request and nothing else; a phase that no filter takes part in costs one
 //! look at an empty list. Made by `compile`, kept by a route.
 
@@ -12,10 +12,7 @@ use log::error;
 
 use super::files::FileRead;
 use super::guard::{guarded, guarded_future};
-use super::{
-    Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, TcpContext, TcpEnd,
-    TcpFilter, TcpVerdict, Verdict,
-};
+use super::{Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, Verdict};
 use crate::config::{FilterSpec, OnError, Settings};
 
 /// The filters of an HTTP route.
@@ -232,65 +229,6 @@ impl Default for Chain {
     }
 }
 
-/// The filters of a TCP route.
-#[derive(Clone, Debug)]
-pub struct TcpChain {
-    steps: Arc<[Step<dyn TcpFilter>]>,
-}
-
-impl TcpChain {
-    pub(super) fn new(steps: Vec<Step<dyn TcpFilter>>) -> TcpChain {
-        TcpChain {
-            steps: steps.into(),
-        }
-    }
-
-    pub(super) fn steps(&self) -> &[Step<dyn TcpFilter>] {
-        &self.steps
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
-    /// The beginning of a session, up to the first verdict other than to allow it.
-    ///
-    /// # Errors
-    /// The filter that failed, unless it is passed over.
-    pub async fn connect(
-        &self,
-        session: &TcpContext<'_>,
-    ) -> std::result::Result<TcpVerdict, Failed> {
-        for (nth, step) in self.steps.iter().enumerate() {
-            match guarded_future(|| step.filter.connect(session)).await {
-                Ok(TcpVerdict::Allow) => {}
-                Ok(verdict) => return Ok(verdict),
-                Err(error) => step.failed(nth, "connect", error, session.route)?,
-            }
-        }
-        Ok(TcpVerdict::Allow)
-    }
-
-    /// The end of a session.
-    pub fn close(&self, session: &TcpContext<'_>, end: &TcpEnd) {
-        for step in self.steps.iter() {
-            let closed = guarded(|| {
-                step.filter.close(session, end);
-                Ok(())
-            });
-            if let Err(error) = closed {
-                report(&step.name, "close", &*error, session.route);
-            }
-        }
-    }
-}
-
-impl Default for TcpChain {
-    fn default() -> TcpChain {
-        TcpChain::new(Vec::new())
-    }
-}
-
 impl<F: ?Sized> Step<F> {
     /// Whether it would be the same if it were made from `spec` now.
     pub(super) fn is_made_from(&self, spec: &FilterSpec) -> bool {
@@ -302,7 +240,7 @@ impl<F: ?Sized> Step<F> {
     }
 
     /// Says so in the log; an error of the chain, unless the filter is to be passed over.
-    fn failed(
+    pub(super) fn failed(
         &self,
         nth: usize,
         phase: &'static str,
@@ -374,7 +312,7 @@ fn settled(cx: &mut Context<'_>, normalise: Normalise) -> Result<()> {
     Ok(())
 }
 
-fn report(
+pub(super) fn report(
     filter: &str,
     phase: &str,
     error: &(dyn std::error::Error + Send + Sync + 'static),

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chain::{Chain, Origin, Step, TcpChain};
+use super::chain::{Chain, Origin, Step};
 use super::files::Files;
 use super::registry::{Make, Registry};
+use super::tcp_chain::TcpChain;
 use super::{Filter, TcpFilter};
 use crate::config::{Config, FilterSpec, OnError, Problem, Problems, Wrong, did_you_mean};
 use crate::error::Error;

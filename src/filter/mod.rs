@@ -18,6 +18,7 @@ mod registry;
 mod response;
 mod schema;
 mod tcp;
+mod tcp_chain;
 
 use std::ops::BitOr;
 
@@ -26,7 +27,7 @@ use bytes::Bytes;
 
 pub use self::bad_setting::BadSetting;
 pub use self::builtin::{RequestId, User};
-pub use self::chain::{Chain, Failed, Normalise, TcpChain};
+pub use self::chain::{Chain, Failed, Normalise};
 pub use self::compile::Chains;
 pub(crate) use self::context::FRAMING;
 pub use self::context::{Attempt, Context, RequestHead, ResponseHead};
@@ -35,6 +36,7 @@ pub use self::from_fn::{FromFn, FromResponseFn, from_fn, from_response_fn};
 pub use self::registry::Registry;
 pub use self::response::Response;
 pub use self::tcp::{TcpContext, TcpEnd, TcpFilter, TcpVerdict};
+pub use self::tcp_chain::{Passage, TcpChain};
 use crate::error::Reason;
 
 /// What a filter's methods return. `?` works on every error; its text goes to the log, never to the

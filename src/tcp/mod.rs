@@ -1,12 +1,13 @@
 //! TCP through the gateway: database sessions from accept to their log line.
 //!
-//! [`session`] is the life of one session: [`opening`] (its first bytes and its route), then
-//! [`routed`]: [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
+//! [`session`] is the life of one session: [`opening`] (its first bytes and its route), `filtered` (what the
+//! route's filters say), then [`routed`]: [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
 //! a client no in its own protocol, `login` watches a Postgres login for what a
 //! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers.
 
 pub mod cancel;
 pub mod connect;
+mod filtered;
 mod login;
 pub mod opening;
 pub mod probe;

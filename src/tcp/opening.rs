@@ -22,7 +22,7 @@ use crate::route::{SslRequest, TcpRoute, TcpTable};
 use crate::wire::postgres::CancelKey;
 use crate::wire::proxy_protocol::{self, Parsed};
 use crate::wire::sniff::{self, Sniffed};
-use crate::wire::tls::{self, Hello};
+use crate::wire::tls::{self, ClientHello, Hello};
 
 /// What a client wants.
 pub enum Opening {
@@ -30,11 +30,23 @@ pub enum Opening {
     Session {
         route: Arc<TcpRoute>,
         tls: PostgresTls,
+        said: Said,
     },
     /// To end a query of another session.
     Cancel(CancelKey),
     /// Nothing that a route of this listener could give.
     Unmatched,
+}
+
+/// What the first bytes told of a client, for the filters of its route. `None` for a route without.
+pub type Said = Option<Box<Told>>;
+
+/// See [`Said`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    pub sni: Option<String>,
+    pub database: Option<String>,
+    pub user: Option<String>,
 }
 
 /// How TLS stands with a Postgres client.
@@ -82,7 +94,7 @@ pub async fn open(
     if let Some(route) = table.alone()
         && route.db_type != DbType::Postgres
     {
-        return Ok(session(route, PostgresTls::No));
+        return Ok(session(route, PostgresTls::No, Told::default));
     }
     let until = Instant::now() + sniff_timeout;
     if first.is_empty()
@@ -90,7 +102,9 @@ pub async fn open(
     {
         let patience = Instant::now() + SERVER_FIRST_DELAY.min(sniff_timeout);
         match read(stream, first, patience).await {
-            Err(Reason::SniffTimeout) => return Ok(session(route, PostgresTls::No)),
+            Err(Reason::SniffTimeout) => {
+                return Ok(session(route, PostgresTls::No, Told::default));
+            }
             other => other?,
         }
     }
@@ -101,16 +115,16 @@ pub async fn open(
             (Sniffed::PostgresCancel(key), Some(_)) => return Ok(Opening::Cancel(key.clone())),
             (Sniffed::PostgresGssenc, Some(_)) => b'N',
             (Sniffed::PostgresSsl, Some(SslRequest::PassOn(route))) => {
-                return Ok(session(route, PostgresTls::Asked));
+                return Ok(session(route, PostgresTls::Asked, Told::default));
             }
             (Sniffed::PostgresSsl, Some(SslRequest::AskForName)) => {
                 return by_name(stream, first, table, until).await;
             }
             (Sniffed::PostgresSsl, Some(SslRequest::Decline)) => b'N',
             _ => {
-                return Ok(table
-                    .select(&sniffed)
-                    .map_or(Opening::Unmatched, |route| session(route, PostgresTls::No)));
+                return Ok(table.select(&sniffed).map_or(Opening::Unmatched, |route| {
+                    session(route, PostgresTls::No, || Told::of(&sniffed))
+                }));
             }
         };
         first.advance(NEGOTIATION_BYTES);
@@ -139,7 +153,7 @@ async fn by_name(
                 return Ok(table
                     .postgres_by_name(&hello)
                     .map_or(Opening::Unmatched, |route| {
-                        session(route, PostgresTls::Promised)
+                        session(route, PostgresTls::Promised, || Told::of_hello(&hello))
                     }));
             }
             Hello::NotTls => return Err(Reason::BadRequest),
@@ -180,10 +194,32 @@ async fn reply(stream: &mut TcpStream, answer: u8) -> Result<(), Reason> {
     written.map_err(|_| Reason::ClientClosed)
 }
 
-fn session(route: &Arc<TcpRoute>, tls: PostgresTls) -> Opening {
+fn session(route: &Arc<TcpRoute>, tls: PostgresTls, told: impl FnOnce() -> Told) -> Opening {
     Opening::Session {
         route: route.clone(),
         tls,
+        said: (!route.filters.is_empty()).then(|| Box::new(told())),
+    }
+}
+
+impl Told {
+    fn of(sniffed: &Sniffed) -> Told {
+        match sniffed {
+            Sniffed::Tls(hello) => Told::of_hello(hello),
+            Sniffed::PostgresStartup(startup) => Told {
+                sni: None,
+                database: Some(startup.database.clone()),
+                user: Some(startup.user.clone()),
+            },
+            _ => Told::default(),
+        }
+    }
+
+    fn of_hello(hello: &ClientHello) -> Told {
+        Told {
+            sni: hello.sni.clone(),
+            ..Told::default()
+        }
     }
 }
 

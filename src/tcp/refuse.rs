@@ -71,6 +71,7 @@ fn refusal(reason: Reason) -> Option<Refusal> {
         Reason::TooManyConnections => Some(Refusal::TooManyConnections),
         Reason::Drained | Reason::HandedOver => Some(Refusal::ShuttingDown),
         Reason::Unmatched | Reason::NoRoute => Some(Refusal::NoRoute),
+        Reason::FilterRefused => Some(Refusal::NotAllowed),
         Reason::ClientClosed => None,
         _ => Some(Refusal::Unavailable),
     }

@@ -19,6 +19,7 @@ use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
+use crate::tcp::filtered::{Filtered, Origin};
 use crate::tcp::opening::{self, Opening};
 use crate::tcp::refuse;
 use crate::tcp::relay::{self, Pipes};
@@ -55,6 +56,16 @@ struct Story {
     listener: Arc<str>,
     route: Option<Arc<TcpRoute>>,
     told: Told,
+}
+
+impl Story {
+    fn origin(&self) -> Origin {
+        Origin {
+            client: self.client,
+            listener: self.listener.clone(),
+            started: self.started,
+        }
+    }
 }
 
 impl Sessions {
@@ -141,8 +152,8 @@ impl Sessions {
         let config = &snapshot.config;
         let client = &mut story.client;
         let opened = opening(&mut stream, &mut first, &table, config, client).await;
-        let (route, tls) = match opened {
-            Ok(Opening::Session { route, tls }) => (route, tls),
+        let (mut route, tls, said) = match opened {
+            Ok(Opening::Session { route, tls, said }) => (route, tls, said),
             Ok(Opening::Cancel(key)) => {
                 cancel::carry(&key, &self.cancels, &table, stream).await;
                 return Reason::Ok;
@@ -159,17 +170,37 @@ impl Sessions {
             }
             Err(reason) => return unselected(story, reason),
         };
+        let opened = Instant::now();
         story.route = Some(route.clone());
+        let filtered = said.map(|said| Filtered::new(story.origin(), route.clone(), said));
+        let mut filtered = filtered.map(Box::new);
+        let mut let_in = Ok(());
+        if let Some(filtered) = &mut filtered {
+            match filtered.connect(&snapshot, opened, self.cut_off()).await {
+                Ok(another) => route = another,
+                Err(reason) => let_in = Err(reason),
+            }
+            story.route = Some(route.clone());
+        }
         let session = route.metrics.session(story.started.into_std());
         let routed = Routed {
             sessions: self,
             route: &route,
             client: story.client,
             tls,
-            deadline: Instant::now() + route.tries.timeout,
+            deadline: opened + route.tries.timeout,
             told: &mut story.told,
         };
-        let reason = routed.carry(&config.tcp_proxy, stream, first).await;
+        let reason = match let_in {
+            Ok(()) => routed.carry(&config.tcp_proxy, stream, first).await,
+            Err(reason) => {
+                refuse::client(stream, route.db_type, reason, &first).await;
+                reason
+            }
+        };
+        if let Some(filtered) = filtered {
+            filtered.finished(reason, &story.told);
+        }
         session.finished(reason);
         reason
     }

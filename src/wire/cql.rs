@@ -46,12 +46,21 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
 /// ERROR 0x1001 (Overloaded: drivers go to the next host), with version and stream of the request
 /// that begins with `first`. `None` until its header is there.
 pub(super) fn overloaded(text: &str, first: &[u8]) -> Option<Vec<u8>> {
+    error(OVERLOADED, text, first)
+}
+
+/// ERROR 0x0100 (Bad credentials: drivers do not try again), as [`overloaded`].
+pub(super) fn bad_credentials(text: &str, first: &[u8]) -> Option<Vec<u8>> {
+    error(BAD_CREDENTIALS, text, first)
+}
+
+fn error(code: u32, text: &str, first: &[u8]) -> Option<Vec<u8>> {
     let version = first.first()? & 0x7f;
     let stream_bytes = if version <= 2 { 1 } else { 2 };
     let stream = first.get(2..2 + stream_bytes)?;
     first.get(HEADER_BYTES - 1)?;
     let text = &text.as_bytes()[..text.len().min(usize::from(u16::MAX))];
-    let mut body = OVERLOADED.to_be_bytes().to_vec();
+    let mut body = code.to_be_bytes().to_vec();
     body.extend((text.len() as u16).to_be_bytes());
     body.extend(text);
     let mut frame = vec![version | RESPONSE, 0];
@@ -97,6 +106,7 @@ const STARTUP: u8 = 0x01;
 const OPTIONS: u8 = 0x05;
 const SUPPORTED: u8 = 0x06;
 const PROTOCOL_ERROR: u32 = 0x000a;
+const BAD_CREDENTIALS: u32 = 0x0100;
 const OVERLOADED: u32 = 0x1001;
 
 /// Longest STARTUP body believed: drivers send names and versions, 200 bytes.

@@ -27,11 +27,12 @@ pub(super) fn has_head(request: &[u8]) -> bool {
         || request.windows(3).any(|three| three == b"\n\r\n")
 }
 
-/// The response that refuses: 503 with Retry-After, or 404 when no route matched; then the
-/// connection ends. Products other than the three get `application/problem+json`.
+/// The response that refuses: 503 with Retry-After, 404 when no route matched, or 403 when a
+/// filter says no; then the connection ends. Products other than the three get `application/problem+json`.
 pub(super) fn response(db: DbType, refusal: Refusal, why: &str, request: &[u8]) -> Vec<u8> {
     let (status, title, retry) = match refusal {
         Refusal::NoRoute => (404, "Not Found", ""),
+        Refusal::NotAllowed => (403, "Forbidden", ""),
         _ => (503, "Service Unavailable", "Retry-After: 1\r\n"),
     };
     let why = serde_json::Value::from(why);
@@ -43,6 +44,7 @@ pub(super) fn response(db: DbType, refusal: Refusal, why: &str, request: &[u8]) 
         DbType::Influxdb => (
             "application/json",
             match status {
+                403 => format!(r#"{{"code":"forbidden","message":{why}}}"#),
                 404 => format!(r#"{{"code":"not found","message":{why}}}"#),
                 _ => format!(r#"{{"code":"unavailable","message":{why}}}"#),
             },

@@ -40,6 +40,15 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
 /// The answer `ok: 0`, code 91 (drivers look for another server and retry) to the request that
 /// begins with `first`. `None` until its header is there.
 pub(super) fn shutdown_in_progress(text: &str, first: &[u8]) -> Option<Vec<u8>> {
+    error(91, "ShutdownInProgress", text, first)
+}
+
+/// Error 13, as [`shutdown_in_progress`]: drivers do not try again.
+pub(super) fn unauthorized(text: &str, first: &[u8]) -> Option<Vec<u8>> {
+    error(13, "Unauthorized", text, first)
+}
+
+fn error(code: i32, name: &str, text: &str, first: &[u8]) -> Option<Vec<u8>> {
     let mut header = Reader::new(first);
     header.u32_le()?;
     let request = header.u32_le()?;
@@ -48,8 +57,8 @@ pub(super) fn shutdown_in_progress(text: &str, first: &[u8]) -> Option<Vec<u8>> 
     let document = bson::write(&[
         ("ok", Value::Double(0.0)),
         ("errmsg", Value::String(text.as_bytes())),
-        ("code", Value::Int32(91)),
-        ("codeName", Value::String(b"ShutdownInProgress")),
+        ("code", Value::Int32(code)),
+        ("codeName", Value::String(name.as_bytes())),
     ]);
     Some(if opcode == OP_QUERY {
         // Response flags, cursor, starting from, number returned.

@@ -23,6 +23,8 @@ pub enum Refusal {
     ShuttingDown,
     /// Nothing in the configuration matches.
     NoRoute,
+    /// A filter says no.
+    NotAllowed,
 }
 
 /// The refusal in one piece. `first` is what the client has sent so far; where the answer depends
@@ -31,14 +33,14 @@ pub enum Refusal {
 ///
 /// | database | answer |
 /// |---|---|
-/// | Postgres | FATAL 53300 (too many, queue), 57P03 (unavailable), 57P01 (shutting down), 08004 (no route) |
-/// | MySQL | ERR 1040 (too many, queue), 1053, in place of the greeting |
+/// | Postgres | FATAL 53300 (too many, queue), 57P03 (unavailable), 57P01 (shutting down), 08004 (no route), 28000 (not allowed) |
+/// | MySQL | ERR 1040 (too many, queue), 1130 (not allowed), 1053, in place of the greeting |
 /// | Redis | `-ERR <why>` |
-/// | MongoDB | `ok: 0`, 91 ShutdownInProgress |
-/// | Cassandra | ERROR 0x1001 Overloaded |
-/// | SQL Server | ERROR 17809 of class 20 |
-/// | Oracle | REFUSE with ORA-12520 (too many, queue), 12541 (unavailable, shutting down), 12514 (no route) |
-/// | HTTP | 503 with Retry-After, or 404 (no route), and the product's JSON |
+/// | MongoDB | `ok: 0`, 91 ShutdownInProgress, 13 Unauthorized (not allowed) |
+/// | Cassandra | ERROR 0x1001 Overloaded, 0x0100 Bad credentials (not allowed) |
+/// | SQL Server | ERROR 17809 of class 20, 18456 (not allowed) |
+/// | Oracle | REFUSE with ORA-12520 (too many, queue), 12541 (unavailable, shutting down), 12514 (no route), 12529 (not allowed) |
+/// | HTTP | 503 with Retry-After, 404 (no route) or 403 (not allowed), and the product's JSON |
 pub fn refuse(db: DbType, refusal: Refusal, why: &str, first: &[u8]) -> Vec<u8> {
     let why = &*super::printable(why.as_bytes());
     let text = text(refusal, why);
@@ -49,6 +51,7 @@ pub fn refuse(db: DbType, refusal: Refusal, why: &str, first: &[u8]) -> Vec<u8> 
                 Refusal::Unavailable => "57P03",
                 Refusal::ShuttingDown => "57P01",
                 Refusal::NoRoute => "08004",
+                Refusal::NotAllowed => "28000",
             };
             postgres::error_response(state, &postgres_text(refusal, why))
         }
@@ -56,19 +59,29 @@ pub fn refuse(db: DbType, refusal: Refusal, why: &str, first: &[u8]) -> Vec<u8> 
             Refusal::TooManyConnections | Refusal::QueueTimeout => {
                 mysql::error_before_handshake(1040, &format!("Too many connections ({why})"))
             }
+            Refusal::NotAllowed => mysql::error_before_handshake(1130, &text),
             _ => {
                 mysql::error_before_handshake(1053, &format!("Server shutdown in progress ({why})"))
             }
         },
         DbType::Redis => redis::error_reply(why),
-        DbType::Mongodb => mongodb::shutdown_in_progress(&text, first).unwrap_or_default(),
-        DbType::Cassandra => cql::overloaded(&text, first).unwrap_or_default(),
-        DbType::Sqlserver => tds::fatal_error(17809, &text, TDS_VERSION),
+        DbType::Mongodb => match refusal {
+            Refusal::NotAllowed => mongodb::unauthorized(&text, first),
+            _ => mongodb::shutdown_in_progress(&text, first),
+        }
+        .unwrap_or_default(),
+        DbType::Cassandra => match refusal {
+            Refusal::NotAllowed => cql::bad_credentials(&text, first),
+            _ => cql::overloaded(&text, first),
+        }
+        .unwrap_or_default(),
+        DbType::Sqlserver => tds::fatal_error(tds_number(refusal), &text, TDS_VERSION),
         DbType::Oracle => {
             let code = match refusal {
                 Refusal::TooManyConnections | Refusal::QueueTimeout => 12520,
                 Refusal::Unavailable | Refusal::ShuttingDown => 12541,
                 Refusal::NoRoute => 12514,
+                Refusal::NotAllowed => 12529,
             };
             tns::refuse(code, why)
         }
@@ -187,6 +200,7 @@ impl Refuser {
             // Whatever is spoken inside of it.
             let alert = match self.refusal {
                 Refusal::NoRoute => tls::Alert::UnrecognizedName,
+                Refusal::NotAllowed => tls::Alert::AccessDenied,
                 _ => tls::Alert::InternalError,
             };
             return self.done(tls::alert(alert).to_vec());
@@ -359,11 +373,23 @@ fn advance_tds(
             tds::Sent::Prelogin => written.extend(tds::prelogin_answer()),
             tds::Sent::Login { version } => {
                 let version = if version == 0 { TDS_VERSION } else { version };
-                written.extend(tds::fatal_error(17809, &text(refusal, why), version));
+                written.extend(tds::fatal_error(
+                    tds_number(refusal),
+                    &text(refusal, why),
+                    version,
+                ));
                 return Step::Done(written);
             }
             tds::Sent::Other => return Step::Done(written),
         }
+    }
+}
+
+/// Too many connections, or a login that failed.
+fn tds_number(refusal: Refusal) -> i32 {
+    match refusal {
+        Refusal::NotAllowed => 18456,
+        _ => 17809,
     }
 }
 
@@ -377,6 +403,7 @@ fn postgres_text(refusal: Refusal, why: &str) -> String {
             format!("terminating connection due to administrator command ({why})")
         }
         Refusal::NoRoute => format!("no route matches this connection ({why})"),
+        Refusal::NotAllowed => format!("this connection is not allowed ({why})"),
     }
 }
 
@@ -389,6 +416,7 @@ fn text(refusal: Refusal, why: &str) -> String {
         Refusal::Unavailable => format!("the server is not available ({why})"),
         Refusal::ShuttingDown => format!("the server is shutting down ({why})"),
         Refusal::NoRoute => format!("no route matches this connection ({why})"),
+        Refusal::NotAllowed => format!("this connection is not allowed ({why})"),
     }
 }
 

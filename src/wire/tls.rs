@@ -51,6 +51,7 @@ pub fn may_begin(bytes: &[u8]) -> bool {
 /// Why a handshake is ended (RFC 8446 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alert {
+    AccessDenied = 49,
     InternalError = 80,
     UnrecognizedName = 112,
 }

@@ -9,6 +9,7 @@ mod builtin_rate_limit;
 mod configured;
 mod core;
 mod failures;
+mod tcp;
 
 use std::sync::{Arc, Mutex};
 

@@ -8,12 +8,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::wire::postgres::{CancelKey, GSSENC_REQUEST, SSL_REQUEST};
 
-const ALL: [Refusal; 5] = [
+const ALL: [Refusal; 6] = [
     Refusal::TooManyConnections,
     Refusal::QueueTimeout,
     Refusal::Unavailable,
     Refusal::ShuttingDown,
     Refusal::NoRoute,
+    Refusal::NotAllowed,
 ];
 
 fn startup() -> Vec<u8> {
@@ -51,6 +52,11 @@ fn a_client_that_speaks_tls_reads_an_alert() {
             Step::Done(vec![21, 3, 3, 0, 2, 2, alert])
         );
     }
+    let mut refuser = Refuser::new(DbType::Redis, Refusal::NotAllowed, "why");
+    assert_eq!(
+        refuser.advance(hello),
+        Step::Done(vec![21, 3, 3, 0, 2, 2, 49])
+    );
     let mut refuser = Refuser::sniffing(Refusal::NoRoute, "unmatched");
     assert_eq!(
         refuser.advance(hello),
@@ -136,6 +142,11 @@ fn postgres_texts_and_states_are_those_that_clients_know() {
             "08004",
             "no route matches this connection (w)",
         ),
+        (
+            Refusal::NotAllowed,
+            "28000",
+            "this connection is not allowed (w)",
+        ),
     ] {
         let body = format!("SFATAL\0VFATAL\0C{state}\0M{text}\0\0");
         let length = (body.len() as u32 + 4).to_be_bytes();
@@ -189,6 +200,10 @@ fn mysql_is_refused_before_its_client_speaks() {
         (
             Refusal::ShuttingDown,
             b"\x22\0\0\0\xff\x1d\x04Server shutdown in progress (w)",
+        ),
+        (
+            Refusal::NotAllowed,
+            b"\x25\0\0\0\xff\x6a\x04this connection is not allowed (w)",
         ),
     ] {
         let mut refuser = Refuser::new(DbType::Mysql, refusal, "w");
@@ -246,6 +261,7 @@ fn oracle_numbers_are_those_of_a_listener() {
         (Refusal::Unavailable, "(ERR=12541)"),
         (Refusal::ShuttingDown, "(ERR=12541)"),
         (Refusal::NoRoute, "(ERR=12514)"),
+        (Refusal::NotAllowed, "(ERR=12529)"),
     ] {
         let bytes = refuse(DbType::Oracle, refusal, "w", b"");
         assert!(
