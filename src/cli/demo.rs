@@ -14,17 +14,17 @@ use crate::error::Error;
 use crate::server::Gateway;
 
 /// Runs until Ctrl-C.
-pub fn run() -> Result<ExitCode, Error> {
+pub fn run(add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Error> {
     let one = origin("one")?;
     let two = origin("two")?;
     let dead = dead_port()?;
     let yaml = yaml(one, two, dead);
     let config = config::parse(&yaml, Path::new("demo.yml"))
         .map_err(|problems| Error::config(problems.to_string()))?;
-    let running = Gateway::new(config);
+    let gateway = add(Gateway::new(config));
     println!("{yaml}");
     println!("{}", commands(&program()));
-    running.run()?;
+    gateway.run()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,7 +1,8 @@
 //! The command line: arguments and verbs.
 //!
-//! [`main`] is all that a binary needs, so an embedder's has the same command line. Invariant: a
-//! verb returns its exit code and never ends the process itself. Exit codes: 0 fine, 2 usage, 78
+//! [`main`] is all that our binary needs, and [`main_with`] all that an embedder's does to have the
+//! same command line with its own filters. Invariants: a verb returns its exit code and never ends
+//! the process itself; an embedder's code runs after the process forked, never before. Exit codes: 0 fine, 2 usage, 78
 //! bad or missing configuration (EX_CONFIG of sysexits.h), 1 anything else.
 
 mod demo;
@@ -19,7 +20,6 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::error::Error;
-use crate::filter::Registry;
 use crate::server::Gateway;
 use crate::server::daemon::{self, Outcome, Report, Side};
 use crate::server::paths::{Mode, Paths};
@@ -70,11 +70,35 @@ enum Verb {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    main_from(std::env::args_os())
+    main_with(|gateway| gateway)
 }
 
-/// Runs the command line `args`, the program's name first.
-pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// As [`main`], for a gateway to which `add` adds filters and the like.
+///
+/// `add` is called once, whatever is asked for but `health`, and with `-d` in the process that
+/// stays: it may start threads. The program must not have any before.
+///
+/// ```no_run
+/// use harbr_router::{cli, filter};
+///
+/// fn main() -> std::process::ExitCode {
+///     cli::main_with(|gateway| {
+///         gateway.every_request("greet", filter::from_fn(|cx| {
+///             cx.request_mut().set("x-greeting".parse()?, "hello".parse()?)?;
+///             Ok(filter::Verdict::Continue)
+///         }))
+///     })
+/// }
+/// ```
+pub fn main_with(add: impl FnOnce(Gateway) -> Gateway) -> ExitCode {
+    main_from(std::env::args_os(), add)
+}
+
+/// As [`main_with`], for the command line `args`, the program's name first.
+pub fn main_from(
+    args: impl IntoIterator<Item = OsString>,
+    add: impl FnOnce(Gateway) -> Gateway,
+) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(usage) => {
@@ -82,7 +106,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(usage.exit_code() as u8);
         }
     };
-    match run(&args) {
+    match run(&args, add) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
@@ -98,15 +122,18 @@ fn code_of(error: &Error) -> u8 {
     }
 }
 
-fn run(args: &Args) -> Result<ExitCode, Error> {
+fn run(args: &Args, add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Error> {
     match &args.verb {
         Some(Verb::Schema) => {
-            println!("{:#}", Registry::built_in().schema());
+            let any = config::parse(ANY, Path::new("any.yml"));
+            let any = any.map_err(|problems| Error::config(problems.to_string()))?;
+            println!("{:#}", add(Gateway::new(any)).schema());
             Ok(ExitCode::SUCCESS)
         }
-        Some(Verb::Demo) => demo::run(),
+        Some(Verb::Demo) => demo::run(add),
         Some(Verb::Explain { method, url }) => {
             let config = load(&file(args))?;
+            add(Gateway::new(config.clone())).check_names()?;
             print!("{}", explain::explain(&config, method, url)?);
             Ok(ExitCode::SUCCESS)
         }
@@ -115,19 +142,19 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
             let config = load(&file(args))?;
             let summary = summary(&config);
             warn_of(&config);
-            Gateway::new(config).check()?;
+            add(Gateway::new(config)).check()?;
             println!("{summary}");
             Ok(ExitCode::SUCCESS)
         }
-        None => serve(args),
+        None => serve(args, add),
     }
 }
 
-fn serve(args: &Args) -> Result<ExitCode, Error> {
+fn serve(args: &Args, add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Error> {
     let config = load_for_good(&file(args))?;
     warn_of(&config);
     if !args.daemon {
-        run_gateway(args, config, Mode::Foreground, None)?;
+        run_gateway(args, config, add, None)?;
         return Ok(ExitCode::SUCCESS);
     }
     match daemon::fork()? {
@@ -140,7 +167,7 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
         }),
         Side::Daemon(report) => {
             let report = Arc::new(report);
-            let Err(error) = run_gateway(args, config, Mode::Daemon, Some(report.clone())) else {
+            let Err(error) = run_gateway(args, config, add, Some(report.clone())) else {
                 return Ok(ExitCode::SUCCESS);
             };
             let code = code_of(&error);
@@ -154,10 +181,14 @@ fn serve(args: &Args) -> Result<ExitCode, Error> {
 fn run_gateway(
     args: &Args,
     config: Config,
-    mode: Mode,
+    add: impl FnOnce(Gateway) -> Gateway,
     report: Option<Arc<Report>>,
 ) -> Result<(), Error> {
     mallopt::keep_freed_memory();
+    let mode = match report {
+        Some(_) => Mode::Daemon,
+        None => Mode::Foreground,
+    };
     let paths = Paths::of(&config, mode);
     let log = ProcessLog::start(paths.log_file.as_deref(), LOG_FILTER)?;
     if paths.log_file.is_some() {
@@ -167,7 +198,7 @@ fn run_gateway(
         }
     }
     let reopening = log.reopening();
-    let mut gateway = Gateway::new(config)
+    let mut gateway = add(Gateway::new(config))
         .pid_file(paths.pid_file)
         .on_reopen(move || reopening.now());
     if args.upgrade {
@@ -233,4 +264,7 @@ fn summary(config: &Config) -> String {
 
 /// Pingora tells about each of its services and requests; what matters of it we say ourselves.
 const LOG_FILTER: &str = "info,pingora_core=warn,pingora_proxy=error,pingora_load_balancing=error";
+/// For what does not depend on a configuration.
+const ANY: &str = "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 1\nmax_connections: 1\n\
+    routes: {/: {upstream: \"http://127.0.0.1:1\"}}\n";
 const EX_CONFIG: u8 = 78;

@@ -92,6 +92,12 @@ impl Gateway {
         writable::check(&self.config)
     }
 
+    /// That everything the configuration names in `balance` is there: the part of
+    /// [`check`](Gateway::check) that looks at nothing outside of it.
+    pub fn check_names(&self) -> Result<(), Error> {
+        self.additions.balancers.check(&self.config)
+    }
+
     /// Runs until `stop` is done, then drains; `again` ends the drain at once. Blocks the thread.
     /// The process stays its owner's: no pid file, no change of account, no signals.
     pub fn run_until(self, stop: Stop, again: Stop) -> Result<(), Error> {

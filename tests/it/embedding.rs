@@ -2,3 +2,4 @@
 
 mod balancers;
 mod discoveries;
+mod services;
