@@ -13,6 +13,7 @@ mod deadlines;
 mod deploy;
 mod docs;
 mod embedding;
+mod examples;
 mod filters;
 mod forwarding;
 mod health;
