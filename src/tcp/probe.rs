@@ -73,10 +73,13 @@ impl Ready for BeginSession {
                 verdict => break verdict,
             }
         };
-        // In order, so that the server has nothing to say about it.
-        stream.shutdown().await?;
-        let mut rest = (&mut stream).take(MAX_READ_BYTES as u64);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+        // In order, so that the server has nothing to say about it. The verdict stands already.
+        let leave = async {
+            stream.shutdown().await?;
+            let mut rest = (&mut stream).take(MAX_READ_BYTES as u64);
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+        };
+        let _left = tokio::time::timeout(PATIENCE, leave).await;
         match verdict {
             Verdict::Alive => Ok(()),
             Verdict::Refused(text) => Err(io::Error::other(text)),
