@@ -210,6 +210,7 @@ fn tag(nth: usize) -> String {
 /// Whether a request belongs to an earlier case: the gateway let go of it before the endpoint had
 /// read it.
 fn is_of_another(said: &Said, case: &str) -> bool {
-    let tag = said.target.rsplit('/').next().unwrap_or_default();
-    tag.len() == 4 && tag.bytes().all(|b| b"BCDFJKLMNQ".contains(&b)) && tag != case
+    let is_letter = |b: &u8| b"BCDFJKLMNQ".contains(b);
+    let letters = said.target.bytes().rev().take_while(is_letter).count();
+    letters == 4 && !said.target.ends_with(case)
 }

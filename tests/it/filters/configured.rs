@@ -123,7 +123,8 @@ fn what_a_filter_read_from_files_counts_as_its_settings() {
     let gateway = embed(Gateway::new(config::load(&file).unwrap()));
     let running = gateway.spawn().unwrap();
     let admin = running.admin_addr().unwrap();
-    let reload = || Client::connect(admin).call("POST", "/reload", &[], b"");
+    let host = admin.to_string();
+    let reload = || Client::connect(admin).call("POST", "/reload", &[("Host", &host)], b"");
     let mut client = Client::connect(running.http_addr());
     assert_eq!(client.get("/").text(), "one 1");
     write("\n# another text\n").unwrap();

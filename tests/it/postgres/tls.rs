@@ -112,7 +112,8 @@ with connect(sslmode="require", sslnegotiation="direct") as db:
         db.execute("DO $$ BEGIN RAISE NOTICE 'running'; PERFORM pg_sleep(20); END $$")
     except psycopg.errors.QueryCanceled as error:
         print(error.sqlstate)
-print(began)
+# What begins otherwise is the gateway's own question before it connects ahead.
+print([first for first in began if first == b"\x16"])
 "#;
 
 #[test]

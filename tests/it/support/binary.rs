@@ -8,7 +8,8 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -253,18 +254,24 @@ pub fn run_in(folder: &Path, config_file: &str, args: &[&str]) -> Output {
 
 #[track_caller]
 fn run_as(mut command: Command, args: &[&str]) -> Output {
-    let mut child = command
+    let child = command
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the built program starts");
-    if ended(&mut child, Duration::from_secs(10)).is_none() {
-        let _ = child.kill();
-        panic!("{args:?} does not end: {:?}", child.wait_with_output());
+    let pid = Pid::from_raw(child.id() as i32);
+    // Read while it runs: what it says may be more than a pipe holds.
+    let (said, says) = mpsc::channel();
+    thread::spawn(move || said.send(child.wait_with_output()));
+    match says.recv_timeout(Duration::from_secs(10)) {
+        Ok(output) => output.expect("it ended"),
+        Err(_) => {
+            let _ = kill(pid, Signal::SIGKILL);
+            panic!("{args:?} does not end: {:?}", says.recv());
+        }
     }
-    child.wait_with_output().expect("it ended")
 }
 
 /// `keys` with an upgrade socket in the folder of the configuration: that of the machine is no
