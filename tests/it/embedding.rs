@@ -2,4 +2,5 @@
 
 mod balancers;
 mod discoveries;
+mod project;
 mod services;

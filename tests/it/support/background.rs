@@ -68,8 +68,13 @@ impl Background {
     /// As [`launch`](Background::launch), with further `args`.
     #[track_caller]
     pub fn launch_with(&self, args: &[&str]) -> Output {
+        self.launch_as(program(), args)
+    }
+
+    /// As [`launch_with`](Background::launch_with), of another program.
+    #[track_caller]
+    pub fn launch_as(&self, mut command: Command, args: &[&str]) -> Output {
         let folder = self.folder.path();
-        let mut command = program();
         command.current_dir(folder.parent().expect("a folder below another"));
         let name = Path::new(folder.file_name().expect("it has a name"));
         command

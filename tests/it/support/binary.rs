@@ -5,11 +5,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -39,7 +39,18 @@ impl Binary {
     /// As [`start`](Binary::start), with more in its environment.
     #[track_caller]
     pub fn start_in(keys: &str, environment: &[(&str, &OsStr)]) -> Binary {
-        Binary::start_with(keys, environment, |folder| {
+        let ours = || {
+            let mut command = program();
+            command.envs(environment.iter().copied());
+            command
+        };
+        Binary::start_as(ours, keys)
+    }
+
+    /// As [`start`](Binary::start), of the program that `program` starts.
+    #[track_caller]
+    pub fn start_as(program: impl Fn() -> Command, keys: &str) -> Binary {
+        Binary::start_with(program, keys, |folder| {
             // A file: a pipe that nobody reads is soon full.
             let file = File::create(folder.join("stderr")).expect("a file in it");
             file.into()
@@ -49,7 +60,7 @@ impl Binary {
     /// As [`start`](Binary::start), with nobody who reads what it writes to stderr.
     #[track_caller]
     pub fn start_unread(keys: &str) -> Binary {
-        Binary::start_with(keys, &[], |_| Stdio::piped())
+        Binary::start_with(program, keys, |_| Stdio::piped())
     }
 
     /// As [`start`](Binary::start), on the address of `netns`, where every port is free.
@@ -79,8 +90,8 @@ impl Binary {
 
     #[track_caller]
     fn start_with(
+        program: impl Fn() -> Command,
         keys: &str,
-        environment: &[(&str, &OsStr)],
         stderr: impl Fn(&Path) -> Stdio,
     ) -> Binary {
         for _ in 0..10 {
@@ -90,7 +101,6 @@ impl Binary {
             let child = program()
                 .arg("-c")
                 .arg(&file)
-                .envs(environment.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(stderr(folder.path()))
                 .spawn()
@@ -252,25 +262,41 @@ pub fn run_in(folder: &Path, config_file: &str, args: &[&str]) -> Output {
     run_as(command, args)
 }
 
+/// As [`run`], of a program that is set up already.
 #[track_caller]
-fn run_as(mut command: Command, args: &[&str]) -> Output {
-    let child = command
+pub fn run_as(mut command: Command, args: &[&str]) -> Output {
+    // Files: a pipe that nobody reads is soon full.
+    let files = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+    let [stdout, stderr] = files.each_ref().map(|file| {
+        let copy = file.try_clone().expect("one more descriptor");
+        Stdio::from(copy)
+    });
+    let mut child = command
         .args(args)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()
         .expect("the built program starts");
-    let pid = Pid::from_raw(child.id() as i32);
-    // Read while it runs: what it says may be more than a pipe holds.
-    let (said, says) = mpsc::channel();
-    thread::spawn(move || said.send(child.wait_with_output()));
-    match says.recv_timeout(Duration::from_secs(10)) {
-        Ok(output) => output.expect("it ended"),
-        Err(_) => {
-            let _ = kill(pid, Signal::SIGKILL);
-            panic!("{args:?} does not end: {:?}", says.recv());
-        }
+    let status = ended(&mut child, Duration::from_secs(10));
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let [stdout, stderr] = files.map(|mut file| {
+        let mut bytes = Vec::new();
+        file.rewind().expect("it is a file");
+        file.read_to_end(&mut bytes).expect("it is a file");
+        bytes
+    });
+    let Some(status) = status else {
+        let said = String::from_utf8_lossy(&stderr);
+        panic!("{args:?} does not end: {said}");
+    };
+    Output {
+        status,
+        stdout,
+        stderr,
     }
 }
 
