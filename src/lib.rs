@@ -4,20 +4,27 @@
 //! # Embedding it
 //!
 //! ```no_run
-//! use std::path::Path;
+//! use harbr_router::filter::{Verdict, from_fn};
+//! use harbr_router::server::Gateway;
 //!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let config = harbr_router::config::load(Path::new("config.yml"))?;
-//!     let running = harbr_router::server::Gateway::new(config).spawn()?;
+//! fn main() -> Result<(), harbr_router::Error> {
+//!     let hello = from_fn(|cx| {
+//!         cx.request_mut().set("x-hello".parse()?, "world".parse()?)?;
+//!         Ok(Verdict::Continue)
+//!     });
+//!     let running = Gateway::from_file("config.yml")?
+//!         .every_request("hello", hello)
+//!         .spawn()?;
 //!     println!("serving on {}", running.http_addr());
 //!     running.stop();
 //!     Ok(())
 //! }
 //! ```
 //!
-//! [`server::Gateway::run`] blocks until TERM or INT instead; [`cli::main`] is the whole command
-//! line. [`server::adapter`] puts one TCP route into a Pingora server of your own. Nothing is
-//! global: several gateways run in one process.
+//! [`filter::writing`] is the chapter on filters. [`server::Gateway::run`] blocks until TERM or INT
+//! instead; [`cli::main_with`] is the whole command line for a gateway with filters of its own.
+//! [`server::adapter`] puts one TCP route into a Pingora server of your own. Nothing is global:
+//! several gateways run in one process.
 //!
 //! # Where things are
 //!

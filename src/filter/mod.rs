@@ -4,7 +4,7 @@
 //! Either is registered in a [`Registry`] under the name that `filters: [{type: …}]` uses. Protocol
 //! work is not done here: `http/` and `tcp/` call a route's chain at the right moments. Invariants:
 //! a filter that fails or panics costs its own request and nothing else; framing headers are the
-//! gateway's.
+//! gateway's. [`writing`] is the chapter on how to write one.
 
 mod bad_setting;
 mod builtin;
@@ -19,6 +19,9 @@ mod response;
 mod schema;
 mod tcp;
 mod tcp_chain;
+
+#[doc = include_str!("writing.md")]
+pub mod writing {}
 
 use std::ops::BitOr;
 
