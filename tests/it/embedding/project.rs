@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// The built program.
 ///
-/// It shares the target folder and the lock file of the crate, so what is compiled is this one
+/// It shares the target folder and the lock file of the crate, so little is compiled beside this one
 /// crate, and nothing is asked of the network.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
