@@ -37,7 +37,10 @@ fn who_asks_too_often_is_told_when_to_come_again() {
     assert!((5390..=5400).contains(&number(&refused, "RateLimit-Reset")));
     assert_eq!(from(&gw, "203.0.113.2").status, 200, "another client");
     assert_eq!(origin.requests(), 4);
-    assert_eq!(gw.reasons(5)[3], "rate_limited");
+    // Each client's connection is its own; their records may change places.
+    let mut reasons = gw.reasons(5);
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["ok", "ok", "ok", "ok", "rate_limited"]);
     let metrics = gw.metrics();
     let labels = [("reason", "rate_limited"), ("code", "4xx")];
     assert_eq!(metrics.sum("harbr_http_requests_total", &labels), 1.0);
