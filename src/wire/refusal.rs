@@ -114,6 +114,8 @@ pub struct Refuser {
     held: Vec<u8>,
     /// Bytes taken in all.
     taken: usize,
+    /// Nothing of it was consumed: TLS begins here or not at all.
+    at_start: bool,
 }
 
 #[derive(Debug)]
@@ -166,6 +168,7 @@ impl Refuser {
             state,
             held: Vec::new(),
             taken: 0,
+            at_start: true,
         }
     }
 
@@ -196,7 +199,8 @@ impl Refuser {
     }
 
     fn step(&mut self, is_full: bool) -> Step {
-        if tls::begins(&self.held) && !matches!(self.state, State::Over) {
+        let may_be_tls = self.at_start && !matches!(self.state, State::Over);
+        if may_be_tls && tls::begins(&self.held) {
             // Whatever is spoken inside of it.
             let alert = match self.refusal {
                 Refusal::NoRoute => tls::Alert::UnrecognizedName,
@@ -205,7 +209,7 @@ impl Refuser {
             };
             return self.done(tls::alert(alert).to_vec());
         }
-        if tls::may_begin(&self.held) {
+        if may_be_tls && tls::may_begin(&self.held) {
             return Step::NeedMore;
         }
         match &mut self.state {
@@ -298,6 +302,7 @@ impl Refuser {
                 return self.done(written);
             }
             self.held.drain(..postgres::SSL_REQUEST.len());
+            self.at_start = false;
             written.push(b'N');
         }
     }
@@ -324,6 +329,7 @@ impl Refuser {
                 Some(length) if *answers_left > 1 => {
                     *answers_left -= 1;
                     self.held.drain(..length);
+                    self.at_start = false;
                 }
                 _ => return self.done(written),
             }

@@ -71,6 +71,13 @@ fn a_client_that_speaks_tls_reads_an_alert() {
         }
         assert_eq!(step, Step::Done(vec![21, 3, 3, 0, 2, 2, 80]), "{cut}");
     }
+    // Not after it was told that there is no TLS, whether the two came together or not.
+    let rest = [&SSL_REQUEST[..], hello].concat();
+    for cut in 0..rest.len() {
+        let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "why");
+        let said = written(&mut refuser, &[&rest[..cut], &rest[cut..]]);
+        assert_eq!(said, (b"N".to_vec(), true), "{cut}");
+    }
     // After its request for TLS was answered by the session, not by the refuser.
     let mut refuser = Refuser::new(DbType::Postgres, Refusal::NoRoute, "unmatched");
     assert_eq!(
