@@ -46,6 +46,9 @@ pub struct Snapshot {
     pub chains: Chains,
     /// Where requests are counted that matched no route (`route="-"`).
     pub unrouted: HttpRouteMetrics,
+    /// An upstream of an HTTP route has `max_connections`: unused connections to servers must be
+    /// found whoever asks, so that they are not opened a second time.
+    pub counts_http_connections: bool,
 }
 
 impl Snapshot {
@@ -75,6 +78,7 @@ impl Snapshot {
             let compiled = Arc::new(compiled);
             tcp.entry(route.listen).or_default().push(compiled);
         }
+        let counts_http_connections = routes.iter().any(|(_, route)| route.upstream.is_limited());
         let mut hasher = DefaultHasher::new();
         config.text.hash(&mut hasher);
         Ok(Snapshot {
@@ -88,6 +92,7 @@ impl Snapshot {
             upstreams: upstreams.all,
             chains,
             unrouted: metrics.http_route("-"),
+            counts_http_connections,
             config,
         })
     }

@@ -194,11 +194,16 @@ impl ProxyHttp for Proxy {
         if !lease.queued_for().is_zero() {
             ctx.waited(&route, lease.queued_for());
         }
+        let snapshot = ctx.snapshot.as_ref();
+        let counted = snapshot.is_some_and(|snapshot| snapshot.counts_http_connections);
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
             Next::First | Next::Retry { .. } => {
                 ctx.tries += 1;
-                Reuse::Pooled
+                match counted {
+                    true => Reuse::Pooled,
+                    false => Reuse::PooledHere,
+                }
             }
         };
         ctx.try_started = Instant::now();

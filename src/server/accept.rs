@@ -1,11 +1,15 @@
 //! The one Pingora service that accepts on every listening socket.
 //!
 //! Its own implementation because Pingora's gives each service a runtime, cannot change listeners
-//! while it runs, and panics in a task when a bind fails. Invariants: all accept loops and
-//! connections run in this service's one multi-thread runtime; a connection is counted before it
-//! is spawned and uncounted by Drop. `server/mod.rs` adds it to the Pingora server.
+//! while it runs, and panics in a task when a bind fails. Invariants: each accept loop runs in one
+//! of the `workers` and gives its connections to all of them; a connection is counted before it is
+//! spawned and uncounted by Drop. In the service's own runtime, whose threads share their work, run
+//! the admin listener, so that it answers whatever the workers do, and the HTTP connections of a
+//! configuration that limits connections to servers. `assembled.rs` adds it to the Pingora server.
 
-use std::net::SocketAddr;
+mod socket;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +19,11 @@ use log::{debug, info, warn};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora_proxy::HttpProxy;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::socket::Watched;
 use crate::error::Reason;
 use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
@@ -30,6 +35,7 @@ use crate::server::handoff::old::Accepting;
 use crate::server::io::GateStream;
 use crate::server::listener::{Identity, Kind, Listener};
 use crate::server::refusal::refuse;
+use crate::server::workers::{Place, Workers};
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::ListenerMetrics;
@@ -39,6 +45,7 @@ pub struct Edges {
     pub snapshots: SnapshotHandle,
     pub drain: Arc<Drain>,
     pub accepting: Accepting,
+    pub workers: Workers,
     pub http: Arc<HttpProxy<Proxy>>,
     pub http_edge: Arc<HttpEdge>,
     pub admin: Arc<Admin>,
@@ -91,7 +98,7 @@ impl ServiceWithDependents for Listeners {
         self.edges.drain.set_ready();
         let mut running = Vec::new();
         for listener in self.listeners.drain(..) {
-            running.extend(start(listener, &self.edges));
+            running.push(start(listener, &self.edges));
         }
         ready.notify_ready();
         self.launch.accepting().await;
@@ -105,7 +112,7 @@ impl ServiceWithDependents for Listeners {
                 }
             }
             for listener in change.add {
-                running.extend(start(listener, &self.edges));
+                running.push(start(listener, &self.edges));
             }
             let _ = change.done.send(());
         }
@@ -127,31 +134,31 @@ impl ServiceWithDependents for Listeners {
     }
 }
 
-fn start(listener: Listener, edges: &Arc<Edges>) -> Option<(Identity, JoinHandle<()>)> {
+fn start(listener: Listener, edges: &Arc<Edges>) -> (Identity, JoinHandle<()>) {
     let Listener {
         identity,
         bound,
         metrics,
     } = listener;
-    let socket = TcpListener::from_std(bound.socket)
-        .inspect_err(|error| {
-            log::error!("{}: cannot be watched for connections: {error}", bound.text);
-        })
-        .ok()?;
+    let socket = Arc::new(bound.socket);
+    edges.accepting.note(identity, &socket);
     let door = Door {
         identity,
         text: bound.text,
         addr: bound.addr,
         metrics,
-        socket: Arc::new(socket),
+        socket,
     };
-    edges.accepting.note(identity, &door.socket);
     let edges = edges.clone();
     let accepting = match identity.kind {
         Kind::Admin => tokio::spawn(accept_admin(door, edges)),
-        Kind::Http | Kind::Tcp => tokio::spawn(accept_traffic(door, edges)),
+        Kind::Http | Kind::Tcp => {
+            let place = edges.workers.for_listener();
+            let accepting = accept_traffic(door, edges.clone(), place, Handle::current());
+            edges.workers.at(place).spawn(accepting)
+        }
     };
-    Some((identity, accepting))
+    (identity, accepting)
 }
 
 /// A listener in its accept loop.
@@ -164,7 +171,7 @@ struct Door {
     socket: Arc<TcpListener>,
 }
 
-async fn accept_traffic(door: Door, edges: Arc<Edges>) {
+async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Handle) {
     let Door {
         identity,
         text,
@@ -181,6 +188,9 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
         cut: drain.cut_off(),
     };
     let refusing = Connections::default();
+    let Some(socket) = watched(socket, &text) else {
+        return;
+    };
     info!("listening on {addr}");
     loop {
         let accepted = tokio::select! {
@@ -216,6 +226,9 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
             let (sessions, text) = (edges.sessions.clone(), text.clone());
             tokio::spawn(async move {
                 let _place = place;
+                let Some(stream) = served_here(stream, client) else {
+                    return;
+                };
                 match table {
                     None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
                     Some(table) => {
@@ -234,9 +247,22 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
             continue;
         };
         let active = metrics.active();
+        // Pingora hands a connection to a server over to another worker only by luck
+        // (`connectors/mod.rs:258`: its watcher, woken in its own thread, may not have let go yet).
+        let shared = table.is_none() && snapshot.counts_http_connections;
+        let (worker, carried) = match shared {
+            true => (&service, None),
+            false => {
+                let (worker, carried) = edges.workers.for_connection(place);
+                (worker, Some(carried))
+            }
+        };
         let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
-        tokio::spawn(async move {
-            let _counted = (open, active);
+        worker.spawn(async move {
+            let _counted = (open, active, carried);
+            let Some(stream) = served_here(stream, client) else {
+                return;
+            };
             let reason = match table {
                 None => serve_http(&edges, stream, client, text, stops).await,
                 Some(table) => {
@@ -260,9 +286,25 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>) {
     }
 }
 
+/// `None`, which the log tells: the system has no room for it.
+fn watched(socket: Arc<TcpListener>, text: &str) -> Option<Watched> {
+    Watched::new(socket)
+        .inspect_err(|error| {
+            log::error!("{text}: cannot be watched for connections: {error}");
+        })
+        .ok()
+}
+
+/// From here on the connection is heard of in this thread.
+fn served_here(stream: TcpStream, client: SocketAddr) -> Option<tokio::net::TcpStream> {
+    tokio::net::TcpStream::from_std(stream)
+        .inspect_err(|error| debug!("connection from {client} cannot be served: {error}"))
+        .ok()
+}
+
 async fn serve_http(
     edges: &Edges,
-    stream: TcpStream,
+    stream: tokio::net::TcpStream,
     client: SocketAddr,
     text: Arc<str>,
     stops: Stop,
@@ -291,6 +333,9 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
         cut: edges.drain.cut_off(),
     };
     let open = Connections::default();
+    let Some(socket) = watched(socket, &text) else {
+        return;
+    };
     info!("admin on {addr}");
     loop {
         let accepted = tokio::select! {
@@ -311,6 +356,9 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
         let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
         tokio::spawn(async move {
             let _open = open;
+            let Some(stream) = served_here(stream, client) else {
+                return;
+            };
             if let Ok(stream) = GateStream::new(stream, client) {
                 let edge = edges.admin_edge.as_ref();
                 connection::serve(&edges.admin, edge, stream, text, stops).await;

@@ -35,6 +35,7 @@ use crate::server::pid_file::name_us;
 use crate::server::reload::Reload;
 use crate::server::signals::Signals;
 use crate::server::systemd;
+use crate::server::workers::Workers;
 use crate::snapshot::{Additions, SnapshotHandle};
 use crate::tcp::{Sessions, probe};
 use crate::telemetry::{AccessLog, Metrics};
@@ -111,7 +112,9 @@ impl Assembled {
             },
             frozen: AtomicBool::new(false),
         });
-        let edges = self.edges(&server, &drain, &reload, &warm);
+        let (workers, carrying) = Workers::start(threads)
+            .map_err(|source| Error::io("cannot start the worker threads").because(source))?;
+        let edges = self.edges(&server, workers, &drain, &reload, &warm);
         let failure = Arc::new(Mutex::new(None));
         let start = Start {
             discovery: discovery.clone(),
@@ -154,6 +157,7 @@ impl Assembled {
                 timeout: self.config.server.drain_timeout,
             }),
         });
+        drop(carrying);
         self.access_log.flush(FLUSH_TIMEOUT);
         let failure = failure
             .lock()
@@ -165,6 +169,7 @@ impl Assembled {
     fn edges(
         &self,
         server: &Server,
+        workers: Workers,
         drain: &Arc<Drain>,
         reload: &Arc<Reload>,
         warm: &Arc<Warm>,
@@ -186,6 +191,7 @@ impl Assembled {
             snapshots: self.snapshots.clone(),
             drain: drain.clone(),
             accepting: Accepting::default(),
+            workers,
             http: Arc::new(http_proxy(&server.configuration, proxy)),
             http_edge: edge(true),
             admin: Arc::new(Admin::new(
@@ -326,7 +332,7 @@ fn server_conf(config: &Config, threads: usize) -> ServerConf {
     ServerConf {
         threads,
         max_retries: 64,
-        upstream_keepalive_pool_size: config.max_connections.div_ceil(threads).max(128),
+        upstream_keepalive_pool_size: config.max_connections.max(128),
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
         ..ServerConf::default()

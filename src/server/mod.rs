@@ -26,6 +26,7 @@ pub mod reload;
 mod signals;
 pub mod systemd;
 mod watch;
+pub mod workers;
 mod writable;
 
 use std::net::SocketAddr;

@@ -85,7 +85,8 @@ impl Prober {
         self
     }
 
-    /// Checks until `shutdown` says true.
+    /// Checks until `shutdown` says true, and ends the checks under way in their order: one that is
+    /// broken off leaves a line in the log of many a server.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
         let probes = Probes::new();
         let mut courses = HashMap::new();
@@ -98,7 +99,7 @@ impl Prober {
             }
             let wake = start_due(&mut courses, &mut running).min(look);
             tokio::select! {
-                () = stopped(&mut shutdown) => return,
+                () = stopped(&mut shutdown) => break,
                 Some(ended) = running.join_next_with_id() => {
                     let (id, (started, result)) = ended.unwrap_or_else(|died| {
                         (died.id(), (Instant::now(), Err("the probe panicked".to_owned())))
@@ -110,6 +111,7 @@ impl Prober {
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
+        while running.join_next().await.is_some() {}
     }
 
     /// Brings the schedule in line with the current upstreams.

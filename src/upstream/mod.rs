@@ -132,6 +132,11 @@ impl Upstream {
         })
     }
 
+    /// Whether `max_connections` holds for it or for one of its endpoints.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
     /// Its name in `upstreams`, or the key of its route: the `upstream` label.
     pub fn label(&self) -> &str {
         &self.spec.name

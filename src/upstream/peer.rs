@@ -38,7 +38,10 @@ pub struct PeerTimeouts {
 /// Whether a connection may come from the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
+    /// From whatever thread: where connections are counted, so are unused ones.
     Pooled,
+    /// From this thread.
+    PooledHere,
     /// A new connection, which is closed afterwards.
     Fresh,
 }
@@ -60,8 +63,11 @@ pub fn http_peer(
     options.alpn = ALPN::H1;
     options.tcp_keepalive = Some(KEEPALIVE);
     match reuse {
-        Reuse::Pooled => {
-            peer.group_key = group_key;
+        Reuse::Pooled | Reuse::PooledHere => {
+            peer.group_key = match reuse {
+                Reuse::PooledHere => group_key ^ this_thread(),
+                _ => group_key,
+            };
             options.idle_timeout = Some(timeouts.idle);
         }
         Reuse::Fresh => {
@@ -80,6 +86,19 @@ pub fn group_key(upstream: &str, tls: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     (upstream, tls).hash(&mut hasher);
     hasher.finish()
+}
+
+/// Tells threads apart. A connection is heard of in the thread that made it, and whatever another
+/// thread does with it costs a wake-up: each keeps to its own.
+fn this_thread() -> u64 {
+    thread_local! {
+        static NUMBER: u64 = {
+            let mut hasher = DefaultHasher::new();
+            std::thread::current().id().hash(&mut hasher);
+            hasher.finish()
+        };
+    }
+    NUMBER.with(|number| *number)
 }
 
 /// Finds dead peers behind NAT and firewalls in about a minute and a half.
@@ -160,6 +179,15 @@ mod tests {
         assert_ne!(one.reuse_hash(), pooled.reuse_hash());
         assert_ne!(one.reuse_hash(), other.reuse_hash());
         assert_eq!(one.idle_timeout(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_thread_keeps_to_its_connections_unless_they_are_counted() {
+        let key = |reuse| http_peer(&made(), &TIMEOUTS, 7, reuse).reuse_hash();
+        let elsewhere = |reuse| std::thread::spawn(move || key(reuse)).join().unwrap();
+        assert_eq!(key(Reuse::PooledHere), key(Reuse::PooledHere));
+        assert_ne!(key(Reuse::PooledHere), elsewhere(Reuse::PooledHere));
+        assert_eq!(key(Reuse::Pooled), elsewhere(Reuse::Pooled));
     }
 
     #[tokio::test]

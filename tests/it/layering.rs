@@ -37,6 +37,7 @@ const PINGORA: &[&str] = &[
 /// Files named for what needs `unsafe`.
 const UNSAFE: &[&str] = &[
     "cli/mallopt.rs",
+    "server/accept/socket.rs",
     "server/adapter/descriptor.rs",
     "server/daemon.rs",
     "tcp/splice.rs",

@@ -18,6 +18,7 @@ use harbr_router::wire::mysql;
 use socket2::SockRef;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::support::server::Server;
@@ -27,8 +28,19 @@ use crate::support::{Mariadb, Origin, Postgres, Redis, eventually};
 struct Checks {
     upstream: Arc<Upstream>,
     done: Arc<AtomicUsize>,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    prober: Option<JoinHandle<()>>,
     runtime: Runtime,
+}
+
+/// As the gateway ends: a check that is broken off is told in a server's log.
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(prober) = self.prober.take() {
+            let _ = self.runtime.block_on(prober);
+        }
+    }
 }
 
 /// Counts the checks that ended.
@@ -67,11 +79,12 @@ impl Checks {
                     .map(|probe| Arc::new(Counted { probe, done }) as Arc<dyn Probe>)
             }),
         );
-        runtime.spawn(async move { prober.run(stopped).await });
+        let prober = runtime.spawn(async move { prober.run(stopped).await });
         Checks {
             upstream,
             done,
-            _stop: stop,
+            stop,
+            prober: Some(prober),
             runtime,
         }
     }

@@ -4,13 +4,14 @@
 //! upgrade at a time; a stranger, half a message or a dead peer changes nothing; while sockets are
 //! on their way no reload changes them. Run by `assembled` once all listeners accept.
 
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
 

@@ -1,0 +1,130 @@
+//! The threads that carry connections, each with a runtime of its own.
+//!
+//! Its own file because Pingora knows two kinds of runtime: one whose threads take work from each
+//! other, which costs a wake-up and often a change of thread for every event, and one that spawns on
+//! a thread chosen by chance. Here a connection is given to the thread that carries fewest and stays
+//! there, its server's side included, so that nothing about it is ever told from thread to thread.
+//! Invariant: what a worker carries is counted before it is spawned and uncounted by Drop.
+//! `assembled.rs` starts them, `accept.rs` gives them connections.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// Where connections can be carried.
+pub struct Workers {
+    all: Vec<Worker>,
+    /// Listeners given out so far.
+    listeners: AtomicUsize,
+}
+
+/// One thread.
+struct Worker {
+    handle: Handle,
+    carrying: Arc<AtomicUsize>,
+}
+
+/// Ends the threads, and with them whatever they still carry, when it is dropped.
+pub struct Threads {
+    all: Vec<Thread>,
+}
+
+struct Thread {
+    /// Dropped: it ends.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Which of the workers.
+#[derive(Clone, Copy)]
+pub struct Place(usize);
+
+/// A connection that a worker carries.
+pub struct Carried(Arc<AtomicUsize>);
+
+impl Workers {
+    /// Starts `count` threads, at least one.
+    pub fn start(count: usize) -> io::Result<(Workers, Threads)> {
+        let mut threads = Threads { all: Vec::new() };
+        let mut all = Vec::new();
+        for number in 0..count.max(1) {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .global_queue_interval(REMOTE_EVERY)
+                .build()?;
+            let (stop, stopped) = oneshot::channel::<()>();
+            all.push(Worker {
+                handle: runtime.handle().clone(),
+                carrying: Arc::default(),
+            });
+            let thread = std::thread::Builder::new()
+                .name(format!("worker {number}"))
+                .spawn(move || {
+                    let _ = runtime.block_on(stopped);
+                    // Not waiting for what blocks in a thread of its own.
+                    runtime.shutdown_background();
+                })?;
+            threads.all.push(Thread {
+                stop: Some(stop),
+                thread: Some(thread),
+            });
+        }
+        let workers = Workers {
+            all,
+            listeners: AtomicUsize::new(0),
+        };
+        Ok((workers, threads))
+    }
+
+    /// For the next listener: they take turns.
+    pub fn for_listener(&self) -> Place {
+        let turn = self.listeners.fetch_add(1, Ordering::Relaxed);
+        Place(turn % self.all.len())
+    }
+
+    pub fn at(&self, Place(number): Place) -> &Handle {
+        &self.all[number].handle
+    }
+
+    /// The one with the fewest connections, counted as one more; the one `here` among equals,
+    /// because nobody has to be woken for it.
+    pub fn for_connection(&self, here: Place) -> (&Handle, Carried) {
+        let mut least = &self.all[here.0];
+        let mut fewest = least.carrying.load(Ordering::Relaxed);
+        for worker in &self.all {
+            let carrying = worker.carrying.load(Ordering::Relaxed);
+            if carrying < fewest {
+                (least, fewest) = (worker, carrying);
+            }
+        }
+        least.carrying.fetch_add(1, Ordering::Relaxed);
+        (&least.handle, Carried(least.carrying.clone()))
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for thread in &mut self.all {
+            thread.stop.take();
+        }
+        for thread in &mut self.all {
+            if let Some(thread) = thread.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// What other threads hand over is looked for after so many steps. With Tokio's 31 a connection that
+/// was accepted elsewhere waits for tens of milliseconds while its worker is busy.
+const REMOTE_EVERY: u32 = 2;
