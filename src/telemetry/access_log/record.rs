@@ -78,8 +78,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Appends the line, with its newline.
-    pub(super) fn write(&self, line: &mut Vec<u8>) {
+    /// Appends the record as one line of JSON (RFC 8259), with its newline.
+    pub fn write(&self, line: &mut Vec<u8>) {
         line.extend_from_slice(b"{\"time\":\"");
         write_time(self.time, line);
         line.push(b'"');
