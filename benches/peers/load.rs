@@ -8,6 +8,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::process::{output, program};
+
 /// What wrk sends.
 pub struct Load {
     pub name: &'static str,
@@ -64,16 +66,14 @@ impl Load {
     pub fn drive(&self, port: u16, seconds: u32, folder: &Path) -> Result<Done, String> {
         let script = folder.join("load.lua");
         fs::write(&script, format!("{}{TELL}", self.script)).map_err(|e| e.to_string())?;
-        let output = Command::new("wrk")
-            .args(["-t1", "--timeout", "10s", "-c"])
+        let mut run = Command::new(program("wrk")?);
+        run.args(["-t1", "--timeout", "10s", "-c"])
             .arg(self.connections.to_string())
             .arg(format!("-d{seconds}s"))
             .arg("-s")
             .arg(&script)
-            .arg(format!("http://127.0.0.1:{port}{}", self.path))
-            .output()
-            .map_err(|e| format!("wrk: {e}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
+            .arg(format!("http://127.0.0.1:{port}{}", self.path));
+        let text = output(&run, u64::from(seconds) + 60)?;
         let told = text.lines().find_map(|line| line.strip_prefix("told "));
         let told = told.ok_or_else(|| format!("wrk says: {text}"))?;
         let numbers: Vec<f64> = told
@@ -185,17 +185,35 @@ fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Connections that have had one answer each.
-pub fn idle(port: u16, connections: usize) -> Result<Vec<TcpStream>, String> {
-    (0..connections)
-        .map(|_| {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-            exchange(&mut stream)?;
-            Ok(stream)
-        })
-        .collect::<std::io::Result<_>>()
-        .map_err(|e| e.to_string())
+/// Connections that have had one answer each and wait for the next request.
+pub struct Idle(Vec<TcpStream>);
+
+impl Idle {
+    pub fn new(port: u16, connections: usize) -> Result<Idle, String> {
+        let one = |number: usize| {
+            let connect = || -> std::io::Result<TcpStream> {
+                let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                exchange(&mut stream)?;
+                stream.set_nonblocking(true)?;
+                Ok(stream)
+            };
+            connect().map_err(|why| format!("connection {number} of {connections}: {why}"))
+        };
+        (1..=connections)
+            .map(one)
+            .collect::<Result<_, _>>()
+            .map(Idle)
+    }
+
+    /// Whether the proxy has kept all of them, so that its memory is that of all of them.
+    pub fn all_open(&self) -> bool {
+        let would_block = |stream: &TcpStream| {
+            let peeked = stream.peek(&mut [0]);
+            peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        };
+        self.0.iter().all(would_block)
+    }
 }
 
 /// The body of `/1k`, in bytes.

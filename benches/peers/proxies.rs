@@ -2,99 +2,88 @@
 //! access log to a file, timeouts, health checks, connections kept to the origin.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::load::SMALL;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
-/// One proxy; killed when dropped.
+use crate::load::SMALL;
+use crate::process::{Process, free_port, program};
+
+/// One proxy; ended when dropped.
 pub struct Proxy {
     pub name: &'static str,
     pub port: u16,
-    child: Child,
+    pub process: Process,
 }
 
-impl Proxy {
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // nginx and Caddy end their children when told, not when killed.
-        let _ = Command::new("kill").arg(self.pid().to_string()).status();
-        let end = Instant::now() + Duration::from_secs(2);
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
+/// Proxies of one scenario, with a folder for what they write.
 pub struct Fleet {
     pub proxies: Vec<Proxy>,
-    /// Ours with other configurations.
-    pub more: Vec<(&'static str, Proxy)>,
+    /// Those that did not start, and why.
+    pub left_out: Vec<(&'static str, String)>,
     origin: u16,
-    folder: PathBuf,
-    _origin: Proxy,
+    folder: TempDir,
 }
 
 impl Fleet {
-    pub fn start(folder: &Path) -> Result<Fleet, String> {
-        program("wrk")?;
-        let nginx = program("nginx")?;
-        let origin = origin(&nginx, folder)?;
-        let port = origin.port;
-        let mut fleet = Fleet {
-            proxies: Vec::new(),
-            more: Vec::new(),
-            origin: port,
-            folder: folder.to_path_buf(),
-            _origin: origin,
-        };
-        let bare = std::env::current_exe().map_err(|e| e.to_string())?;
+    /// Every peer before this origin.
+    pub fn start(origin: u16) -> Result<Fleet, String> {
+        let mut fleet = Fleet::empty(origin)?;
+        type Start = fn(&Fleet) -> Result<Proxy, String>;
         let starts: [(&'static str, Start); 6] = [
-            (
-                "harbr-router",
-                Box::new(|f: &Fleet| f.ours("harbr-router", "ours", ROUTE)),
-            ),
-            ("bare pingora", Box::new(move |f: &Fleet| f.bare(&bare))),
-            ("nginx", Box::new(move |f: &Fleet| f.nginx(&nginx))),
-            ("haproxy", Box::new(Fleet::haproxy)),
-            ("envoy", Box::new(Fleet::envoy)),
-            ("caddy", Box::new(Fleet::caddy)),
+            (OURS, |fleet| fleet.ours(OURS, ROUTE)),
+            ("bare pingora", Fleet::bare),
+            ("nginx", Fleet::nginx),
+            ("haproxy", Fleet::haproxy),
+            ("envoy", Fleet::envoy),
+            ("caddy", Fleet::caddy),
         ];
         for (name, start) in starts {
             match start(&fleet) {
                 Ok(proxy) => fleet.proxies.push(proxy),
-                Err(why) => println!("without {name}: {why}"),
+                Err(why) => fleet.left_out.push((name, why)),
             }
         }
         Ok(fleet)
     }
 
-    /// Ours with so many routes, and how long it took to its first answer.
-    pub fn start_with_routes(&self, count: usize) -> Result<(Proxy, Duration), String> {
+    /// Nobody yet.
+    pub fn empty(origin: u16) -> Result<Fleet, String> {
+        Ok(Fleet {
+            proxies: Vec::new(),
+            left_out: Vec::new(),
+            origin,
+            folder: tempfile::tempdir().map_err(|e| e.to_string())?,
+        })
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Adds ours with so many routes; returns how long it took until it listened.
+    pub fn add_with_routes(
+        &mut self,
+        name: &'static str,
+        count: usize,
+    ) -> Result<Duration, String> {
         let mut routes = String::new();
         for n in 1..count {
             routes += &format!("  \"/service-{n}/api\": {{upstream: origin}}\n");
         }
         let began = Instant::now();
-        let proxy = self.ours(
-            "harbr-router",
-            &format!("routes-{count}"),
-            &format!("{routes}{ROUTE}"),
-        )?;
-        Ok((proxy, began.elapsed()))
+        let proxy = self.ours(name, &format!("{routes}{ROUTE}"))?;
+        let took = began.elapsed();
+        self.proxies.push(proxy);
+        Ok(took)
     }
 
-    fn ours(&self, name: &'static str, stem: &str, routes: &str) -> Result<Proxy, String> {
+    fn ours(&self, name: &'static str, routes: &str) -> Result<Proxy, String> {
         let port = free_port();
+        let stem = format!("ours-{port}");
         let text = format!(
             "listen_addr: 127.0.0.1:{port}\nglobal_timeout_ms: 5000\nmax_connections: 20000\n\
              admin: {{listen_addr: \"127.0.0.1:{admin}\"}}\n\
@@ -107,22 +96,23 @@ impl Fleet {
         let config = self.write(&format!("{stem}.yml"), &text)?;
         let mut run = Command::new(env!("CARGO_BIN_EXE_harbr-router"));
         run.arg("-c").arg(config);
-        started(name, port, &mut run)
+        started(name, port, Stdio::null(), &mut run)
     }
 
-    fn bare(&self, program: &Path) -> Result<Proxy, String> {
+    fn bare(&self) -> Result<Proxy, String> {
         let port = free_port();
-        let mut run = Command::new(program);
+        let mut run = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
         run.args(["--as-bare", &format!("127.0.0.1:{port}")]);
         run.arg(format!("127.0.0.1:{}", self.origin));
         // As the program sets it for itself.
         run.env("MALLOC_TRIM_THRESHOLD_", "8388608");
         run.env("MALLOC_TOP_PAD_", "131072");
         run.env("MALLOC_MMAP_THRESHOLD_", "1048576");
-        started("bare pingora", port, &mut run)
+        started("bare pingora", port, Stdio::null(), &mut run)
     }
 
-    fn nginx(&self, program: &Path) -> Result<Proxy, String> {
+    fn nginx(&self) -> Result<Proxy, String> {
+        let program = program("nginx")?;
         let port = free_port();
         let text = format!(
             "{head}worker_processes 2;\nevents {{ worker_connections 20000; }}\nhttp {{\n\
@@ -134,34 +124,35 @@ impl Fleet {
              proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
              proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
              proxy_read_timeout 5s; client_max_body_size 10m; }} }} }}\n",
-            head = nginx_head(&self.folder, "peer"),
-            folder = self.folder.display(),
+            head = nginx_head(self.folder(), "peer"),
+            folder = self.folder().display(),
             origin = self.origin,
         );
         let config = self.write("nginx-peer.conf", &text)?;
         let mut run = Command::new(program);
-        run.arg("-c").arg(config).arg("-p").arg(&self.folder);
-        started("nginx", port, &mut run)
+        run.arg("-c").arg(config).arg("-p").arg(self.folder());
+        started("nginx", port, Stdio::null(), &mut run)
     }
 
     fn haproxy(&self) -> Result<Proxy, String> {
         let program = program("haproxy")?;
         let port = free_port();
+        // It wants two files for each connection that it may have; idle ones have but one.
         let text = format!(
-            "global\n  nbthread 2\n  maxconn 8000\n  log stdout format raw local0\n\
+            "global\n  nbthread 2\n  no strict-limits\n  maxconn 20000\n  log stdout format raw local0\n\
              defaults\n  mode http\n  log global\n  option httplog\n  option forwardfor\n  \
              timeout connect 1s\n  timeout client 75s\n  timeout server 5s\n  \
-             timeout http-request 10s\n  http-reuse always\n\
+             timeout http-request 10s\n  timeout http-keep-alive 75s\n  http-reuse always\n\
              frontend web\n  bind 127.0.0.1:{port}\n  default_backend origin\n\
              backend origin\n  option httpchk GET /1k\n  \
              server one 127.0.0.1:{} check inter 5s\n",
             self.origin
         );
         let config = self.write("haproxy.cfg", &text)?;
-        let log = fs::File::create(self.folder.join("haproxy.log")).map_err(|e| e.to_string())?;
+        let log = fs::File::create(self.folder().join("haproxy.log")).map_err(|e| e.to_string())?;
         let mut run = Command::new(program);
-        run.arg("-db").arg("-f").arg(config).stdout(log);
-        started("haproxy", port, &mut run)
+        run.arg("-db").arg("-f").arg(config);
+        started("haproxy", port, log.into(), &mut run)
     }
 
     fn caddy(&self) -> Result<Proxy, String> {
@@ -171,21 +162,21 @@ impl Fleet {
             "{{\n  admin off\n  auto_https off\n}}\nhttp://127.0.0.1:{port}, http://localhost:{port} {{\n  log {{\n    \
              output file {folder}/caddy-access.log\n  }}\n  reverse_proxy 127.0.0.1:{origin} {{\n    \
              health_uri /1k\n    health_interval 5s\n  }}\n}}\n",
-            folder = self.folder.display(),
+            folder = self.folder().display(),
             origin = self.origin,
         );
         let config = self.write("Caddyfile", &text)?;
         let mut run = Command::new(program);
-        run.env("GOMAXPROCS", "2").env("HOME", &self.folder);
+        run.env("GOMAXPROCS", "2").env("HOME", self.folder());
         run.args(["run", "--adapter", "caddyfile", "--config"])
             .arg(config);
-        started("caddy", port, &mut run)
+        started("caddy", port, Stdio::null(), &mut run)
     }
 
     fn envoy(&self) -> Result<Proxy, String> {
         let program = match std::env::var_os("ENVOY") {
             Some(path) => PathBuf::from(path),
-            None => program("envoy")?,
+            None => program("envoy").map_err(|why| format!("{why} (ENVOY may name it)"))?,
         };
         let port = free_port();
         let text = ENVOY
@@ -193,7 +184,7 @@ impl Fleet {
             .replace("@ORIGIN@", &self.origin.to_string())
             .replace(
                 "@LOG@",
-                &self.folder.join("envoy-access.log").display().to_string(),
+                &self.folder().join("envoy-access.log").display().to_string(),
             );
         let config = self.write("envoy.yaml", &text)?;
         let mut run = Command::new(program);
@@ -207,20 +198,19 @@ impl Fleet {
             "-c",
         ]);
         run.arg(config);
-        started("envoy", port, &mut run)
+        started("envoy", port, Stdio::null(), &mut run)
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, String> {
-        let path = self.folder.join(name);
+        let path = self.folder().join(name);
         fs::write(&path, text).map_err(|e| e.to_string())?;
         Ok(path)
     }
 }
 
-type Start = Box<dyn Fn(&Fleet) -> Result<Proxy, String>>;
-
 /// Serves three bodies from memory, and reads what is posted.
-fn origin(nginx: &Path, folder: &Path) -> Result<Proxy, String> {
+pub fn origin(folder: &Path) -> Result<Proxy, String> {
+    let nginx = program("nginx")?;
     let port = free_port();
     for (name, bytes) in [("1k", SMALL), ("100k", 100 << 10), ("1m", 1 << 20)] {
         fs::create_dir_all(folder.join("www")).map_err(|e| e.to_string())?;
@@ -241,7 +231,7 @@ fn origin(nginx: &Path, folder: &Path) -> Result<Proxy, String> {
     fs::write(&config, text).map_err(|e| e.to_string())?;
     let mut run = Command::new(nginx);
     run.arg("-c").arg(config).arg("-p").arg(folder);
-    started("origin", port, &mut run)
+    started("origin", port, Stdio::null(), &mut run)
 }
 
 fn nginx_head(folder: &Path, name: &str) -> String {
@@ -256,40 +246,21 @@ fn nginx_head(folder: &Path, name: &str) -> String {
     )
 }
 
-fn started(name: &'static str, port: u16, run: &mut Command) -> Result<Proxy, String> {
-    run.stdin(Stdio::null()).stderr(Stdio::null());
-    if name != "haproxy" {
-        run.stdout(Stdio::null());
-    }
-    let child = run.spawn().map_err(|e| format!("{run:?}: {e}"))?;
-    let mut proxy = Proxy { name, port, child };
-    let end = Instant::now() + Duration::from_secs(20);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if let Ok(Some(status)) = proxy.child.try_wait() {
-            return Err(format!("it ended at once: {status} ({run:?})"));
-        }
-        if Instant::now() > end {
-            return Err(format!("nothing listens on port {port}"));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(proxy)
+fn started(
+    name: &'static str,
+    port: u16,
+    output: Stdio,
+    run: &mut Command,
+) -> Result<Proxy, String> {
+    let process = Process::serving(run, port, output, Signal::SIGTERM)?;
+    Ok(Proxy {
+        name,
+        port,
+        process,
+    })
 }
 
-fn program(name: &str) -> Result<PathBuf, String> {
-    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
-    let found = folders.iter().map(|dir| Path::new(dir).join(name));
-    found
-        .into_iter()
-        .find(|path| path.exists())
-        .ok_or_else(|| format!("{name} is not installed"))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
-}
-
+const OURS: &str = "harbr-router";
 const ROUTE: &str = "  \"/\": {upstream: origin, retry_count: 2}\n";
 
 const ENVOY: &str = r#"
