@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Both install what they need.
-.PHONY: demo test lint doc soak bench build-deps test-deps
+.PHONY: demo test count lint doc soak bench build-deps test-deps
 
 CARGO ?= cargo
 
@@ -8,6 +8,11 @@ demo: build-deps
 
 test: test-deps
 	$(CARGO) test
+
+# System calls and instructions of a request, of the release profile, against what was recorded:
+# tests/counting/baseline.json, which RECORD=1 writes anew.
+count: test-deps
+	RECORD=$(RECORD) $(CARGO) test --release --test counting
 
 lint:
 	$(CARGO) fmt --check

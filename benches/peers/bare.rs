@@ -22,9 +22,9 @@ impl ProxyHttp for Bare {
     }
 }
 
-pub fn serve(listen: &str, origin: &str) -> ! {
+pub fn serve(listen: &str, origin: &str, threads: usize) -> ! {
     let conf = ServerConf {
-        threads: 2,
+        threads,
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);

@@ -38,7 +38,7 @@ fn main() {
     if let [as_bare, listen, origin] = &args[..]
         && as_bare == "--as-bare"
     {
-        bare::serve(listen, origin);
+        bare::serve(listen, origin, 2);
     }
     let Some(plan) = Plan::new() else { return };
     let files = raise_file_limit();
