@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harbr_router::tcp::relay::{Pipes, Relay, tune};
+use harbr_router::tcp::relay::{Pipes, Relay};
+use harbr_router::upstream::tune;
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().collect();

@@ -51,7 +51,7 @@ use crate::telemetry::{AccessLog, ListenerMetrics, Metrics};
 use crate::upstream::discovery::{Discovery, SystemResolver};
 use crate::upstream::health::Prober;
 use crate::upstream::warm::Warm;
-use crate::upstream::{Upstream, UpstreamSource};
+use crate::upstream::{Upstream, UpstreamSource, tune};
 
 /// One TCP route as an app of Pingora's.
 ///
@@ -143,6 +143,8 @@ impl TcpApp {
             client,
             first,
         } = taken;
+        // Fails only for a socket that is gone, which the next read tells.
+        let _ = tune(&stream);
         let accepted = Accepted {
             stream,
             client,

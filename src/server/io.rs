@@ -64,13 +64,12 @@ enum Held {
 }
 
 impl GateStream {
-    /// Wraps an accepted connection and sets TCP_NODELAY on it. `client` is what `accept` said, or
+    /// Wraps an accepted connection, which has TCP_NODELAY from its listener. `client` is what `accept` said, or
     /// a PROXY header.
     ///
     /// # Errors
     /// The socket is already gone.
     pub fn new(socket: TcpStream, client: SocketAddr) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
         let held = Held::Stream(socket.as_raw_fd());
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());

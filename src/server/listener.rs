@@ -9,11 +9,12 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{Config, ListenAddr};
 use crate::error::Error;
 use crate::telemetry::{ListenerMetrics, Metrics};
+use crate::upstream::tune;
 
 /// What is behind a bound socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +94,7 @@ impl Listener {
     ) -> Result<Listener, Error> {
         Ok(Listener {
             identity: wanted.identity,
-            bound: bind(&wanted.listen, &wanted.key, socket)?,
+            bound: bind(wanted, socket)?,
             metrics: metrics.listener(&wanted.listen.text),
         })
     }
@@ -106,9 +107,13 @@ pub struct Bound {
     pub socket: StdListener,
 }
 
-/// Binds `listen`, unless `socket` is bound to it already; `key` is the configuration key that
-/// asked for it.
-fn bind(listen: &ListenAddr, key: &str, socket: Option<StdListener>) -> Result<Bound, Error> {
+/// Binds what is wanted, unless `socket` is bound to it already.
+fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
+    let Wanted {
+        identity: Identity { kind, .. },
+        listen,
+        key,
+    } = wanted;
     let failed = |source: std::io::Error| {
         let hint = match source.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -132,6 +137,12 @@ fn bind(listen: &ListenAddr, key: &str, socket: Option<StdListener>) -> Result<B
         None => open(listen.addr).map_err(failed)?,
     };
     let addr = socket.local_addr().map_err(failed)?;
+    // The connections it accepts have it from here.
+    match kind {
+        Kind::Http | Kind::Admin => SockRef::from(&socket).set_tcp_nodelay(true),
+        Kind::Tcp => tune(&socket),
+    }
+    .map_err(failed)?;
     Ok(Bound {
         text: Arc::from(listen.text.as_str()),
         addr,

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -64,7 +65,7 @@ impl Workers {
             let thread = std::thread::Builder::new()
                 .name(format!("worker {number}"))
                 .spawn(move || {
-                    let _ = runtime.block_on(stopped);
+                    runtime.block_on(until(stopped));
                     // Not waiting for what blocks in a thread of its own.
                     runtime.shutdown_background();
                 })?;
@@ -106,6 +107,18 @@ impl Workers {
     }
 }
 
+/// Ticks until `stopped`. Tokio wakes a thread for each timer that is due before all others, and so
+/// for every connection, whose first timer is far away: unless something is always due earlier.
+async fn until(mut stopped: oneshot::Receiver<()>) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            _ = &mut stopped => return,
+            _ = tick.tick() => {}
+        }
+    }
+}
+
 impl Drop for Carried {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -128,3 +141,5 @@ impl Drop for Threads {
 /// What other threads hand over is looked for after so many steps. With Tokio's 31 a connection that
 /// was accepted elsewhere waits for tens of milliseconds while its worker is busy.
 const REMOTE_EVERY: u32 = 2;
+
+const TICK: Duration = Duration::from_secs(1);

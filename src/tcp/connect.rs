@@ -17,9 +17,8 @@ use tokio::time::{Instant, timeout};
 use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
-use crate::tcp::relay;
 use crate::upstream::warm::Warm;
-use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError};
+use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, tune};
 use crate::wire::sniff;
 
 /// A server connection, and what it took.
@@ -68,10 +67,8 @@ pub async fn connect(
         let endpoint = lease.endpoint().clone();
         efforts.endpoint = Some(endpoint.label().to_owned());
         efforts.tries += 1;
-        if let Some(server) = warm.and_then(|warm| warm.take(&endpoint)) {
+        if let Some(server) = warm.and_then(|warm| warm.take(lease.upstream(), &endpoint)) {
             route.metrics.warm_hit();
-            // An error here means it is gone again, which the relay will see.
-            let _ = relay::tune(&server);
             efforts.connect = Some(Duration::ZERO);
             return Ok(Connected {
                 server,
@@ -92,7 +89,7 @@ pub async fn connect(
                 efforts.connect = Some(started.elapsed());
                 lease.record(Outcome::Ok);
                 // An error here means it is gone again, which the relay will see.
-                let _ = relay::tune(&server);
+                let _ = tune(&server);
                 return Ok(Connected {
                     server,
                     lease,

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 pub use self::pipe::Pipes;
-pub use self::socket::{close_with_reset, tune};
+pub use self::socket::close_with_reset;
 
 use self::pair::Pair;
 use crate::error::Reason;
@@ -144,7 +144,8 @@ impl<'a> Relay<'a> {
     }
 
     /// Relays until both sides have ended, one breaks, time is up, or `stop` is ready (`pin!` it: a
-    /// future that is moved in would be stored twice). Both streams should be [tuned](tune).
+    /// future that is moved in would be stored twice). Both streams should be
+    /// [tuned](crate::upstream::tune).
     ///
     /// 430 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
     /// `await` has no room for that, too.

@@ -20,10 +20,10 @@ use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::login::Login;
 use crate::tcp::opening::PostgresTls;
 use crate::tcp::refuse;
-use crate::tcp::relay::{self, Ended, Relay, Rest, SilentClient};
+use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
 use crate::tcp::session::Sessions;
 use crate::upstream::warm::Policy;
-use crate::upstream::{Lease, Outcome};
+use crate::upstream::{Lease, Outcome, tune};
 use crate::wire::postgres;
 use crate::wire::proxy_protocol::{self, Addresses};
 
@@ -240,7 +240,7 @@ impl Routed<'_> {
             Ok(Ok(server)) => {
                 lease.record(Outcome::Ok);
                 // An error here means it is gone again, which the next read tells.
-                let _ = relay::tune(&server);
+                let _ = tune(&server);
                 Some(server)
             }
             Ok(Err(_)) | Err(_) => {

@@ -22,7 +22,7 @@ use crate::tcp::cancel::{self, Cancels};
 use crate::tcp::filtered::{Filtered, Origin};
 use crate::tcp::opening::{self, Opening};
 use crate::tcp::refuse;
-use crate::tcp::relay::{self, Pipes};
+use crate::tcp::relay::Pipes;
 use crate::tcp::routed::{Routed, Told};
 use crate::telemetry::{AccessLog, Record};
 use crate::upstream::warm::Warm;
@@ -39,6 +39,7 @@ pub struct Sessions {
 
 /// A connection as the listener accepted it.
 pub struct Accepted {
+    /// [Tuned](crate::upstream::tune).
     pub stream: TcpStream,
     pub client: SocketAddr,
     /// What was read of it already; mostly nothing.
@@ -141,8 +142,6 @@ impl Sessions {
             snapshot,
             ..
         } = accepted;
-        // Fails only for a socket that is gone, which the next read tells.
-        let _ = relay::tune(&stream);
         let unselected = |story: &mut Story, reason| {
             story.route = table.alone().cloned();
             let session = table.unselected().session(story.started.into_std());

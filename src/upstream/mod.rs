@@ -30,6 +30,7 @@ mod pick;
 mod probe;
 mod ring;
 mod set;
+mod tune;
 mod view;
 pub mod warm;
 
@@ -49,6 +50,7 @@ pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
 pub use self::set::EndpointSet;
+pub use self::tune::tune;
 
 use self::budget::RetryBudget;
 use self::custom::{Custom, Rule};

@@ -114,6 +114,8 @@ pub(super) struct Shelf {
 struct State {
     /// `None`: nothing is connected ahead, and clients are not counted.
     policy: Option<Policy>,
+    /// There where `policy` is.
+    metrics: Option<TcpRouteMetrics>,
     /// The oldest first.
     sockets: VecDeque<Kept>,
     connecting: usize,
@@ -155,28 +157,33 @@ impl Warm {
         }
     }
 
-    /// A socket for a client of `endpoint`, connected and never used; `None` when there is none
-    /// and the caller has to connect. Never waits; call it in the runtime that will use the socket. Count it per route: `Some` is a hit, `None` a
-    /// miss.
-    pub fn take(&self, endpoint: &Endpoint) -> Option<TcpStream> {
+    /// A socket for a client of `endpoint`, connected, [tuned](super::tune) and never used; `None`
+    /// when there is none and the caller has to connect. Never waits; call it in the runtime that
+    /// will use the socket, which also connects the next one. Count it per route: `Some` is a hit,
+    /// `None` a miss.
+    pub fn take(&self, upstream: &Arc<Upstream>, endpoint: &Arc<Endpoint>) -> Option<TcpStream> {
         let now = Instant::now();
-        let mut state = endpoint.shelf().lock();
-        let policy = state.policy?;
-        state.demand.note(now);
-        self.came.notify_one();
-        if !endpoint.is_healthy() {
-            return None;
+        let (kept, next) = {
+            let mut state = endpoint.shelf().lock();
+            let policy = state.policy?;
+            state.demand.note(now);
+            let kept = match endpoint.is_healthy() {
+                true => state.take(now, policy),
+                false => None,
+            };
+            // Here and not by the filler: waking its thread costs as much as the connect, and it
+            // would run beside what the client has asked for.
+            let next = kept.as_ref().and_then(|_| {
+                let room = upstream.room_ahead().min(endpoint.room_ahead());
+                state.next(upstream, endpoint, self.ready.as_ref(), room, now)
+            });
+            (kept, next)
+        };
+        match next {
+            Some(connecting) => drop(tokio::spawn(async { connecting.connect().await.note() })),
+            None => self.came.notify_one(),
         }
-        while let Some(kept) = state.sockets.pop_front() {
-            if !kept.is_good(now, policy) {
-                if kept.is_young(now, policy) {
-                    state.doubt();
-                }
-            } else if let Ok(stream) = TcpStream::from_std(kept.stream) {
-                return Some(stream);
-            }
-        }
-        None
+        TcpStream::from_std(kept?.stream).ok()
     }
 
     /// Closes what is connected ahead to `endpoint`, which refused a connection, broke one, or said
@@ -205,7 +212,7 @@ impl Warm {
                 () = stopped(&mut shutdown) => break,
                 _ = look.tick() => filler.tend((self.wanted)()),
                 () = self.came.notified() => {}
-                Some(done) = filler.connects.join_next() => filler.note(done.ok()),
+                Some(_) = filler.connects.join_next() => {}
             }
             filler.fill();
         }
@@ -229,6 +236,19 @@ impl Shelf {
 impl State {
     fn ahead(&self) -> usize {
         self.sockets.len() + self.connecting
+    }
+
+    /// The oldest socket that can be given out.
+    fn take(&mut self, now: Instant, policy: Policy) -> Option<Kept> {
+        while let Some(kept) = self.sockets.pop_front() {
+            if kept.is_good(now, policy) {
+                return Some(kept);
+            }
+            if kept.is_young(now, policy) {
+                self.doubt();
+            }
+        }
+        None
     }
 
     /// What is known of the server may be over: it is asked again.

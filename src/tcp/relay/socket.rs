@@ -1,4 +1,4 @@
-//! What a relay does to a socket, and how sockets of sessions are set up and torn down.
+//! What a relay does to a socket, and how sockets of sessions are torn down.
 //!
 //! Its own file because it is the only one of the relay that knows `TcpStream`: what is in
 //! `flow.rs` runs over anything that is a [`Socket`], in tests over a schedule. Invariant: readiness
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
-use socket2::{SockRef, TcpKeepalive};
+use rustix::net::{SendFlags, send};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -43,7 +44,12 @@ impl Socket for TcpStream {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(self), cx, bytes)
+        // Tokio writes only what it has heard is writable, and of a socket that is new to this
+        // runtime it has heard nothing: mostly there is room.
+        match send(&*self, bytes, SendFlags::NOSIGNAL) {
+            Ok(written) => Poll::Ready(Ok(written)),
+            Err(_) => AsyncWrite::poll_write(Pin::new(self), cx, bytes),
+        }
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -76,21 +82,6 @@ impl Socket for TcpStream {
     }
 }
 
-/// Sets up a socket of a session, on either side: no delay for small writes, and a peer that is
-/// gone without a word is found out after a minute and a half.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_AFTER)
-            .with_interval(KEEPALIVE_EVERY)
-            .with_retries(KEEPALIVE_TRIES),
-    )?;
-    // Keep-alive is silent while written bytes wait for their acknowledgement; this is not.
-    socket.set_tcp_user_timeout(Some(KEEPALIVE_AFTER + KEEPALIVE_EVERY * KEEPALIVE_TRIES))
-}
-
 /// Closes with RST, so that the peer hears of a failure and not of an end. What has not left yet is
 /// thrown away.
 pub fn close_with_reset(stream: TcpStream) {
@@ -106,8 +97,3 @@ sockopt_impl!(
     libc::SO_RCVLOWAT,
     u32
 );
-
-/// Of silence, before the first probe.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_TRIES: u32 = 3;

@@ -14,9 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Ended, Pipes, Relay, Rest, Seen, SilentClient, close_with_reset, tune};
+use super::{Ended, Pipes, Relay, Rest, Seen, SilentClient, close_with_reset};
 use crate::error::Reason;
 use crate::telemetry::Direction;
+use crate::upstream::tune;
 
 /// A relay between two peers that the test plays.
 struct Session {

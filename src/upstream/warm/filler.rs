@@ -15,10 +15,9 @@ use tokio::time::Instant;
 
 #[cfg(doc)]
 use super::Warm;
-use super::{FIRST_RETRY, Kept, Ready, Wanted};
-use crate::telemetry::TcpRouteMetrics;
-use crate::upstream::Upstream;
+use super::{FIRST_RETRY, Kept, Ready, State, Wanted};
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::{Upstream, tune};
 
 /// What the filler knows from one round to the next.
 #[derive(Default)]
@@ -28,14 +27,13 @@ pub(super) struct Filler {
     /// Endpoints wanted in the last round.
     pub(super) served: Vec<Arc<Endpoint>>,
     pub(super) round: u64,
-    pub(super) connects: JoinSet<Connected>,
+    pub(super) connects: JoinSet<()>,
 }
 
 /// A connect on its way, counted until it is dropped.
 pub(super) struct Connecting {
     endpoint: Arc<Endpoint>,
     upstream: Arc<Upstream>,
-    metrics: TcpRouteMetrics,
     /// The server is to be asked, not to be connected to.
     ask: Option<Arc<dyn Ready>>,
     /// Those so far, when it began.
@@ -64,6 +62,7 @@ impl Filler {
                 }
                 state.round = self.round;
                 state.policy = Some(wanted.policy);
+                state.metrics = Some(wanted.metrics.clone());
                 state.demand.measure(now);
                 if !endpoint.is_healthy() {
                     state.doubt();
@@ -100,53 +99,65 @@ impl Filler {
                 while state.sockets.len() > room_here {
                     state.sockets.pop_front();
                 }
-                let may = state.round == self.round
-                    && endpoint.is_healthy()
-                    && state.retry_at.is_none_or(|at| at <= now);
-                let mut target = match state.policy {
-                    Some(policy) if may => state
-                        .demand
-                        .target(now, policy.max_age)
-                        .min(policy.most)
-                        .min(room_here),
-                    _ => 0,
-                };
-                let asked_first = state.policy.is_some_and(|policy| policy.asked_first);
-                let ask = self.ready.clone();
-                let ask = ask.filter(|_| asked_first && !state.said_ready);
-                if ask.is_some() {
-                    target = target.min(1);
-                }
-                while state.ahead() < target && self.connects.len() < AT_ONCE {
-                    state.connecting += 1;
-                    let connecting = Connecting {
-                        endpoint: Arc::clone(endpoint),
-                        upstream: Arc::clone(upstream),
-                        metrics: wanted.metrics.clone(),
-                        ask: ask.clone(),
-                        doubts: state.doubts,
-                    };
-                    self.connects.spawn(connecting.connect());
+                while state.round == self.round
+                    && self.connects.len() < AT_ONCE
+                    && let ready = self.ready.as_ref()
+                    && let Some(next) = state.next(upstream, endpoint, ready, room_here, now)
+                {
+                    self.connects.spawn(async { next.connect().await.note() });
                 }
                 room = room.saturating_sub(state.ahead());
             }
         }
     }
+}
 
-    /// Takes a finished connect; `None` when it died.
-    pub(super) fn note(&mut self, done: Option<Connected>) {
-        let Some(Connected {
+impl State {
+    /// The next connect to an endpoint that needs one, counted as on its way. `room`: how many
+    /// sockets its limits leave.
+    pub(super) fn next(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        endpoint: &Arc<Endpoint>,
+        ready: Option<&Arc<dyn Ready>>,
+        room: usize,
+        now: Instant,
+    ) -> Option<Connecting> {
+        let policy = self.policy?;
+        if !endpoint.is_healthy() || self.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        let target = self.demand.target(now, policy.max_age);
+        let target = target.min(policy.most).min(room);
+        let ask = ready.filter(|_| policy.asked_first && !self.said_ready);
+        let target = match ask {
+            Some(_) => target.min(1),
+            None => target,
+        };
+        if self.ahead() >= target {
+            return None;
+        }
+        self.connecting += 1;
+        Some(Connecting {
+            endpoint: Arc::clone(endpoint),
+            upstream: Arc::clone(upstream),
+            ask: ask.cloned(),
+            doubts: self.doubts,
+        })
+    }
+}
+
+impl Connected {
+    /// Puts the socket on the shelf, or remembers why there is none.
+    pub(super) fn note(self) {
+        let Connected {
             connecting,
             result,
             took,
-        }) = done
-        else {
-            return;
-        };
+        } = self;
         let Connecting {
             endpoint,
             upstream,
-            metrics,
             ask: _,
             doubts,
         } = &connecting;
@@ -168,13 +179,14 @@ impl Filler {
                 // came meanwhile go first.
                 let room = upstream.room_ahead().min(endpoint.room_ahead());
                 if let Some(policy) = state.policy
+                    && let Some(counted) = state.metrics.as_ref().map(|m| m.warm_socket())
                     && endpoint.is_healthy()
                     && state.sockets.len() < room.min(policy.most)
                 {
                     state.sockets.push_back(Kept {
                         stream,
                         since: now,
-                        _counted: metrics.warm_socket(),
+                        _counted: counted,
                     });
                 }
             }
@@ -195,13 +207,17 @@ impl Filler {
 }
 
 impl Connecting {
-    async fn connect(self) -> Connected {
+    pub(super) async fn connect(self) -> Connected {
         let start = Instant::now();
         let addr: SocketAddr = self.endpoint.addr();
         let attempt = async {
             match &self.ask {
                 Some(ready) => ready.ask(addr).await.map(|()| None),
-                None => TcpStream::connect(addr).await?.into_std().map(Some),
+                None => {
+                    let stream = TcpStream::connect(addr).await?.into_std()?;
+                    tune(&stream)?;
+                    Ok(Some(stream))
+                }
             }
         };
         let result = tokio::time::timeout(PATIENCE, attempt)

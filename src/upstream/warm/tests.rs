@@ -51,7 +51,7 @@ impl Setup {
     }
 
     fn take(&self) -> Option<TcpStream> {
-        self.warm.take(&self.endpoint())
+        self.warm.take(&self.upstream, &self.endpoint())
     }
 
     fn wanted(&self) -> Vec<Wanted> {
@@ -71,10 +71,14 @@ impl Setup {
         self.filler.tend(wanted);
         loop {
             self.filler.fill();
-            let Some(done) = self.filler.connects.join_next().await else {
-                return;
-            };
-            self.filler.note(done.ok());
+            if self.filler.connects.join_next().await.is_none() {
+                break;
+            }
+        }
+        // Those in the place of what was taken.
+        for endpoint in self.filler.served.clone() {
+            let connecting = || endpoint.shelf().lock().connecting;
+            eventually("all are connected", || connecting() == 0).await;
         }
     }
 
@@ -401,10 +405,10 @@ async fn runs_on_its_own_and_leaves_nothing_behind() {
     let (stop, stopped) = watch::channel(false);
     let running = Arc::clone(&warm);
     let task = tokio::spawn(async move { running.run(stopped).await });
-    let endpoint = setup.endpoint();
+    let (upstream, endpoint) = (&setup.upstream, setup.endpoint());
     let mut hits = 0;
     for _ in 0..100 {
-        hits += usize::from(warm.take(&endpoint).is_some());
+        hits += usize::from(warm.take(upstream, &endpoint).is_some());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(hits > 30, "{hits} of 100");
@@ -413,7 +417,7 @@ async fn runs_on_its_own_and_leaves_nothing_behind() {
     task.await.unwrap();
     assert_eq!(endpoint.warm_sockets(), 0);
     assert_eq!(endpoint.shelf().lock().connecting, 0);
-    assert!(warm.take(&endpoint).is_none());
+    assert!(warm.take(upstream, &endpoint).is_none());
 }
 
 #[test]
