@@ -249,7 +249,7 @@ impl Drain {
 /// How long idle keep-alive connections are left open after listeners closed.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long those who are cut off may take for their last record, and for a goodbye.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What ends the gateway: a signal, or a call in the same process.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
