@@ -239,6 +239,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
                             listener: text,
                             table,
                             snapshot,
+                            carried: None,
                         };
                         sessions.turn_away(accepted).await;
                     }
@@ -259,12 +260,15 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
         };
         let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
         worker.spawn(async move {
-            let _counted = (open, active, carried);
+            let _counted = (open, active);
             let Some(stream) = served_here(stream, client) else {
                 return;
             };
             let reason = match table {
-                None => serve_http(&edges, stream, client, text, stops).await,
+                None => {
+                    let _carried = carried;
+                    serve_http(&edges, stream, client, text, stops).await
+                }
                 Some(table) => {
                     let accepted = Accepted {
                         stream,
@@ -273,6 +277,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
                         listener: text,
                         table,
                         snapshot,
+                        carried,
                     };
                     edges.sessions.serve(accepted).await
                 }

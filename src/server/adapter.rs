@@ -152,6 +152,7 @@ impl TcpApp {
             listener: self.listener.clone(),
             table: self.table.clone(),
             snapshot: self.snapshot.clone(),
+            carried: None,
         };
         let most = self.snapshot.config.max_connections;
         let Some(_open) = self.drain.connections.open(most) else {

@@ -8,13 +8,14 @@
 //! `assembled.rs` starts them, `accept.rs` gives them connections.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+use crate::tcp::{Carried, Load};
 
 /// Where connections can be carried.
 pub struct Workers {
@@ -26,7 +27,7 @@ pub struct Workers {
 /// One thread.
 struct Worker {
     handle: Handle,
-    carrying: Arc<AtomicUsize>,
+    load: Load,
 }
 
 /// Ends the threads, and with them whatever they still carry, when it is dropped.
@@ -44,9 +45,6 @@ struct Thread {
 #[derive(Clone, Copy)]
 pub struct Place(usize);
 
-/// A connection that a worker carries.
-pub struct Carried(Arc<AtomicUsize>);
-
 impl Workers {
     /// Starts `count` threads, at least one.
     pub fn start(count: usize) -> io::Result<(Workers, Threads)> {
@@ -60,7 +58,7 @@ impl Workers {
             let (stop, stopped) = oneshot::channel::<()>();
             all.push(Worker {
                 handle: runtime.handle().clone(),
-                carrying: Arc::default(),
+                load: Load::default(),
             });
             let thread = std::thread::Builder::new()
                 .name(format!("worker {number}"))
@@ -95,15 +93,14 @@ impl Workers {
     /// because nobody has to be woken for it.
     pub fn for_connection(&self, here: Place) -> (&Handle, Carried) {
         let mut least = &self.all[here.0];
-        let mut fewest = least.carrying.load(Ordering::Relaxed);
+        let mut fewest = least.load.connections();
         for worker in &self.all {
-            let carrying = worker.carrying.load(Ordering::Relaxed);
-            if carrying < fewest {
-                (least, fewest) = (worker, carrying);
+            let connections = worker.load.connections();
+            if connections < fewest {
+                (least, fewest) = (worker, connections);
             }
         }
-        least.carrying.fetch_add(1, Ordering::Relaxed);
-        (&least.handle, Carried(least.carrying.clone()))
+        (&least.handle, least.load.carry())
     }
 }
 
@@ -116,12 +113,6 @@ async fn until(mut stopped: oneshot::Receiver<()>) {
             _ = &mut stopped => return,
             _ = tick.tick() => {}
         }
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

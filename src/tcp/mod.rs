@@ -3,9 +3,11 @@
 //! [`session`] is the life of one session: [`opening`] (its first bytes and its route), `filtered` (what the
 //! route's filters say), then [`routed`]: [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
 //! a client no in its own protocol, `login` watches a Postgres login for what a
-//! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers.
+//! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers. [`carried`] counts
+//! the sessions of a thread.
 
 pub mod cancel;
+pub mod carried;
 pub mod connect;
 mod filtered;
 mod login;
@@ -16,4 +18,5 @@ pub mod relay;
 pub mod routed;
 pub mod session;
 
+pub use carried::{Carried, Load};
 pub use session::{Accepted, Sessions};

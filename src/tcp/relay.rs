@@ -31,6 +31,7 @@ pub use self::socket::close_with_reset;
 
 use self::pair::Pair;
 use crate::error::Reason;
+use crate::tcp::carried::Carried;
 use crate::telemetry::Direction;
 
 /// How one session is to be relayed. [`Relay::new`] fills in what most want; then [`Relay::run`].
@@ -54,6 +55,8 @@ pub struct Relay<'a> {
     /// Sees what is read from the server.
     pub on_server_bytes: Option<Observer<'a>>,
     pub silent_client: SilentClient,
+    /// Dropped when one side has ended: what is left is little work for the thread.
+    pub carried: Option<Carried>,
     /// While the server has not sent a byte, so many of the client's are kept. If the server goes
     /// before it sends one and all of them fit, the session ends as [`Rest::Unanswered`] and the
     /// client has noticed nothing. 0: none.
@@ -139,6 +142,7 @@ impl<'a> Relay<'a> {
             on_client_bytes: None,
             on_server_bytes: None,
             silent_client: SilentClient::PassEnd,
+            carried: None,
             keep_unanswered: 0,
         }
     }

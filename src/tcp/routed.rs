@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
 use crate::route::TcpRoute;
+use crate::tcp::carried::Carried;
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::login::Login;
 use crate::tcp::opening::PostgresTls;
@@ -37,6 +38,7 @@ pub struct Routed<'s> {
     /// A server connection must stand by then.
     pub deadline: Instant,
     pub told: &'s mut Told,
+    pub carried: Option<Carried>,
 }
 
 /// What a session's log line tells of its server and its bytes.
@@ -177,6 +179,7 @@ impl Routed<'_> {
         relay.pipes = Some(sessions.pipes.clone());
         relay.preface = pairing.preface;
         relay.to_server = pairing.first;
+        relay.carried = self.carried.take();
         if route.db_type == DbType::Mysql {
             relay.silent_client = SilentClient::HandBack;
         }

@@ -19,6 +19,7 @@ use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
+use crate::tcp::carried::Carried;
 use crate::tcp::filtered::{Filtered, Origin};
 use crate::tcp::opening::{self, Opening};
 use crate::tcp::refuse;
@@ -48,6 +49,8 @@ pub struct Accepted {
     pub listener: Arc<str>,
     pub table: Arc<TcpTable>,
     pub snapshot: Arc<Snapshot>,
+    /// In the load of the thread that it is served in.
+    pub carried: Option<Carried>,
 }
 
 /// What is known of a session, for its log line.
@@ -140,6 +143,7 @@ impl Sessions {
             mut first,
             table,
             snapshot,
+            carried,
             ..
         } = accepted;
         let unselected = |story: &mut Story, reason| {
@@ -189,6 +193,7 @@ impl Sessions {
             tls,
             deadline: opened + route.tries.timeout,
             told: &mut story.told,
+            carried,
         };
         let reason = match let_in {
             Ok(()) => routed.carry(&config.tcp_proxy, stream, first).await,

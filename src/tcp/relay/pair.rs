@@ -22,6 +22,7 @@ use super::pipe::Pipes;
 use super::socket::close_with_reset;
 use super::{Ended, Relay, Rest, SilentClient};
 use crate::error::Reason;
+use crate::tcp::carried::Carried;
 use crate::telemetry::Direction;
 
 /// A running relay.
@@ -42,6 +43,7 @@ pub(super) struct Pair<'a> {
     pipes: Option<Arc<Pipes>>,
     count: &'a (dyn Fn(Direction, u64) + Send + Sync),
     silent_client: SilentClient,
+    carried: Option<Carried>,
 }
 
 /// Why a session ends.
@@ -85,6 +87,7 @@ impl<'a> Pair<'a> {
             pipes: relay.pipes,
             count: relay.count,
             silent_client: relay.silent_client,
+            carried: relay.carried,
         }
     }
 
@@ -175,6 +178,7 @@ impl<'a> Pair<'a> {
             // its end, and only then is the session over.
             (direction, Step::Finished | Step::SinkFailed) => {
                 self.first.get_or_insert(direction);
+                self.carried = None;
                 (self.up.is_over() && self.down.is_over()).then_some(End::Over)
             }
         }
