@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
-use crate::upstream::warm::Warm;
+use crate::upstream::warm::{Next, Taken, Warm};
 use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, tune};
 use crate::wire::sniff;
 
@@ -26,6 +26,8 @@ pub struct Connected {
     pub server: TcpStream,
     pub lease: Lease,
     pub warmth: Warmth,
+    /// To be started once the server has answered.
+    pub next: Option<Next>,
 }
 
 /// Where a server connection came from.
@@ -67,13 +69,15 @@ pub async fn connect(
         let endpoint = lease.endpoint().clone();
         efforts.endpoint = Some(endpoint.label().to_owned());
         efforts.tries += 1;
-        if let Some(server) = warm.and_then(|warm| warm.take(lease.upstream(), &endpoint)) {
+        if let Some(taken) = warm.and_then(|warm| warm.take(lease.upstream(), &endpoint)) {
+            let Taken { stream, next } = taken;
             route.metrics.warm_hit();
             efforts.connect = Some(Duration::ZERO);
             return Ok(Connected {
-                server,
+                server: stream,
                 lease,
                 warmth: Warmth::Warm,
+                next,
             });
         }
         if warm.is_some() {
@@ -94,6 +98,7 @@ pub async fn connect(
                     server,
                     lease,
                     warmth: Warmth::Fresh,
+                    next: None,
                 });
             }
             Ok(Err(error)) => {

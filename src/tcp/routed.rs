@@ -23,7 +23,7 @@ use crate::tcp::opening::PostgresTls;
 use crate::tcp::refuse;
 use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
 use crate::tcp::session::Sessions;
-use crate::upstream::warm::Policy;
+use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome, tune};
 use crate::wire::postgres;
 use crate::wire::proxy_protocol::{self, Addresses};
@@ -54,6 +54,7 @@ struct Pairing {
     client: TcpStream,
     server: TcpStream,
     warmth: Warmth,
+    next: Option<Next>,
     /// What the server gets first, of ours.
     preface: Bytes,
     /// And then, of the client's.
@@ -86,12 +87,14 @@ impl Routed<'_> {
             server,
             lease,
             warmth,
+            next,
         } = connected;
         let pairing = Pairing {
             preface: self.preface(&stream),
             client: stream,
             server,
             warmth,
+            next,
             first: first.freeze(),
         };
         let mut ended = self.relay(&lease, pairing).await;
@@ -190,7 +193,11 @@ impl Routed<'_> {
             let endpoint = lease.endpoint();
             let mut login = Login::new(self.tls);
             let registered = &registered;
+            let mut next = pairing.next;
             relay.on_server_bytes = Some(Box::new(move |bytes| {
+                if let Some(next) = next.take() {
+                    next.start();
+                }
                 let seen = login.see(bytes);
                 if login.cannot_connect_now() {
                     sessions.warm.flush(endpoint);
@@ -201,6 +208,8 @@ impl Routed<'_> {
                 }
                 seen
             }));
+        } else if let Some(next) = pairing.next {
+            next.start();
         }
         let stop = std::pin::pin!(sessions.cut_off());
         let mut ended = relay.run(pairing.client, pairing.server, stop).await;
@@ -228,6 +237,7 @@ impl Routed<'_> {
             client,
             server,
             warmth: Warmth::Fresh,
+            next: None,
             preface: Bytes::new(),
             first: sent,
         };

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::demand::Demand;
-use self::filler::Filler;
+use self::filler::{Connecting, Filler};
 use super::endpoint::Endpoint;
 use super::{LOOK, Upstream, lock, stopped};
 use crate::config::DbType;
@@ -132,6 +132,18 @@ struct State {
     round: u64,
 }
 
+/// A socket for one client.
+pub struct Taken {
+    pub stream: TcpStream,
+    /// `None`: there are enough, or the filler sees to it.
+    pub next: Option<Next>,
+}
+
+/// The connect in the place of a socket that was taken. To be started when the server has done for
+/// the client what it does for each: PostgreSQL forks for every connection, and a second fork beside
+/// the first session's start makes that slower. Dropped, it is left to the filler.
+pub struct Next(Connecting);
+
 struct Kept {
     /// Known to no runtime yet: each has its own poll, and what goes on with the one that connected
     /// would be heard in its thread, and told to the session's, for as long as the session lives.
@@ -159,9 +171,8 @@ impl Warm {
 
     /// A socket for a client of `endpoint`, connected, [tuned](super::tune) and never used; `None`
     /// when there is none and the caller has to connect. Never waits; call it in the runtime that
-    /// will use the socket, which also connects the next one. Count it per route: `Some` is a hit,
-    /// `None` a miss.
-    pub fn take(&self, upstream: &Arc<Upstream>, endpoint: &Arc<Endpoint>) -> Option<TcpStream> {
+    /// will use the socket. Count it per route: `Some` is a hit, `None` a miss.
+    pub fn take(&self, upstream: &Arc<Upstream>, endpoint: &Arc<Endpoint>) -> Option<Taken> {
         let now = Instant::now();
         let (kept, next) = {
             let mut state = endpoint.shelf().lock();
@@ -171,19 +182,19 @@ impl Warm {
                 true => state.take(now, policy),
                 false => None,
             };
-            // Here and not by the filler: waking its thread costs as much as the connect, and it
-            // would run beside what the client has asked for.
             let next = kept.as_ref().and_then(|_| {
                 let room = upstream.room_ahead().min(endpoint.room_ahead());
                 state.next(upstream, endpoint, self.ready.as_ref(), room, now)
             });
             (kept, next)
         };
-        match next {
-            Some(connecting) => drop(tokio::spawn(async { connecting.connect().await.note() })),
-            None => self.came.notify_one(),
+        if next.is_none() {
+            self.came.notify_one();
         }
-        TcpStream::from_std(kept?.stream).ok()
+        Some(Taken {
+            stream: TcpStream::from_std(kept?.stream).ok()?,
+            next: next.map(Next),
+        })
     }
 
     /// Closes what is connected ahead to `endpoint`, which refused a connection, broke one, or said
@@ -219,6 +230,13 @@ impl Warm {
         for endpoint in filler.served {
             endpoint.shelf().lock().clear();
         }
+    }
+}
+
+impl Next {
+    /// Connects, in this runtime: waking the filler's thread for it would cost as much.
+    pub fn start(self) {
+        tokio::spawn(async { self.0.connect().await.note() });
     }
 }
 

@@ -51,7 +51,11 @@ impl Setup {
     }
 
     fn take(&self) -> Option<TcpStream> {
-        self.warm.take(&self.upstream, &self.endpoint())
+        let taken = self.warm.take(&self.upstream, &self.endpoint())?;
+        if let Some(next) = taken.next {
+            next.start();
+        }
+        Some(taken.stream)
     }
 
     fn wanted(&self) -> Vec<Wanted> {
