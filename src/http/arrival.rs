@@ -5,9 +5,11 @@
 //! `ProxyHttp::on_connection_reuse`. Invariant: every request of a connection gets its own, the
 //! first one too.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
+
+use http::HeaderValue;
 
 use super::deadline::Cutoff;
 
@@ -26,6 +28,25 @@ pub struct Arrival {
     pub requests_before: u64,
     /// The client will not send another request on this connection.
     pub last: bool,
+    /// What it shares with the connection's other requests.
+    pub connection: Arc<Connection>,
+}
+
+/// What all requests of one connection share.
+#[derive(Debug)]
+pub struct Connection {
+    /// The address of the other end, as endpoints are told it.
+    pub client_ip: HeaderValue,
     /// The deadline of the try in flight; the connection loop carries it out.
-    pub cutoff: Arc<Cutoff>,
+    pub cutoff: Cutoff,
+}
+
+impl Connection {
+    pub fn new(client: IpAddr) -> Connection {
+        let client_ip = HeaderValue::try_from(client.to_string());
+        Connection {
+            client_ip: client_ip.expect("an address is visible ASCII"),
+            cutoff: Cutoff::default(),
+        }
+    }
 }

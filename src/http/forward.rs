@@ -6,12 +6,16 @@
 //! Pingora has already removed hop-by-hop headers from the request (its `standard` policy) when
 //! [`request`] is called; for responses it does not, so [`response`] does.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use pingora_core::Result;
+use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::http::fields::Fields;
 
 /// What a request becomes for one endpoint.
 pub struct Outgoing<'a> {
@@ -21,37 +25,44 @@ pub struct Outgoing<'a> {
     pub host: Option<&'a str>,
     /// Used when the client sent no `Host` (HTTP/1.0).
     pub default_host: &'a str,
-    pub client: IpAddr,
+    /// The client's address.
+    pub client: &'a HeaderValue,
     /// The client's address is in `trusted_proxies`.
     pub trusted: bool,
+    /// It asks to become a WebSocket.
+    pub upgrade: bool,
 }
 
 /// Turns the client's request, already a copy, into the one an endpoint gets.
 pub fn request(request: &mut RequestHeader, out: &Outgoing<'_>) -> Result<()> {
+    let has = Fields::of(&request.headers);
+    if !out.upgrade && has.has(Fields::CONNECTION.or(Fields::UPGRADE)) {
+        // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
+        request.remove_header(&header::CONNECTION);
+        request.remove_header(&header::UPGRADE);
+    }
     let original_host = request.headers.get(header::HOST).cloned();
     if request.raw_path() != out.target.as_bytes() {
         request.set_raw_path(out.target.as_bytes())?;
     }
-    if !out.trusted {
+    if !out.trusted && has.has(Fields::FORWARDED) {
         // RFC 7239 says the same in another header; unchecked it would contradict ours.
         request.remove_header(&header::FORWARDED);
+    }
+    if !out.trusted && has.has(Fields::X_FORWARDED_PORT) {
         request.remove_header(&X_FORWARDED_PORT);
     }
     let client = match out.trusted {
-        true => joined(&request.headers, &X_FORWARDED_FOR),
-        false => None,
+        true => after(joined(&request.headers, &X_FORWARDED_FOR), out.client)?,
+        false => out.client.clone(),
     };
-    let client = match client {
-        Some(earlier) => format!("{earlier}, {}", out.client),
-        None => out.client.to_string(),
-    };
-    request.insert_header(X_FORWARDED_FOR, client)?;
+    request.insert_header(X_FORWARDED_FOR_NAME, client)?;
     if !out.trusted || !request.headers.contains_key(X_FORWARDED_PROTO) {
-        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+        request.insert_header(X_FORWARDED_PROTO_NAME, HeaderValue::from_static("http"))?;
     }
     match &original_host {
         Some(host) if !out.trusted || !request.headers.contains_key(X_FORWARDED_HOST) => {
-            request.insert_header(X_FORWARDED_HOST, host)?;
+            request.insert_header(X_FORWARDED_HOST_NAME, host)?;
         }
         None if !out.trusted => {
             request.remove_header(&X_FORWARDED_HOST);
@@ -64,17 +75,23 @@ pub fn request(request: &mut RequestHeader, out: &Outgoing<'_>) -> Result<()> {
         (None, Some(_)) => {}
     }
     // RFC 9110, section 7.6.3: a gateway says so in each request it forwards.
-    match joined(&request.headers, &header::VIA) {
-        Some(earlier) => request.insert_header(header::VIA, format!("{earlier}, {VIA_SELF}"))?,
-        None => request.insert_header(header::VIA, HeaderValue::from_static(VIA_SELF))?,
-    }
-    Ok(())
+    let earlier = match has.has(Fields::VIA) {
+        true => joined(&request.headers, &header::VIA),
+        false => None,
+    };
+    let via = after(earlier, &HeaderValue::from_static(VIA_SELF))?;
+    request.insert_header(VIA_NAME, via)
 }
 
 /// Removes what was meant for this hop alone (RFC 9110, section 7.6.1). `Transfer-Encoding` stays:
 /// Pingora frames the body by it. `Connection` is written anew by Pingora, `Upgrade` belongs to 101.
 pub fn response(response: &mut ResponseHeader) {
-    if let Some(nominated) = joined(&response.headers, &header::CONNECTION) {
+    let has = Fields::of(&response.headers);
+    if has.has(Fields::CONNECTION)
+        && let Some(nominated) = joined(&response.headers, &header::CONNECTION)
+        && !names_nothing_more(&nominated)
+    {
+        let nominated = nominated.into_owned();
         for name in nominated.split(',') {
             let name = name.trim();
             let keep = KEPT_WHEN_NOMINATED
@@ -85,38 +102,49 @@ pub fn response(response: &mut ResponseHeader) {
             }
         }
     }
-    for name in &HOP_BY_HOP {
-        if response.headers.contains_key(name) {
+    if has.has(Fields::OTHER_HOP_BY_HOP) {
+        for name in &HOP_BY_HOP {
             response.remove_header(name);
         }
     }
-    framed_once(response);
-    if response.status != http::StatusCode::SWITCHING_PROTOCOLS
-        && response.headers.contains_key(header::UPGRADE)
+    framed_once(response, has);
+    if has.has(Fields::UPGRADE)
+        && response.status != http::StatusCode::SWITCHING_PROTOCOLS
         && response.status != http::StatusCode::UPGRADE_REQUIRED
     {
         response.remove_header(&header::UPGRADE);
     }
 }
 
+/// Whether a `Connection` field is what nearly all responses have, which names no field that would
+/// not be taken out without it.
+fn names_nothing_more(options: &str) -> bool {
+    options.eq_ignore_ascii_case("keep-alive") || options.eq_ignore_ascii_case("close")
+}
+
 /// Leaves one field that says where the body ends, or none where there is no body. Pingora has
 /// refused lengths that contradict each other.
-fn framed_once(response: &mut ResponseHeader) {
+fn framed_once(response: &mut ResponseHeader, has: Fields) {
     if response.status == http::StatusCode::NO_CONTENT {
         // RFC 9110, section 8.6, and RFC 9112, section 6.1.
         response.remove_header(&header::CONTENT_LENGTH);
         response.remove_header(&header::TRANSFER_ENCODING);
     }
     // RFC 9110, section 8.6: a length that is repeated must not go on like that.
-    if let Some(lengths) = joined(&response.headers, &header::CONTENT_LENGTH)
-        && let Some((first, _)) = lengths.split_once(',')
-        && let Ok(length) = first.trim().parse::<u64>()
-    {
-        // A number is a valid value.
-        let _ = response.insert_header(header::CONTENT_LENGTH, length);
+    if has.has(Fields::CONTENT_LENGTH) {
+        let lengths = joined(&response.headers, &header::CONTENT_LENGTH);
+        let repeated = lengths.and_then(|lengths| {
+            let (first, _) = lengths.split_once(',')?;
+            first.trim().parse::<u64>().ok()
+        });
+        if let Some(length) = repeated {
+            // A number is a valid value.
+            let _ = response.insert_header(header::CONTENT_LENGTH, length);
+        }
     }
     // RFC 9112, section 6.1: chunked is applied once. Pingora read it once and writes it once.
-    if let Some(codings) = joined(&response.headers, &header::TRANSFER_ENCODING)
+    if has.has(Fields::TRANSFER_ENCODING)
+        && let Some(codings) = joined(&response.headers, &header::TRANSFER_ENCODING)
         && codings.contains(',')
         && codings.split(',').all(is_chunked_coding)
     {
@@ -187,23 +215,39 @@ pub fn is_trusted(ip: IpAddr, trusted_proxies: &[IpNet]) -> bool {
 }
 
 /// All lines of one header as one list; lines that are not text are left out.
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
     let mut lines = headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok());
-    let mut list = lines.next()?.to_string();
+    let mut list = Cow::Borrowed(lines.next()?);
     for line in lines {
+        let list = list.to_mut();
         list.push_str(", ");
         list.push_str(line);
     }
     Some(list)
 }
 
+/// A list with one more member.
+fn after(list: Option<Cow<'_, str>>, last: &HeaderValue) -> Result<HeaderValue> {
+    let Some(list) = list else {
+        return Ok(last.clone());
+    };
+    let longer = [list.as_bytes(), b", ", last.as_bytes()].concat();
+    HeaderValue::from_maybe_shared(Bytes::from(longer))
+        .or_err(ErrorType::InvalidHTTPHeader, "a list of addresses or hops")
+}
+
 const VIA_SELF: &str = "1.1 harbr-router";
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+// A name given to Pingora as `&'static str` is not copied.
+const VIA_NAME: &str = "via";
+const X_FORWARDED_FOR_NAME: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO_NAME: &str = "x-forwarded-proto";
+const X_FORWARDED_HOST_NAME: &str = "x-forwarded-host";
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR_NAME);
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO_NAME);
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST_NAME);
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
@@ -226,6 +270,8 @@ const KEPT_WHEN_NOMINATED: [HeaderName; 6] = [
 mod tests {
     use super::*;
 
+    static CLIENT: HeaderValue = HeaderValue::from_static("203.0.113.9");
+
     fn incoming(headers: &[(&str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/api/x?q=1", None).unwrap();
         for (name, value) in headers {
@@ -241,13 +287,14 @@ mod tests {
             target: "/v1/x?q=1",
             host: None,
             default_host: "10.0.0.1:80",
-            client: "203.0.113.9".parse().unwrap(),
+            client: &CLIENT,
             trusted,
+            upgrade: false,
         }
     }
 
     fn text(request: &RequestHeader, name: &str) -> Option<String> {
-        joined(&request.headers, &name.parse().unwrap())
+        joined(&request.headers, &name.parse().unwrap()).map(Cow::into_owned)
     }
 
     #[test]
@@ -289,6 +336,20 @@ mod tests {
         assert_eq!(text(&request, "x-forwarded-proto").unwrap(), "https");
         assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
         assert_eq!(text(&request, "via").unwrap(), "1.1 edge, 1.1 harbr-router");
+    }
+
+    #[test]
+    fn only_a_websocket_keeps_its_connection_fields() {
+        for (upgrade, kept) in [(true, Some("Upgrade")), (false, None)] {
+            let mut request = incoming(&[("Connection", "Upgrade"), ("Upgrade", "websocket")]);
+            let out = Outgoing {
+                upgrade,
+                ..to_endpoint(false)
+            };
+            super::request(&mut request, &out).unwrap();
+            assert_eq!(text(&request, "connection").as_deref(), kept);
+            assert_eq!(text(&request, "upgrade").is_some(), kept.is_some());
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod arrival;
 pub mod deadline;
 pub mod exchange;
+mod fields;
 pub mod filters;
 pub mod forward;
 mod matching;

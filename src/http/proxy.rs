@@ -7,14 +7,13 @@
 //! never come here; `server/` records those. It is over 400 lines because the trait has a dozen phases.
 
 use std::any::Any;
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use log::{debug, warn};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
@@ -268,8 +267,8 @@ impl ProxyHttp for Proxy {
             return Ok(());
         };
         match ctx.uploading && !ctx.awaits_continue() {
-            true => arrival.cutoff.hold(fd),
-            false => arrival.cutoff.arm(ctx.try_deadline(route), fd),
+            true => arrival.connection.cutoff.hold(fd),
+            false => arrival.connection.cutoff.arm(ctx.try_deadline(route), fd),
         }
         Ok(())
     }
@@ -292,11 +291,6 @@ impl ProxyHttp for Proxy {
                 &joined
             }
         };
-        if !ctx.upgrade {
-            // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
-            request.remove_header(&header::CONNECTION);
-            request.remove_header(&header::UPGRADE);
-        }
         if session.req_header().version == http::Version::HTTP_10 {
             // RFC 9110, section 10.1.1.
             request.remove_header(&header::EXPECT);
@@ -308,8 +302,9 @@ impl ProxyHttp for Proxy {
             client: ctx
                 .arrival
                 .as_ref()
-                .map_or(UNKNOWN, |arrival| arrival.client.ip()),
+                .map_or(&UNKNOWN, |arrival| &arrival.connection.client_ip),
             trusted: ctx.trusted,
+            upgrade: ctx.upgrade,
         };
         forward::request(request, &out)?;
         filters::upstream_request(session, ctx, request)
@@ -332,7 +327,7 @@ impl ProxyHttp for Proxy {
             && body.as_ref().is_some_and(|body| !body.is_empty())
             && let Some(arrival) = &ctx.arrival
         {
-            arrival.cutoff.pause();
+            arrival.connection.cutoff.pause();
         }
         ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
         if let Some(most) = snapshot.config.max_body_bytes
@@ -345,7 +340,7 @@ impl ProxyHttp for Proxy {
         if end_of_stream && ctx.uploading {
             ctx.upload_ended(&route);
             if let Some(arrival) = &ctx.arrival {
-                arrival.cutoff.start(ctx.try_deadline(&route));
+                arrival.connection.cutoff.start(ctx.try_deadline(&route));
             }
         }
         filters::request_body(session, ctx, body, last(end_of_stream))
@@ -362,7 +357,7 @@ impl ProxyHttp for Proxy {
             if status == 100 && ctx.awaits_continue() {
                 ctx.expects_continue = false;
                 if let Some(arrival) = &ctx.arrival {
-                    arrival.cutoff.pause();
+                    arrival.connection.cutoff.pause();
                 }
             }
             return Ok(());
@@ -377,7 +372,7 @@ impl ProxyHttp for Proxy {
         let cut_off = ctx
             .arrival
             .as_ref()
-            .is_some_and(|arrival| arrival.cutoff.disarm());
+            .is_some_and(|arrival| arrival.connection.cutoff.disarm());
         if cut_off {
             // The header arrived in the very moment of the cut; its body never will.
             return Err(Error::new_up(ErrorType::ReadTimedout));
@@ -460,7 +455,7 @@ impl ProxyHttp for Proxy {
         let cut_off = ctx
             .arrival
             .as_ref()
-            .is_some_and(|arrival| arrival.cutoff.disarm());
+            .is_some_and(|arrival| arrival.connection.cutoff.disarm());
         if std::mem::take(&mut ctx.retry_decided) {
             return e;
         }
@@ -535,7 +530,7 @@ impl ProxyHttp for Proxy {
         }
         ctx.finish_lease(Outcome::Neutral);
         if let Some(arrival) = &ctx.arrival {
-            arrival.cutoff.disarm();
+            arrival.connection.cutoff.disarm();
         }
         let status = final_response(session).map_or(0, |response| response.status.as_u16());
         let status = match (status, end.reason) {
@@ -662,4 +657,4 @@ fn final_response(session: &Session) -> Option<&ResponseHeader> {
 const WRITE_SILENCE: Duration = Duration::from_secs(60);
 /// An upgraded connection is not cut by any timeout of ours.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+static UNKNOWN: HeaderValue = HeaderValue::from_static("0.0.0.0");

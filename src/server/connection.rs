@@ -17,11 +17,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::io::{Gate, GateStream, HeadBounds, PassedHead, RefusedHead, Remains};
+use super::io::{Gate, GateStream, HeadBounds, RefusedHead, Remains};
 use super::refusal;
 use crate::error::Reason;
-use crate::http::arrival::Arrival;
-use crate::http::deadline::{self, Clock, Cutoff};
+use crate::http::arrival::{Arrival, Connection};
+use crate::http::deadline::{self, Clock};
 
 /// What the connection loop asks of whoever owns the configuration and the logs.
 pub trait Edge: Send + Sync {
@@ -110,7 +110,7 @@ where
 {
     let remains = stream.remains();
     let mut requests = 0;
-    let cutoff = Arc::new(Cutoff::default());
+    let connection = Arc::new(Connection::new(stream.client().ip()));
     let mut clock = Clock::default();
     loop {
         let bounds = bounds(edge, requests);
@@ -128,9 +128,17 @@ where
                 return refusal.reason;
             }
         };
-        let arrival = arrival(&stream, &listener, &head, requests, &cutoff);
+        let arrival = Arrival {
+            client: stream.client(),
+            local: stream.local(),
+            listener: listener.clone(),
+            head_started: head.started.into_std(),
+            requests_before: requests,
+            last: head.connection_close,
+            connection: connection.clone(),
+        };
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
-        let request = deadline::watch(&cutoff, &mut clock, request);
+        let request = deadline::watch(&connection.cutoff, &mut clock, request);
         // Boxed: an idle connection must not keep room for it.
         let reused = Box::pin(until_cut(request, &mut stop.cut, &remains)).await;
         requests += 1;
@@ -203,24 +211,6 @@ fn report(
         method: refused.method.as_deref(),
         target: refused.target.as_deref(),
     });
-}
-
-fn arrival(
-    stream: &GateStream,
-    listener: &Arc<str>,
-    head: &PassedHead,
-    requests_before: u64,
-    cutoff: &Arc<Cutoff>,
-) -> Arrival {
-    Arrival {
-        client: stream.client(),
-        local: stream.local(),
-        listener: listener.clone(),
-        head_started: head.started.into_std(),
-        requests_before,
-        last: head.connection_close,
-        cutoff: cutoff.clone(),
-    }
 }
 
 /// A session for the head that `stream` holds. Apart from the loop, whose future would keep room

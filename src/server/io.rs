@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use self::buffers::{Inbox, Outbox};
-pub(super) use self::gate::{Gate, HeadBounds, PassedHead, RefusedHead};
+pub(super) use self::gate::{Gate, HeadBounds, RefusedHead};
 use crate::wire::http1::{BodyFraming, BodyTracker};
 
 /// A client's connection with the gate in front of it.
