@@ -17,6 +17,7 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::InFlight;
 use crate::upstream::budget::RetryPermit;
+use crate::upstream::peer::HopByHop;
 use crate::upstream::{Endpoint, EndpointId, Lease, Outcome};
 use crate::wire::http1::Malformed;
 
@@ -35,6 +36,8 @@ pub struct Exchange {
     pub trusted: bool,
     pub upgrade: bool,
     pub hash: Option<u64>,
+    /// Whether its head, as its filters left it, has fields that end here.
+    pub hop_by_hop: HopByHop,
     /// `timeout_ms` ends here; moves once, when the body is in.
     pub deadline: Instant,
     /// The body is still coming from the client.
@@ -106,6 +109,7 @@ impl Exchange {
             trusted: false,
             upgrade: false,
             hash: None,
+            hop_by_hop: HopByHop::Present,
             deadline: now,
             uploading: false,
             expects_continue: false,

@@ -4,7 +4,7 @@
 //! hundred instructions and a removal twice that, so asking for twenty names that are not there was
 //! a tenth of a request; this walks once over the few that are. Invariant: a field that is there is
 //! never called absent; one that was removed meanwhile may still be called present. Called by
-//! `forward.rs`.
+//! `forward.rs` and `proxy.rs`.
 
 use http::header::{self, HeaderMap, HeaderName};
 
@@ -22,6 +22,11 @@ impl Fields {
     pub const VIA: Fields = Fields(1 << 5);
     pub const FORWARDED: Fields = Fields(1 << 6);
     pub const X_FORWARDED_PORT: Fields = Fields(1 << 7);
+    /// All that Pingora 0.9.1 takes out of a request by itself, or decides that by.
+    pub const HOP_BY_HOP: Fields = Fields::CONNECTION
+        .or(Fields::UPGRADE)
+        .or(Fields::TRANSFER_ENCODING)
+        .or(Fields::OTHER_HOP_BY_HOP);
 
     /// What `headers` has.
     pub fn of(headers: &HeaderMap) -> Fields {
@@ -99,5 +104,25 @@ mod tests {
     fn an_ordinary_request_has_none() {
         let request = of(&["host", "user-agent", "accept", "cookie", "x-forwarded-by"]);
         assert_eq!(request, Fields(0));
+        assert!(!request.has(Fields::HOP_BY_HOP));
+    }
+
+    #[test]
+    fn all_that_pingora_takes_out_is_hop_by_hop() {
+        for name in [
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "connection",
+            "upgrade",
+            "http2-settings",
+        ] {
+            assert!(of(&[name]).has(Fields::HOP_BY_HOP), "{name}");
+        }
+        assert!(!of(&["via", "content-length"]).has(Fields::HOP_BY_HOP));
     }
 }

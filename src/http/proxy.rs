@@ -28,6 +28,7 @@ use crate::error::{Fault, Reason};
 use crate::filter::{self, Failed, Last};
 use crate::http::arrival::Arrival;
 use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
+use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
 use crate::http::forward::{self, Outgoing};
 use crate::http::matching::{content_length, hash_key, matched};
@@ -37,7 +38,7 @@ use crate::http::retry::{self, Failure};
 use crate::route::Route;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::AccessLog;
-use crate::upstream::peer::{IDLE_TIMEOUT, PeerTimeouts, Reuse, http_peer};
+use crate::upstream::peer::{HopByHop, IDLE_TIMEOUT, PeerTimeouts, Reuse, http_peer};
 use crate::upstream::{Lease, Outcome, Pick};
 
 /// The HTTP side of a gateway.
@@ -99,9 +100,15 @@ fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
     };
     let request = session.req_header();
     ctx.hash = hash_key(route, request, ctx.client, &ctx.target);
-    let length = content_length(request);
-    ctx.uploading = length.is_some_and(|length| length > 0)
-        || request.headers.contains_key(header::TRANSFER_ENCODING);
+    let has = Fields::of(&request.headers);
+    if !has.has(Fields::HOP_BY_HOP) {
+        ctx.hop_by_hop = HopByHop::Absent;
+    }
+    let length = match has.has(Fields::CONTENT_LENGTH) {
+        true => content_length(request),
+        false => None,
+    };
+    ctx.uploading = length.is_some_and(|length| length > 0) || has.has(Fields::TRANSFER_ENCODING);
     ctx.expects_continue = ctx.uploading && forward::expects_continue(request);
     let max_body = snapshot.config.max_body_bytes;
     match max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
@@ -223,7 +230,13 @@ impl ProxyHttp for Proxy {
             },
             idle: IDLE_TIMEOUT,
         };
-        let peer = http_peer(lease.endpoint(), &timeouts, route.group_key, reuse);
+        let peer = http_peer(
+            lease.endpoint(),
+            &timeouts,
+            route.group_key,
+            reuse,
+            ctx.hop_by_hop,
+        );
         ctx.endpoint = Some(lease.endpoint().clone());
         ctx.lease = Some(lease);
         Ok(peer)

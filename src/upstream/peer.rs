@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::TcpKeepalive;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
 use super::endpoint::Endpoint;
 
@@ -46,12 +46,21 @@ pub enum Reuse {
     Fresh,
 }
 
+/// Whether a request has fields that are for one hop alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopByHop {
+    Present,
+    /// Pingora need not look for each of them, which it does fourteen times.
+    Absent,
+}
+
 /// The peer for one try against `endpoint`. `group_key`: see [`group_key`].
 pub fn http_peer(
     endpoint: &Endpoint,
     timeouts: &PeerTimeouts,
     group_key: u64,
     reuse: Reuse,
+    hop_by_hop: HopByHop,
 ) -> Box<HttpPeer> {
     // A `SocketAddr` is taken as it is: nothing is resolved, nothing can fail.
     let mut peer = HttpPeer::new(endpoint.addr(), false, String::new());
@@ -62,6 +71,10 @@ pub fn http_peer(
     options.write_timeout = Some(timeouts.write);
     options.alpn = ALPN::H1;
     options.tcp_keepalive = Some(KEEPALIVE);
+    options.http_upstream_request_policy = match hop_by_hop {
+        HopByHop::Present => HttpUpstreamRequestPolicy::default(),
+        HopByHop::Absent => HttpUpstreamRequestPolicy::preserve(),
+    };
     match reuse {
         Reuse::Pooled | Reuse::PooledHere => {
             peer.group_key = match reuse {
@@ -140,7 +153,7 @@ mod tests {
 
     #[test]
     fn every_timeout_is_set_and_the_address_is_taken_as_it_is() {
-        let peer = http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled);
+        let peer = http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled, HopByHop::Present);
         assert_eq!(peer.address().to_string(), "10.0.0.1:8080");
         assert_eq!(peer.connection_timeout(), Some(TIMEOUTS.connect));
         assert_eq!(
@@ -156,6 +169,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_request_without_hop_by_hop_fields_is_left_as_it_is() {
+        let policy = |hop_by_hop| {
+            http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled, hop_by_hop)
+                .options
+                .http_upstream_request_policy
+        };
+        assert!(policy(HopByHop::Present).strip_hop_by_hop);
+        assert!(policy(HopByHop::Present).strip_connection_nominated);
+        assert!(!policy(HopByHop::Absent).strip_hop_by_hop);
+    }
+
+    #[test]
     fn a_name_has_no_endpoint_to_build_a_peer_from() {
         let upstream = upstream(spec(vec![endpoint("db.example:80")]));
         assert!(upstream.endpoints().is_empty());
@@ -164,7 +189,9 @@ mod tests {
 
     #[test]
     fn the_pool_shares_connections_within_a_group_only() {
-        let key = |group, reuse| http_peer(&made(), &TIMEOUTS, group, reuse).reuse_hash();
+        let key = |group, reuse| {
+            http_peer(&made(), &TIMEOUTS, group, reuse, HopByHop::Present).reuse_hash()
+        };
         assert_eq!(key(7, Reuse::Pooled), key(7, Reuse::Pooled));
         assert_ne!(key(7, Reuse::Pooled), key(8, Reuse::Pooled));
         assert_ne!(group_key("a", ""), group_key("b", ""));
@@ -173,9 +200,9 @@ mod tests {
 
     #[test]
     fn a_fresh_peer_matches_nothing_in_the_pool_and_leaves_nothing_there() {
-        let pooled = http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled);
-        let one = http_peer(&made(), &TIMEOUTS, 7, Reuse::Fresh);
-        let other = http_peer(&made(), &TIMEOUTS, 7, Reuse::Fresh);
+        let pooled = http_peer(&made(), &TIMEOUTS, 7, Reuse::Pooled, HopByHop::Present);
+        let one = http_peer(&made(), &TIMEOUTS, 7, Reuse::Fresh, HopByHop::Present);
+        let other = http_peer(&made(), &TIMEOUTS, 7, Reuse::Fresh, HopByHop::Present);
         assert_ne!(one.reuse_hash(), pooled.reuse_hash());
         assert_ne!(one.reuse_hash(), other.reuse_hash());
         assert_eq!(one.idle_timeout(), Some(Duration::ZERO));
@@ -201,7 +228,15 @@ mod tests {
             total_connect: Duration::from_secs(5),
             ..TIMEOUTS
         };
-        let peer = |reuse| *http_peer(set.iter().next().unwrap(), &timeouts, 7, reuse);
+        let peer = |reuse| {
+            *http_peer(
+                set.iter().next().unwrap(),
+                &timeouts,
+                7,
+                reuse,
+                HopByHop::Present,
+            )
+        };
         let connector = TransportConnector::new(None);
         let give_back = |stream, peer: &HttpPeer| {
             connector.release_stream(stream, peer.reuse_hash(), peer.idle_timeout());
@@ -249,7 +284,13 @@ mod tests {
             total_connect: Duration::from_millis(100),
             ..TIMEOUTS
         };
-        let peer = *http_peer(set.iter().next().unwrap(), &timeouts, 7, Reuse::Pooled);
+        let peer = *http_peer(
+            set.iter().next().unwrap(),
+            &timeouts,
+            7,
+            Reuse::Pooled,
+            HopByHop::Present,
+        );
         let connect = TransportConnector::new(None);
         let result = tokio::time::timeout(Duration::from_secs(5), connect.get_stream(&peer)).await;
         let error = result.expect("cut by its own timeout").unwrap_err();
