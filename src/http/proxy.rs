@@ -119,10 +119,11 @@ fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Exchange;
+    /// Boxed, because Pingora moves it from one future into the next.
+    type CTX = Box<Exchange>;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new()
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Exchange::new())
     }
 
     /// No modules: compression and gRPC-Web are not offered, and an empty list costs nothing.
@@ -131,13 +132,13 @@ impl ProxyHttp for Proxy {
     fn on_connection_reuse(
         &self,
         _session: &mut Session,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
         arrival: Box<dyn Any + Send + Sync>,
     ) {
         ctx.arrival = arrival.downcast::<Arrival>().ok().map(|arrival| *arrival);
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         if session.req_header().version == http::Version::HTTP_10 {
             // RFC 9110, section 15.2: such a client does not know interim responses.
             session.as_downstream_mut().set_ignore_info_resp(true);
@@ -174,7 +175,7 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<Box<HttpPeer>> {
         let Some(route) = ctx.route.clone() else {
             return Err(ended(ctx, Reason::NoRoute));
@@ -246,7 +247,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
         mut e: Box<Error>,
     ) -> Box<Error> {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
@@ -271,7 +272,7 @@ impl ProxyHttp for Proxy {
         _peer: &HttpPeer,
         fd: RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         ctx.connect = Some(ctx.try_started.elapsed());
         ctx.body_bytes = 0;
@@ -290,7 +291,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let (Some(route), Some(lease)) = (&ctx.route, &ctx.lease) else {
             return Ok(());
@@ -328,7 +329,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let (Some(route), Some(snapshot)) = (ctx.route.clone(), &ctx.snapshot) else {
             return Ok(());
@@ -363,7 +364,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let status = response.status.as_u16();
         if response.status.is_informational() && status != 101 {
@@ -416,7 +417,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return filters::response(session, ctx, response);
@@ -449,7 +450,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if !session.was_upgraded() {
             filters::response_body(session, ctx, body, last(end_of_stream))?;
@@ -462,7 +463,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         session: &mut Session,
         e: Box<Error>,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
         let cut_off = ctx
@@ -501,7 +502,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         e: &Error,
-        ctx: &mut Exchange,
+        ctx: &mut Self::CTX,
     ) -> FailToProxy {
         let end = ctx.end_with(Some(e));
         ctx.end = Some(end);
@@ -533,7 +534,7 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Self::CTX) {
         let mut end = ctx.end_with(e);
         let left = end.reason == Reason::ClientClosed || session.was_upgraded();
         let cut = *self.cut.borrow();
@@ -576,14 +577,14 @@ impl ProxyHttp for Proxy {
         filters::log(session, ctx, &end);
     }
 
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Exchange, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _ctx: &Exchange,
+        _ctx: &Self::CTX,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {
