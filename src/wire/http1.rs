@@ -35,27 +35,39 @@ pub const MAX_METHOD_BYTES: usize = 32;
 
 /// `tchar` of RFC 9110 5.6.2: what methods and field names are made of.
 fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    TCHARS[usize::from(byte)]
 }
 
 /// A byte that may stand in a field value (RFC 9110 5.5): HTAB, space, visible ASCII, obs-text.
 fn is_field_text(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+    FIELD_TEXT[usize::from(byte)]
 }
+
+/// A set of bytes as a table: each byte of a head is looked up in one or another.
+const fn set_of(alphanumeric_and: &[u8]) -> [bool; 256] {
+    let mut set = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        set[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < alphanumeric_and.len() {
+        set[alphanumeric_and[at] as usize] = true;
+        at += 1;
+    }
+    set
+}
+
+const TCHARS: [bool; 256] = set_of(b"!#$%&'*+-.^_`|~");
+
+const FIELD_TEXT: [bool; 256] = {
+    let mut set = [true; 256];
+    let mut control = 0;
+    while control < b' ' as usize {
+        set[control] = control == b'\t' as usize;
+        control += 1;
+    }
+    set[0x7f] = false;
+    set
+};

@@ -6,6 +6,8 @@
 
 use std::net::Ipv6Addr;
 
+use super::set_of;
+
 /// Whether `bytes` are a host with an optional port.
 ///
 /// Narrower than RFC 3986 in two points: no percent-encoding (no resolver knows such a name, and
@@ -34,28 +36,11 @@ pub(super) fn is_authority(bytes: &[u8]) -> bool {
 /// reg-name without pct-encoded; covers dotted IPv4. RFC 3986 allows an empty one, RFC 9110 4.2.1
 /// does not for `http`.
 fn is_reg_name(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name.iter().all(|byte| {
-            byte.is_ascii_alphanumeric()
-                || matches!(
-                    byte,
-                    b'-' | b'.'
-                        | b'_'
-                        | b'~'
-                        | b'!'
-                        | b'$'
-                        | b'&'
-                        | b'\''
-                        | b'('
-                        | b')'
-                        | b'*'
-                        | b'+'
-                        | b','
-                        | b';'
-                        | b'='
-                )
-        })
+    !name.is_empty() && name.iter().all(|byte| REG_NAME[usize::from(*byte)])
 }
+
+/// unreserved and sub-delims.
+const REG_NAME: [bool; 256] = set_of(b"-._~!$&'()*+,;=");
 
 fn is_ipv6(literal: &[u8]) -> bool {
     std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())

@@ -361,3 +361,13 @@ proptest! {
         prop_assert_eq!(follow(BodyFraming::Chunked, &body, step), Ok((length, true)));
     }
 }
+
+#[test]
+fn the_tables_of_bytes_are_those_of_the_rfcs() {
+    for byte in 0..=u8::MAX {
+        let tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        assert_eq!(super::is_tchar(byte), tchar, "{byte:#x}");
+        let text = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+        assert_eq!(super::is_field_text(byte), text, "{byte:#x}");
+    }
+}
