@@ -1,13 +1,17 @@
 //! The two buffers of a [`GateStream`](super::GateStream).
 //!
 //! Their own file because how bytes are kept is another question than which bytes may pass.
-//! Invariants: what goes in comes out, once and in order; a buffer that is empty can be released.
+//! Invariants: what goes in comes out, once and in order; a buffer that is empty can be released. A
+//! connection releases its buffers before each wait, so that thousands of idle ones hold none; a
+//! thread keeps one of each kind that was released, for the next connection that needs it.
 //! Bounds: the inbox holds a head, or one read's bytes of a following request; the outbox
 //! [`OUTBOX_BYTES`].
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::thread::LocalKey;
 
 use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -34,6 +38,9 @@ impl Inbox {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = spare(&SPARE_INBOX);
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -60,7 +67,10 @@ impl Inbox {
     /// Gives the memory back, if it is not in use.
     pub(super) fn release(&mut self) {
         if self.bytes.is_empty() {
-            self.bytes = Vec::new();
+            let bytes = std::mem::take(&mut self.bytes);
+            if bytes.capacity() <= KEPT_BYTES {
+                keep(&SPARE_INBOX, bytes);
+            }
         }
     }
 }
@@ -93,6 +103,7 @@ impl Outbox {
         loop {
             if self.bytes.len() + length <= OUTBOX_BYTES {
                 if self.bytes.capacity() == 0 {
+                    self.bytes = spare(&SPARE_OUTBOX);
                     self.bytes.reserve_exact(OUTBOX_BYTES);
                 }
                 for buf in bufs {
@@ -156,9 +167,29 @@ impl Outbox {
     /// Gives the memory back, if it is not in use.
     pub(super) fn release(&mut self) {
         if self.is_empty() {
-            *self = Outbox::default();
+            keep(&SPARE_OUTBOX, std::mem::take(&mut self.bytes));
+            self.sent = 0;
         }
     }
+}
+
+/// The spare buffer of this thread, or a new one.
+fn spare(of: &'static LocalKey<Cell<Vec<u8>>>) -> Vec<u8> {
+    of.try_with(Cell::take).unwrap_or_default()
+}
+
+/// Makes a buffer the spare one of this thread.
+fn keep(of: &'static LocalKey<Cell<Vec<u8>>>, mut bytes: Vec<u8>) {
+    if bytes.capacity() > 0 {
+        bytes.clear();
+        // Fails only while the thread ends.
+        let _ = of.try_with(|spare| spare.set(bytes));
+    }
+}
+
+thread_local! {
+    static SPARE_INBOX: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SPARE_OUTBOX: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// An emptied inbox of at most this capacity is kept for the next head.
