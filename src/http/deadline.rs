@@ -7,13 +7,13 @@
 //! shuts that socket down, so that Pingora's pending read ends and the retry decision is asked.
 //! Invariant: arming, disarming and cutting all happen in the connection's own task, so a socket
 //! that Pingora released is never the one that is shut down. One timer serves all requests of a
-//! connection: it is moved only to an earlier time, and re-armed when it fires too early.
+//! connection, and the waits between them: see [`Clock`].
 
 use std::future::{Future, poll_fn};
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -100,6 +100,26 @@ pub struct Clock {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
+impl Clock {
+    /// Ready once `at` has passed. The timer is moved only to an earlier time, and re-armed when it
+    /// fires too early: a connection that is in use touches it once in a while.
+    pub fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let at = tokio::time::Instant::from_std(at);
+        loop {
+            let sleep = self
+                .sleep
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if sleep.deadline() > at || sleep.is_elapsed() {
+                sleep.as_mut().reset(at);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= at {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
 /// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so.
 pub async fn watch<F: Future>(cutoff: &Cutoff, clock: &mut Clock, request: F) -> F::Output {
     let mut request = std::pin::pin!(request);
@@ -108,14 +128,7 @@ pub async fn watch<F: Future>(cutoff: &Cutoff, clock: &mut Clock, request: F) ->
             return Poll::Ready(output);
         }
         while let Some(at) = cutoff.next() {
-            let at_tokio = tokio::time::Instant::from_std(at);
-            let sleep = clock
-                .sleep
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at_tokio)));
-            if sleep.deadline() > at_tokio || sleep.is_elapsed() {
-                sleep.as_mut().reset(at_tokio);
-            }
-            match sleep.as_mut().poll(cx) {
+            match clock.poll(at, cx) {
                 Poll::Pending => break,
                 Poll::Ready(()) => cutoff.expire(Instant::now()),
             }
@@ -183,6 +196,19 @@ mod tests {
         cutoff.arm(started + Duration::from_millis(60), stream.as_raw_fd());
         assert!(watch(&cutoff, &mut clock, stream.read_u8()).await.is_err());
         assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_was_set_to_an_earlier_time_is_armed_again() {
+        let start = tokio::time::Instant::now();
+        let after = |wait| (start + wait).into_std();
+        let (early, late) = (Duration::from_millis(50), Duration::from_secs(75));
+        let mut clock = Clock::default();
+        let polled = poll_fn(|cx| Poll::Ready(clock.poll(after(early), cx))).await;
+        assert!(polled.is_pending());
+        poll_fn(|cx| clock.poll(after(late), cx)).await;
+        assert!(start.elapsed() >= late);
+        assert!(start.elapsed() < late + early);
     }
 
     #[tokio::test]

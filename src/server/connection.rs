@@ -114,7 +114,10 @@ where
     let mut clock = Clock::default();
     loop {
         let bounds = bounds(edge, requests);
-        let head = match stream.await_head(&bounds, &mut stop.close_idle).await {
+        let head = match stream
+            .await_head(&bounds, &mut stop.close_idle, &mut clock)
+            .await
+        {
             Gate::Head(head) => head,
             Gate::Left if requests > 0 => return Reason::Ok,
             Gate::Left => return Reason::ClientClosed,

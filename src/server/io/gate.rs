@@ -6,13 +6,15 @@
 
 use std::future::poll_fn;
 use std::ops::Range;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{GateStream, Upgrade};
 use crate::error::Reason;
+use crate::http::deadline::Clock;
 use crate::wire::http1::{BodyTracker, HeadScanner, HeadSummary, Refusal, Scan};
 
 /// How long and how large a head may be.
@@ -61,9 +63,10 @@ impl GateStream {
         &mut self,
         bounds: &HeadBounds,
         close_idle: &mut watch::Receiver<bool>,
+        clock: &mut Clock,
     ) -> Gate {
         if self.inbox.is_empty()
-            && let Some(end) = self.await_first_byte(bounds.idle, close_idle).await
+            && let Some(end) = self.await_first_byte(bounds.idle, close_idle, clock).await
         {
             return end;
         }
@@ -74,7 +77,14 @@ impl GateStream {
         &mut self,
         idle: Duration,
         close_idle: &mut watch::Receiver<bool>,
+        clock: &mut Clock,
     ) -> Option<Gate> {
+        let end = Instant::now().checked_add(idle).map(Instant::into_std);
+        let idled = poll_fn(|cx| match end {
+            Some(end) => clock.poll(end, cx),
+            // After all time there is.
+            None => Poll::Pending,
+        });
         let read = poll_fn(|cx| {
             let read = self.poll_fill(cx);
             if read.is_pending() {
@@ -92,7 +102,7 @@ impl GateStream {
                 Err(_) => Some(Gate::Closed(Reason::ClientClosed)),
             },
             () = flipped(close_idle) => Some(Gate::Closed(Reason::Drained)),
-            () = sleep(idle) => Some(Gate::Closed(Reason::IdleTimeout)),
+            () = idled => Some(Gate::Closed(Reason::IdleTimeout)),
         }
     }
 

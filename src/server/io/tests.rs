@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::buffers::OUTBOX_BYTES;
 use super::*;
+use crate::http::deadline::Clock;
 use crate::wire::http1::cases::{CASES, heads};
 use crate::wire::http1::{HeadScanner, HeadSummary, MAX_TARGET_BYTES, Scan};
 
@@ -41,7 +42,9 @@ async fn gives_its_buffers_back_while_idle() {
     let (_close, mut close_idle) = watch::channel(false);
     let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     client.write_all(head).await.expect("open");
-    let gate = stream.await_head(&BOUNDS, &mut close_idle).await;
+    let gate = stream
+        .await_head(&BOUNDS, &mut close_idle, &mut Clock::default())
+        .await;
     assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
     let mut read = [0; 100];
     assert_eq!(stream.read(&mut read).await.expect("held"), head.len());
@@ -54,7 +57,8 @@ async fn gives_its_buffers_back_while_idle() {
     assert!(stream.is_reusable());
     assert_ne!(stream.outbox.capacity(), 0);
 
-    let mut waiting = Box::pin(stream.await_head(&BOUNDS, &mut close_idle));
+    let mut clock = Clock::default();
+    let mut waiting = Box::pin(stream.await_head(&BOUNDS, &mut close_idle, &mut clock));
     let polled = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
     assert!(polled, "there is no second head");
     drop(waiting);
@@ -113,7 +117,9 @@ async fn keeps_what_follows_a_body_in_the_same_read() {
     let first = head(messages[0].0);
     client.write_all(first.as_bytes()).await.expect("open");
     for (at, (fields, body)) in messages.into_iter().enumerate() {
-        let gate = stream.await_head(&BOUNDS, &mut close_idle).await;
+        let gate = stream
+            .await_head(&BOUNDS, &mut close_idle, &mut Clock::default())
+            .await;
         assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
         let mut read = [0; 200];
         let length = stream.read(&mut read).await.expect("held");
@@ -145,7 +151,9 @@ async fn wakes_a_reader_whose_bytes_were_held_when_an_upgrade_is_granted() {
     let head = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n";
     client.write_all(head.as_bytes()).await.expect("open");
     client.write_all(b"early").await.expect("open");
-    stream.await_head(&BOUNDS, &mut close_idle).await;
+    stream
+        .await_head(&BOUNDS, &mut close_idle, &mut Clock::default())
+        .await;
     let mut read = [0; 200];
     assert_eq!(stream.read(&mut read).await.expect("held"), head.len());
     while stream.inbox.is_empty() {
