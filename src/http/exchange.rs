@@ -24,7 +24,7 @@ use crate::wire::http1::Malformed;
 /// One request on its way.
 pub struct Exchange {
     pub arrival: Option<Arrival>,
-    /// When the head was complete.
+    /// When the head was complete: when this was made.
     pub started: Instant,
     pub snapshot: Option<Arc<Snapshot>>,
     pub route: Option<Arc<Route>>,

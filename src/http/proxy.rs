@@ -69,7 +69,6 @@ impl Proxy {
     /// Matches the request and fills the exchange, or says why it cannot be carried.
     fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
         let snapshot = self.snapshots.load();
-        ctx.started = Instant::now();
         let request = session.req_header();
         ctx.upgrade = forward::is_websocket(request);
         let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
@@ -198,6 +197,10 @@ impl ProxyHttp for Proxy {
                 return Err(ended(ctx, reason));
             }
         };
+        ctx.try_started = match ctx.asked {
+            Some(asked) if lease.queued_for().is_zero() => asked,
+            _ => Instant::now(),
+        };
         if !lease.queued_for().is_zero() {
             ctx.waited(&route, lease.queued_for());
         }
@@ -213,7 +216,6 @@ impl ProxyHttp for Proxy {
                 }
             }
         };
-        ctx.try_started = Instant::now();
         let connect = route.tries.connect_timeout.min(
             ctx.try_deadline(&route)
                 .saturating_duration_since(ctx.try_started),
@@ -598,10 +600,11 @@ async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
     if let Next::Retry { pause } = ctx.next {
         tokio::time::sleep(pause).await;
     }
-    if ctx.remaining().is_zero() {
+    let now = Instant::now();
+    if ctx.deadline <= now {
         return Err(Reason::Timeout);
     }
-    ctx.asked = Some(Instant::now());
+    ctx.asked = Some(now);
     let pick = Pick {
         hash: ctx.hash,
         avoid: &ctx.tried,
