@@ -49,7 +49,10 @@ pub fn matched(
 /// The path and query of a request target (RFC 9112, section 3.2.2: absolute form from a client
 /// that takes us for its proxy).
 fn origin_form(raw: &str) -> Cow<'_, str> {
-    let Some((_, after_scheme)) = raw.split_once("://").filter(|_| !raw.starts_with('/')) else {
+    if raw.starts_with('/') {
+        return Cow::Borrowed(raw);
+    }
+    let Some((_, after_scheme)) = raw.split_once("://") else {
         return Cow::Borrowed(raw);
     };
     match after_scheme.find(['/', '?']) {

@@ -109,7 +109,9 @@ impl<T> Table<T> {
         mut visit: impl FnMut(Class<'_>, &'s Prefixes) -> Option<usize>,
     ) -> Option<usize> {
         let mut buffer = HostBuffer::default();
-        if let Some(host) = host.and_then(|host| buffer.fill(host)) {
+        // Without routes of a host it does not matter which one it is.
+        let asked = !(self.exact.is_empty() && self.wildcard.is_empty());
+        if let Some(host) = host.filter(|_| asked).and_then(|host| buffer.fill(host)) {
             let exact = self.exact.get(host);
             if let Some(index) = exact.and_then(|prefixes| visit(Class::Exact(host), prefixes)) {
                 return Some(index);
