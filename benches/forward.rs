@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 
+use ::http::HeaderValue;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use harbr_router::http::forward::{self, Outgoing};
 use harbr_router::pingora::http::{RequestHeader, ResponseHeader};
@@ -29,13 +30,16 @@ fn incoming(more: &[(&'static str, &str)]) -> RequestHeader {
     request
 }
 
+static CLIENT: HeaderValue = HeaderValue::from_static("203.0.113.9");
+
 fn to_endpoint(target: &str, trusted: bool) -> Outgoing<'_> {
     Outgoing {
         target,
         host: None,
         default_host: "10.0.0.1:9000",
-        client: "203.0.113.9".parse().expect("an address"),
+        client: &CLIENT,
         trusted,
+        upgrade: false,
     }
 }
 

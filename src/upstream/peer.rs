@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_to_its_connections_unless_they_are_counted() {
-        let key = |reuse| http_peer(&made(), &TIMEOUTS, 7, reuse).reuse_hash();
+        let key = |reuse| http_peer(&made(), &TIMEOUTS, 7, reuse, HopByHop::Present).reuse_hash();
         let elsewhere = |reuse| std::thread::spawn(move || key(reuse)).join().unwrap();
         assert_eq!(key(Reuse::PooledHere), key(Reuse::PooledHere));
         assert_ne!(key(Reuse::PooledHere), elsewhere(Reuse::PooledHere));

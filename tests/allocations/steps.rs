@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use harbr_router::config;
-use harbr_router::http::{Arrival, Proxy, deadline::Cutoff, exchange::Exchange};
+use harbr_router::http::{Arrival, Proxy, arrival::Connection, exchange::Exchange};
 use harbr_router::pingora;
 use harbr_router::snapshot::{Additions, Snapshot, SnapshotHandle};
 use harbr_router::telemetry::{AccessLog, Metrics};
@@ -31,7 +31,7 @@ pub struct Steps {
     proxy: Proxy,
     runtime: Runtime,
     listener: Arc<str>,
-    cutoff: Arc<Cutoff>,
+    connection: Arc<Connection>,
     _folder: TempDir,
 }
 
@@ -54,7 +54,7 @@ impl Steps {
             proxy: Proxy::new(SnapshotHandle::new(snapshot), Arc::new(log), closing, cut),
             runtime: Runtime::new().expect("a runtime"),
             listener: "127.0.0.1:0".into(),
-            cutoff: Arc::default(),
+            connection: Arc::new(Connection::new([203, 0, 113, 7].into())),
             _folder: folder,
         }
     }
@@ -72,7 +72,7 @@ impl Steps {
         let mut begun = None;
         let mut arrival: Option<Box<dyn std::any::Any + Send + Sync>> = Some(Box::new(arrival));
         measure("new_ctx", &mut || begun = Some(proxy.new_ctx()));
-        let ctx: &mut Exchange = begun.as_mut().expect("made above");
+        let ctx: &mut Box<Exchange> = begun.as_mut().expect("made above");
         measure("on_connection_reuse", &mut || {
             if let Some(arrival) = arrival.take() {
                 proxy.on_connection_reuse(session, ctx, arrival);
@@ -134,7 +134,7 @@ impl Steps {
             head_started: Instant::now(),
             requests_before: 1,
             last: false,
-            cutoff: self.cutoff.clone(),
+            connection: self.connection.clone(),
         };
         (session, arrival, client)
     }
