@@ -150,7 +150,8 @@ fn the_same_clients_without_a_gateway_do_get_their_host_blocked() {
     let program = "
 import socket, sys
 for _ in range(50):
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), 20).close()
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as client:
+        client.recv(1)
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
 print(s.recv(4096))
 ";
