@@ -98,7 +98,7 @@ impl ServiceWithDependents for Listeners {
         self.edges.drain.set_ready();
         let mut running = Vec::new();
         for listener in self.listeners.drain(..) {
-            running.push(start(listener, &self.edges));
+            running.extend(start(listener, &self.edges));
         }
         ready.notify_ready();
         self.launch.accepting().await;
@@ -112,7 +112,7 @@ impl ServiceWithDependents for Listeners {
                 }
             }
             for listener in change.add {
-                running.push(start(listener, &self.edges));
+                running.extend(start(listener, &self.edges));
             }
             let _ = change.done.send(());
         }
@@ -134,7 +134,8 @@ impl ServiceWithDependents for Listeners {
     }
 }
 
-fn start(listener: Listener, edges: &Arc<Edges>) -> (Identity, JoinHandle<()>) {
+/// Its accept loops: several for traffic, so that a connection mostly starts where it stays.
+fn start(listener: Listener, edges: &Arc<Edges>) -> Vec<(Identity, JoinHandle<()>)> {
     let Listener {
         identity,
         bound,
@@ -148,20 +149,24 @@ fn start(listener: Listener, edges: &Arc<Edges>) -> (Identity, JoinHandle<()>) {
         addr: bound.addr,
         metrics,
         socket,
+        refusing: Connections::default(),
     };
-    let edges = edges.clone();
-    let accepting = match identity.kind {
-        Kind::Admin => tokio::spawn(accept_admin(door, edges)),
-        Kind::Http | Kind::Tcp => {
-            let place = edges.workers.for_listener();
-            let accepting = accept_traffic(door, edges.clone(), place, Handle::current());
-            edges.workers.at(place).spawn(accepting)
-        }
+    if identity.kind == Kind::Admin {
+        info!("admin on {}", door.addr);
+        let accepting = tokio::spawn(accept_admin(door, edges.clone()));
+        return vec![(identity, accepting)];
+    }
+    info!("listening on {}", door.addr);
+    let service = Handle::current();
+    let accept_in = |place| {
+        let accepting = accept_traffic(door.clone(), edges.clone(), place, service.clone());
+        (identity, edges.workers.at(place).spawn(accepting))
     };
-    (identity, accepting)
+    edges.workers.for_listener().map(accept_in).collect()
 }
 
-/// A listener in its accept loop.
+/// A listener in its accept loops.
+#[derive(Clone)]
 struct Door {
     identity: Identity,
     text: Arc<str>,
@@ -169,15 +174,18 @@ struct Door {
     metrics: ListenerMetrics,
     /// Whoever else looks at it does not keep it.
     socket: Arc<TcpListener>,
+    /// Clients that are told no.
+    refusing: Connections,
 }
 
 async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Handle) {
     let Door {
         identity,
         text,
-        addr,
+        addr: _,
         metrics,
         socket,
+        refusing,
     } = door;
     let drain = &edges.drain;
     let _accepting = drain.accept_loop();
@@ -187,11 +195,9 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
         close_idle: drain.close_idle(),
         cut: drain.cut_off(),
     };
-    let refusing = Connections::default();
     let Some(socket) = watched(socket, &text) else {
         return;
     };
-    info!("listening on {addr}");
     loop {
         let accepted = tokio::select! {
             biased;
@@ -328,9 +334,7 @@ async fn serve_http(
 /// The admin listener answers until the very end, so that a drain can be watched; but not on a
 /// socket that is another process's by then.
 async fn accept_admin(door: Door, edges: Arc<Edges>) {
-    let Door {
-        text, addr, socket, ..
-    } = door;
+    let Door { text, socket, .. } = door;
     let mut left = edges.drain.left();
     let stops = Stop {
         announce: edges.drain.announce(),
@@ -341,7 +345,6 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
     let Some(socket) = watched(socket, &text) else {
         return;
     };
-    info!("admin on {addr}");
     loop {
         let accepted = tokio::select! {
             biased;

@@ -79,18 +79,21 @@ impl Workers {
         Ok((workers, threads))
     }
 
-    /// For the next listener: they take turns.
-    pub fn for_listener(&self) -> Place {
-        let turn = self.listeners.fetch_add(1, Ordering::Relaxed);
-        Place(turn % self.all.len())
+    /// Those that accept for the next listener: listeners take turns.
+    pub fn for_listener(&self) -> impl Iterator<Item = Place> + use<> {
+        let (all, turn) = (
+            self.all.len(),
+            self.listeners.fetch_add(1, Ordering::Relaxed),
+        );
+        (0..all.min(ACCEPTING)).map(move |number| Place(turn.wrapping_add(number) % all))
     }
 
     pub fn at(&self, Place(number): Place) -> &Handle {
         &self.all[number].handle
     }
 
-    /// The one with the fewest connections, counted as one more; the one `here` among equals,
-    /// because nobody has to be woken for it.
+    /// The one with the fewest connections, counted as one more. The one `here` if it has hardly
+    /// more, because nobody has to be woken for it.
     pub fn for_connection(&self, here: Place) -> (&Handle, Carried) {
         let mut least = &self.all[here.0];
         let mut fewest = least.load.connections();
@@ -99,6 +102,10 @@ impl Workers {
             if connections < fewest {
                 (least, fewest) = (worker, connections);
             }
+        }
+        let here = &self.all[here.0];
+        if here.load.connections() <= fewest + fewest / SLACK {
+            least = here;
         }
         (&least.handle, least.load.carry())
     }
@@ -132,5 +139,12 @@ impl Drop for Threads {
 /// What other threads hand over is looked for after so many steps. With Tokio's 31 a connection that
 /// was accepted elsewhere waits for tens of milliseconds while its worker is busy.
 const REMOTE_EVERY: u32 = 2;
+
+/// All workers that accept on a socket are woken for each of its connections when they have nothing
+/// to do, so on large machines it is not for all to accept.
+const ACCEPTING: usize = 4;
+
+/// How many connections make room for one more than elsewhere.
+const SLACK: usize = 8;
 
 const TICK: Duration = Duration::from_secs(1);
