@@ -33,6 +33,10 @@ use self::plan::{Plan, number};
 use self::proxies::{Fleet, Proxy};
 use self::report::Report;
 
+/// The program's, so that the bare proxy has it, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [as_bare, listen, origin] = &args[..]

@@ -29,6 +29,10 @@ const COUNTS: [Count; 2] = [
     ("instructions", instructions::count),
 ];
 
+/// The program's, so that the bare proxy has it, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [as_bare, listen, origin] = &args[..]
