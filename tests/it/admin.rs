@@ -30,6 +30,12 @@ fn metrics_have_the_names_on_the_dashboards() {
     for _ in 0..2 {
         assert_eq!(gw.get("/dead").status, 200);
     }
+    // A request is counted when its answer has left.
+    eventually(Duration::from_secs(5), "all are counted", || {
+        let metrics = Metrics::parse(&admin(&gw, "GET", "/metrics").text());
+        let in_flight = metrics.sum("harbr_http_requests_in_flight", &[]);
+        metrics.sum("harbr_http_requests_total", &[]) == 5.0 && in_flight == 0.0
+    });
     let response = admin(&gw, "GET", "/metrics");
     let kind = response
         .headers
