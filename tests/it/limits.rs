@@ -1,5 +1,6 @@
 //! Bounds: connections, queues, header and body sizes, slow and idle clients.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -428,15 +429,23 @@ fn the_limit_of_one_endpoint_sends_the_rest_to_the_others() {
     }
 }
 
+/// The one connection in a thousand that Pingora drops while it hands it over is made anew, so they
+/// are not exactly three in all.
 #[test]
-fn connections_to_an_endpoint_never_exceed_its_limit() {
+fn requests_at_an_endpoint_never_exceed_its_limit_and_share_its_connections() {
     let _turn = loaded();
-    let origin = Origin::serve(|_, conn| {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (inside, highest) = (now.clone(), most.clone());
+    let origin = Origin::serve(move |_, conn| {
+        highest.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         thread::sleep(Duration::from_millis(2));
+        inside.fetch_sub(1, Ordering::SeqCst);
         conn.answer(200, &[], b"ok").map(|_| Next::Keep)
     });
     let gw = Gw::route(&[origin.url()], "max_connections: 3\n");
     let outcome = Load::new(24, 600, "/").run(gw.addr());
     assert_eq!(outcome.status(200), 600, "{outcome:?}");
-    assert!(origin.connections() <= 3, "{}", origin.connections());
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+    let connections = origin.connections();
+    assert!(connections <= 10, "{connections}");
 }
