@@ -148,3 +148,32 @@ const ACCEPTING: usize = 4;
 const SLACK: usize = 8;
 
 const TICK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_goes_where_fewest_are_and_stays_here_among_near_equals() {
+        let (workers, _threads) = Workers::start(2).unwrap();
+        let loads = || -> Vec<usize> {
+            let connections = |worker: &Worker| worker.load.connections();
+            workers.all.iter().map(connections).collect()
+        };
+        let mut carried: Vec<Carried> = Vec::new();
+        for expected in [[1, 0], [1, 1], [2, 1], [2, 2]] {
+            carried.push(workers.for_connection(Place(0)).1);
+            assert_eq!(loads(), expected);
+        }
+        while carried.len() < 40 {
+            carried.push(workers.for_connection(Place(0)).1);
+        }
+        let counted = loads();
+        assert!(
+            counted[0] > counted[1] && counted[0] <= counted[1] + 4,
+            "{counted:?}"
+        );
+        carried.clear();
+        assert_eq!(loads(), [0, 0]);
+    }
+}
