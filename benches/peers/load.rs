@@ -1,12 +1,11 @@
-//! The loads: wrk for as much as goes, an own open loop for half of that, and idle connections.
+//! The loads: wrk for as much as goes, and idle connections.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::process::{output, program};
 
@@ -92,74 +91,6 @@ impl Load {
             _ => Err(format!("wrk says: {told}")),
         }
     }
-}
-
-/// Requests at a steady rate, whether answers come or not.
-pub struct OpenLoop {
-    pub port: u16,
-    /// Requests per second, all connections together.
-    pub rate: f64,
-    pub connections: u32,
-    pub time: Duration,
-}
-
-impl OpenLoop {
-    /// Each connection has a plan when to send; what could not be sent in time is late from then,
-    /// not from when it was sent (so a stall is counted for all it held up).
-    pub fn drive(&self) -> Result<Done, String> {
-        let every = Duration::from_secs_f64(f64::from(self.connections) / self.rate);
-        let begin = Instant::now() + Duration::from_millis(50);
-        let threads: Vec<_> = (0..self.connections)
-            .map(|n| {
-                let first = begin + every.mul_f64(f64::from(n) / f64::from(self.connections));
-                let (port, end) = (self.port, begin + self.time);
-                thread::spawn(move || one(port, first, every, end))
-            })
-            .collect();
-        let (mut latencies, mut errors) = (Vec::new(), 0.0);
-        for thread in threads {
-            match thread.join() {
-                Ok(Ok(some)) => latencies.extend(some),
-                Ok(Err(_)) | Err(_) => errors += 1.0,
-            }
-        }
-        latencies.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let last = latencies.len().saturating_sub(1) as f64;
-            latencies
-                .get((last * share) as usize)
-                .copied()
-                .unwrap_or(f64::NAN)
-        };
-        match latencies.is_empty() {
-            true => Err("no request was answered".into()),
-            false => Ok(Done {
-                requests: latencies.len() as f64,
-                seconds: self.time.as_secs_f64(),
-                errors,
-                p50: at(0.5),
-                p99: at(0.99),
-                p999: at(0.999),
-            }),
-        }
-    }
-}
-
-fn one(port: u16, first: Instant, every: Duration, end: Instant) -> std::io::Result<Vec<f64>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut latencies = Vec::new();
-    let mut due = first;
-    while due < end {
-        if let Some(early) = due.checked_duration_since(Instant::now()) {
-            thread::sleep(early);
-        }
-        exchange(&mut stream)?;
-        latencies.push(due.elapsed().as_secs_f64() * 1e3);
-        due += every;
-    }
-    Ok(latencies)
 }
 
 /// One request of 1 KB, answered with a `Content-Length`.

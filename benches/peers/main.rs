@@ -19,6 +19,7 @@
 mod bare;
 mod databases;
 mod load;
+mod open_loop;
 mod plan;
 mod process;
 mod proxies;
@@ -28,7 +29,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use self::load::{Done, Idle, Load, OpenLoop};
+use self::load::{Done, Idle, Load};
+use self::open_loop::OpenLoop;
 use self::plan::{Plan, number};
 use self::proxies::{Fleet, Proxy};
 use self::report::Report;
