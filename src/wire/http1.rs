@@ -43,6 +43,27 @@ fn is_field_text(byte: u8) -> bool {
     FIELD_TEXT[usize::from(byte)]
 }
 
+/// How many bytes at the front may stand in a field value, looked at eight at a time; may stop
+/// early at a HTAB, and looks at none of the last seven.
+fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let (words, _) = bytes.as_chunks();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of each byte below 0x20, and of each that is 0x7f; by a borrow perhaps of
+        // one above such a byte, too, never of one below it.
+        let control = word.wrapping_sub(ONES << 5) & !word;
+        let apart = word ^ (ONES * 0x7f);
+        let delete = apart.wrapping_sub(ONES) & !apart;
+        let hits = (control | delete) & HIGH;
+        if hits != 0 {
+            return 8 * at + hits.trailing_zeros() as usize / 8;
+        }
+    }
+    8 * words.len()
+}
+
 /// A set of bytes as a table: each byte of a head is looked up in one or another.
 const fn set_of(alphanumeric_and: &[u8]) -> [bool; 256] {
     let mut set = [false; 256];

@@ -124,16 +124,16 @@ fn field(bytes: &[u8], line: Range<usize>) -> Result<(&[u8], Range<usize>), Refu
         // RFC 9112 5.2 (obs-fold), and 2.2 when it is the first field.
         return Err(bad("line starts with whitespace"));
     }
-    let Some(colon) = text.iter().position(|byte| *byte == b':') else {
-        return Err(bad("field without colon"));
+    // RFC 9112 5.1: no whitespace between name and colon; the token check covers it.
+    let end = text.iter().position(|byte| !is_tchar(*byte));
+    let colon = match end {
+        Some(end) if text[end] == b':' && end > 0 => end,
+        Some(_) if text.contains(&b':') => return Err(bad("invalid field name")),
+        _ => return Err(bad("field without colon")),
     };
     let name = &text[..colon];
     if name.len() > MAX_FIELD_NAME_BYTES {
         return Err(too_large("field name too long"));
-    }
-    // RFC 9112 5.1: no whitespace between name and colon; the token check covers it.
-    if name.is_empty() || !name.iter().all(|byte| is_tchar(*byte)) {
-        return Err(bad("invalid field name"));
     }
     let value = &text[colon + 1..];
     let is_ows = |byte: &u8| matches!(byte, b' ' | b'\t');

@@ -8,8 +8,8 @@
 use std::ops::Range;
 
 use super::fields::Fields;
-use super::is_field_text;
 use super::request_line::RequestLine;
+use super::{is_field_text, plain_run};
 use crate::error::Reason;
 
 /// Reads one request head, in as many pieces as it arrives in.
@@ -129,11 +129,8 @@ impl HeadScanner {
                 // someone who speaks TLS to this port is not kept waiting for a line end.
                 byte if !is_field_text(byte) => Err(bad("control byte")),
                 _ => {
-                    let text = &bytes[self.scanned..end];
-                    self.scanned += text
-                        .iter()
-                        .position(|byte| !is_field_text(*byte))
-                        .unwrap_or(text.len());
+                    self.scanned += 1;
+                    self.scanned += plain_run(&bytes[self.scanned..end]);
                     Ok(None)
                 }
             };

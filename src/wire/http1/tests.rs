@@ -50,6 +50,30 @@ fn judges_every_case_of_the_table() {
 }
 
 #[test]
+fn a_run_ends_at_the_first_byte_that_may_not_stand_in_it() {
+    for byte in 0..=u8::MAX {
+        for at in 0..16 {
+            // Neighbours that the arithmetic could take for something else.
+            for around in [b' ', b'~', 0x80, 0xff] {
+                let mut bytes = [around; 20];
+                bytes[at] = byte;
+                let expected = match is_field_text(byte) && byte != b'\t' {
+                    true => 16,
+                    false => at,
+                };
+                assert_eq!(
+                    plain_run(&bytes),
+                    expected,
+                    "{byte:#x} at {at} in {around:#x}"
+                );
+            }
+        }
+    }
+    assert_eq!(plain_run(b"seven by"), 8);
+    assert_eq!(plain_run(b"seven b"), 0);
+}
+
+#[test]
 fn judges_the_same_however_the_bytes_are_cut() {
     for (name, _, bytes, _) in CASES {
         for step in [1, 2, 3, 7] {
