@@ -5,6 +5,7 @@ use std::hint::black_box;
 
 use ::http::HeaderValue;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use harbr_router::http::fields::Fields;
 use harbr_router::http::forward::{self, Outgoing};
 use harbr_router::pingora::http::{RequestHeader, ResponseHeader};
 
@@ -32,8 +33,9 @@ fn incoming(more: &[(&'static str, &str)]) -> RequestHeader {
 
 static CLIENT: HeaderValue = HeaderValue::from_static("203.0.113.9");
 
-fn to_endpoint(target: &str, trusted: bool) -> Outgoing<'_> {
+fn to_endpoint<'a>(target: &'a str, trusted: bool, of: &RequestHeader) -> Outgoing<'a> {
     Outgoing {
+        has: Fields::of(&of.headers),
         target,
         host: None,
         default_host: "10.0.0.1:9000",
@@ -53,18 +55,26 @@ fn request(c: &mut Criterion) {
     ];
     let whole = "/api/v1/users/42?full=1";
     let cases = [
-        ("client", incoming(&[]), to_endpoint(whole, false)),
+        (
+            "client",
+            incoming(&[]),
+            to_endpoint(whole, false, &incoming(&[])),
+        ),
         (
             "client, prefix stripped",
             incoming(&[]),
-            to_endpoint("/v1/users/42?full=1", false),
+            to_endpoint("/v1/users/42?full=1", false, &incoming(&[])),
         ),
         (
             "client that forges",
             incoming(&chain),
-            to_endpoint(whole, false),
+            to_endpoint(whole, false, &incoming(&chain)),
         ),
-        ("trusted proxy", incoming(&chain), to_endpoint(whole, true)),
+        (
+            "trusted proxy",
+            incoming(&chain),
+            to_endpoint(whole, true, &incoming(&chain)),
+        ),
     ];
     let mut group = c.benchmark_group("forward request");
     for (name, original, out) in cases {

@@ -5,7 +5,7 @@
 //! `ProxyHttp::on_connection_reuse`. Invariant: every request of a connection gets its own, the
 //! first one too.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,8 +22,8 @@ pub struct Arrival {
     pub local: SocketAddr,
     /// The listener's address as it is written in the configuration.
     pub listener: Arc<str>,
-    /// When the head's first byte was there: the start of the request's time.
-    pub head_started: Instant,
+    /// When the head was whole: the start of the request's time.
+    pub head_read: Instant,
     /// How many requests this connection carried before.
     pub requests_before: u64,
     /// The client will not send another request on this connection.
@@ -37,15 +37,18 @@ pub struct Arrival {
 pub struct Connection {
     /// The address of the other end, as endpoints are told it.
     pub client_ip: HeaderValue,
+    /// Address and port of the other end, as the access log tells them.
+    pub client: String,
     /// The deadline of the try in flight; the connection loop carries it out.
     pub cutoff: Cutoff,
 }
 
 impl Connection {
-    pub fn new(client: IpAddr) -> Connection {
-        let client_ip = HeaderValue::try_from(client.to_string());
+    pub fn new(client: SocketAddr) -> Connection {
+        let client_ip = HeaderValue::try_from(client.ip().to_string());
         Connection {
             client_ip: client_ip.expect("an address is visible ASCII"),
+            client: client.to_string(),
             cutoff: Cutoff::default(),
         }
     }

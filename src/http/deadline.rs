@@ -5,6 +5,8 @@
 //! [`Cutoff`] belongs to one client connection. While a try waits for its response header it holds
 //! the time and the upstream socket; [`watch`] polls the request and, when the time has passed,
 //! shuts that socket down, so that Pingora's pending read ends and the retry decision is asked.
+//! Then it listens whether the body goes on coming: Pingora can do that, too, but makes a timer and
+//! reads the clock for each read, which was a fiftieth of a small request.
 //! Invariant: arming, disarming and cutting all happen in the connection's own task, so a socket
 //! that Pingora released is never the one that is shut down. One timer serves all requests of a
 //! connection, and the waits between them: see [`Clock`].
@@ -14,9 +16,10 @@ use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::Sleep;
 
 /// The armed deadline of the try in flight on one client connection.
@@ -30,6 +33,41 @@ struct State {
     at: Option<Instant>,
     socket: Option<RawFd>,
     fired: bool,
+    /// A response body comes, and may be silent for so long.
+    silence: Option<Duration>,
+    /// When a part of it came last that was not the end.
+    heard: Option<Coarse>,
+}
+
+/// Whether a client takes what it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    Yes,
+    /// It does again, since then.
+    Since(Coarse),
+    /// Something waits to be sent.
+    No,
+}
+
+/// A time of the clock that costs little to read and is some milliseconds late: since the machine
+/// was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Coarse(Duration);
+
+impl Coarse {
+    pub fn now() -> Coarse {
+        // Every Linux since 2.6.32 has this clock.
+        Coarse(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Into::into))
+    }
+
+    /// To be kept in an atomic: milliseconds.
+    pub fn as_millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn from_millis(millis: u64) -> Coarse {
+        Coarse(Duration::from_millis(millis))
+    }
 }
 
 impl Cutoff {
@@ -38,16 +76,15 @@ impl Cutoff {
         *self.lock() = State {
             at: Some(at),
             socket: Some(socket),
-            fired: false,
+            ..State::default()
         };
     }
 
     /// Remembers the socket of a try whose clock does not run yet: the client still uploads.
     pub fn hold(&self, socket: RawFd) {
         *self.lock() = State {
-            at: None,
             socket: Some(socket),
-            fired: false,
+            ..State::default()
         };
     }
 
@@ -64,6 +101,27 @@ impl Cutoff {
         }
     }
 
+    /// The header is there, and its body may be silent for `silence` at a time, from `now` on: the
+    /// socket of the try is shut down when it is for longer. Time in which the client does not take
+    /// what is there does not count. Tells whether the deadline had passed and cut the try off.
+    pub fn listen(&self, now: Instant, silence: Duration) -> bool {
+        let mut state = self.lock();
+        if !state.fired {
+            state.at = now.checked_add(silence);
+            state.silence = Some(silence);
+            state.heard = None;
+        }
+        state.fired
+    }
+
+    /// A part of the body came, and not the last.
+    pub fn heard(&self) {
+        let mut state = self.lock();
+        if state.silence.is_some() {
+            state.heard = Some(Coarse::now());
+        }
+    }
+
     /// The header is there, or the try is over: nothing is shut down any more. Tells whether the
     /// deadline had passed and cut the try off.
     pub fn disarm(&self) -> bool {
@@ -77,9 +135,22 @@ impl Cutoff {
         self.lock().at
     }
 
-    fn expire(&self, now: Instant) {
+    fn expire(&self, now: Instant, taking: impl Fn() -> Taking) {
         let mut state = self.lock();
         if state.at.is_some_and(|at| at <= now) {
+            let left = state.silence.and_then(|silence| {
+                let since = match taking() {
+                    Taking::No => return Some(silence),
+                    Taking::Since(then) => state.heard.max(Some(then))?,
+                    Taking::Yes => state.heard?,
+                };
+                let silent = Coarse::now().0.saturating_sub(since.0);
+                silence.checked_sub(silent).filter(|left| !left.is_zero())
+            });
+            if let Some(left) = left {
+                state.at = now.checked_add(left);
+                return;
+            }
             state.at = None;
             state.fired = true;
             if let Some(socket) = state.socket.take() {
@@ -120,8 +191,14 @@ impl Clock {
     }
 }
 
-/// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so.
-pub async fn watch<F: Future>(cutoff: &Cutoff, clock: &mut Clock, request: F) -> F::Output {
+/// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so. `taking` tells
+/// of the request's client.
+pub async fn watch<F: Future>(
+    cutoff: &Cutoff,
+    clock: &mut Clock,
+    taking: impl Fn() -> Taking,
+    request: F,
+) -> F::Output {
     let mut request = std::pin::pin!(request);
     poll_fn(|cx| {
         if let Poll::Ready(output) = request.as_mut().poll(cx) {
@@ -130,7 +207,7 @@ pub async fn watch<F: Future>(cutoff: &Cutoff, clock: &mut Clock, request: F) ->
         while let Some(at) = cutoff.next() {
             match clock.poll(at, cx) {
                 Poll::Pending => break,
-                Poll::Ready(()) => cutoff.expire(Instant::now()),
+                Poll::Ready(()) => cutoff.expire(Instant::now(), &taking),
             }
         }
         Poll::Pending
@@ -142,7 +219,6 @@ pub async fn watch<F: Future>(cutoff: &Cutoff, clock: &mut Clock, request: F) ->
 mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
-    use std::time::Duration;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -159,7 +235,7 @@ mod tests {
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         let started = Instant::now();
         cutoff.arm(started + Duration::from_millis(100), stream.as_raw_fd());
-        let read = watch(&cutoff, &mut clock, stream.read_u8()).await;
+        let read = watch(&cutoff, &mut clock, || Taking::Yes, stream.read_u8()).await;
         assert!(read.is_err());
         assert!(started.elapsed() >= Duration::from_millis(100));
         assert!(cutoff.disarm(), "the deadline says that it fired");
@@ -174,7 +250,7 @@ mod tests {
             Instant::now() + Duration::from_millis(50),
             stream.as_raw_fd(),
         );
-        let read = watch(&cutoff, &mut clock, async {
+        let read = watch(&cutoff, &mut clock, || Taking::Yes, async {
             assert!(!cutoff.disarm());
             tokio::time::sleep(Duration::from_millis(120)).await;
             tokio::io::AsyncWriteExt::write_all(&mut peer, b"x")
@@ -192,9 +268,19 @@ mod tests {
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         let started = Instant::now();
         cutoff.arm(started + Duration::from_secs(30), stream.as_raw_fd());
-        watch(&cutoff, &mut clock, tokio::task::yield_now()).await;
+        watch(
+            &cutoff,
+            &mut clock,
+            || Taking::Yes,
+            tokio::task::yield_now(),
+        )
+        .await;
         cutoff.arm(started + Duration::from_millis(60), stream.as_raw_fd());
-        assert!(watch(&cutoff, &mut clock, stream.read_u8()).await.is_err());
+        assert!(
+            watch(&cutoff, &mut clock, || Taking::Yes, stream.read_u8())
+                .await
+                .is_err()
+        );
         assert!(started.elapsed() < Duration::from_secs(5));
     }
 
@@ -216,7 +302,7 @@ mod tests {
         let (mut stream, _peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         cutoff.hold(stream.as_raw_fd());
-        let read = watch(&cutoff, &mut clock, async {
+        let read = watch(&cutoff, &mut clock, || Taking::Yes, async {
             let silent = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
             assert!(silent.is_err());
             cutoff.start(Instant::now() + Duration::from_millis(30));
@@ -224,5 +310,56 @@ mod tests {
         })
         .await;
         assert!(read.is_err());
+    }
+
+    /// How long a body of three parts, the last of them after a silence, is listened to.
+    async fn listened(taking: impl Fn() -> Taking, silence: u64) -> (bool, Duration) {
+        let (mut stream, mut peer) = pair().await;
+        let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
+        cutoff.arm(Instant::now() + Duration::from_secs(10), stream.as_raw_fd());
+        let started = Instant::now();
+        assert!(!cutoff.listen(started, Duration::from_millis(100)));
+        let body = async {
+            for pause in [60, 60, silence] {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                if tokio::io::AsyncWriteExt::write_all(&mut peer, b"x")
+                    .await
+                    .is_err()
+                    || stream.read_u8().await.is_err()
+                {
+                    return;
+                }
+                cutoff.heard();
+            }
+        };
+        watch(&cutoff, &mut clock, taking, body).await;
+        (cutoff.disarm(), started.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_body_that_goes_on_is_left_alone() {
+        assert!(!listened(|| Taking::Yes, 60).await.0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_is_cut_off() {
+        let (cut, after) = listened(|| Taking::Yes, 400).await;
+        assert!(cut, "silent for longer than it may be");
+        // Two parts came before; the clock may be some milliseconds late.
+        assert!(after >= Duration::from_millis(60 + 60 + 90), "{after:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_not_the_endpoints_silence() {
+        assert!(!listened(|| Taking::No, 400).await.0);
+        let start = Coarse::now().as_millis();
+        // Its time begins when the client took something again.
+        let since = move || Taking::Since(Coarse::from_millis(start + 380));
+        assert!(!listened(since, 300).await.0);
+        assert!(
+            listened(move || Taking::Since(Coarse::from_millis(start)), 400)
+                .await
+                .0
+        );
     }
 }

@@ -11,6 +11,7 @@ use pingora_core::{Error, ErrorSource, ErrorType};
 
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
+use crate::http::fields::Fields;
 use crate::http::filters::Filtering;
 use crate::http::retry::{self, Decision, Failure, Situation};
 use crate::route::Route;
@@ -24,7 +25,7 @@ use crate::wire::http1::Malformed;
 /// One request on its way.
 pub struct Exchange {
     pub arrival: Option<Arrival>,
-    /// When the head was complete: when this was made.
+    /// When the head was whole.
     pub started: Instant,
     pub snapshot: Option<Arc<Snapshot>>,
     pub route: Option<Arc<Route>>,
@@ -35,6 +36,8 @@ pub struct Exchange {
     /// The peer is in `trusted_proxies`.
     pub trusted: bool,
     pub upgrade: bool,
+    /// What its head has, as its filters left it.
+    pub fields: Fields,
     pub hash: Option<u64>,
     /// Whether its head, as its filters left it, has fields that end here.
     pub hop_by_hop: HopByHop,
@@ -57,7 +60,7 @@ pub struct Exchange {
     pub retry_decided: bool,
     pub end: Option<End>,
     pub try_started: Instant,
-    /// When an endpoint was last asked for.
+    /// When an endpoint was last asked for, or will be at once.
     pub asked: Option<Instant>,
     pub queued: Option<Duration>,
     pub connect: Option<Duration>,
@@ -96,11 +99,12 @@ impl From<Reason> for End {
 }
 
 impl Exchange {
-    pub fn new() -> Exchange {
-        let now = Instant::now();
+    /// One that [begins](Exchange::begin) as soon as it is known how its request arrived. `past` is
+    /// any time before: a clock is not read for what is replaced before it is used.
+    pub fn new(past: Instant) -> Exchange {
         Exchange {
             arrival: None,
-            started: now,
+            started: past,
             snapshot: None,
             route: None,
             in_flight: None,
@@ -108,9 +112,10 @@ impl Exchange {
             client: None,
             trusted: false,
             upgrade: false,
+            fields: Fields::default(),
             hash: None,
             hop_by_hop: HopByHop::Present,
-            deadline: now,
+            deadline: past,
             uploading: false,
             expects_continue: false,
             body_bytes: 0,
@@ -122,7 +127,7 @@ impl Exchange {
             retry_permit: None,
             retry_decided: false,
             end: None,
-            try_started: now,
+            try_started: past,
             asked: None,
             queued: None,
             connect: None,
@@ -130,6 +135,14 @@ impl Exchange {
             endpoint: None,
             filters: Filtering::default(),
         }
+    }
+
+    /// The time of the request begins.
+    pub fn begin(&mut self, now: Instant) {
+        self.started = now;
+        self.deadline = now;
+        self.try_started = now;
+        self.asked = Some(now);
     }
 
     /// What is left of `timeout_ms`.
@@ -245,12 +258,6 @@ impl Exchange {
             (None, Some(error)) => classify(error),
             (None, None) => Reason::Ok.into(),
         }
-    }
-}
-
-impl Default for Exchange {
-    fn default() -> Self {
-        Exchange::new()
     }
 }
 

@@ -6,10 +6,10 @@
 //! never called absent; one that was removed meanwhile may still be called present. Called by
 //! `forward.rs` and `proxy.rs`.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The fields of one head that have a meaning here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fields(u16);
 
 impl Fields {
@@ -22,6 +22,11 @@ impl Fields {
     pub const VIA: Fields = Fields(1 << 5);
     pub const FORWARDED: Fields = Fields(1 << 6);
     pub const X_FORWARDED_PORT: Fields = Fields(1 << 7);
+    /// A `Connection` that says more than `keep-alive` or `close`, which nearly all responses say
+    /// and which name no field that would not be taken out without it.
+    pub const NOMINATES: Fields = Fields(1 << 8);
+    /// More than one line of `Content-Length`, or a list in one.
+    pub const REPEATED_LENGTH: Fields = Fields(1 << 9);
     /// All that Pingora 0.9.1 takes out of a request by itself, or decides that by.
     pub const HOP_BY_HOP: Fields = Fields::CONNECTION
         .or(Fields::UPGRADE)
@@ -30,7 +35,17 @@ impl Fields {
 
     /// What `headers` has.
     pub fn of(headers: &HeaderMap) -> Fields {
-        Fields(headers.keys().fold(0, |bits, name| bits | bit(name)))
+        headers.iter().fold(Fields(0), |seen, (name, value)| {
+            let field = field(name);
+            let said = match field {
+                Fields::CONNECTION if !is_plain(value) => Fields::NOMINATES,
+                Fields::CONTENT_LENGTH if seen.has(field) || value.as_bytes().contains(&b',') => {
+                    Fields::REPEATED_LENGTH
+                }
+                _ => Fields(0),
+            };
+            seen.or(field).or(said)
+        })
     }
 
     /// Both.
@@ -44,36 +59,46 @@ impl Fields {
     }
 }
 
-fn bit(name: &HeaderName) -> u16 {
-    let field = match *name {
-        header::CONNECTION => Fields::CONNECTION,
-        header::UPGRADE => Fields::UPGRADE,
-        header::TRANSFER_ENCODING => Fields::TRANSFER_ENCODING,
-        header::CONTENT_LENGTH => Fields::CONTENT_LENGTH,
-        header::PROXY_AUTHENTICATE | header::PROXY_AUTHORIZATION | header::TE | header::TRAILER => {
-            Fields::OTHER_HOP_BY_HOP
-        }
-        header::VIA => Fields::VIA,
-        header::FORWARDED => Fields::FORWARDED,
-        _ => match name.as_str() {
-            "keep-alive" | "proxy-connection" | "http2-settings" => Fields::OTHER_HOP_BY_HOP,
-            "x-forwarded-port" => Fields::X_FORWARDED_PORT,
-            _ => Fields(0),
-        },
-    };
-    field.0
+fn is_plain(connection: &HeaderValue) -> bool {
+    let options = connection.as_bytes();
+    options.eq_ignore_ascii_case(b"keep-alive") || options.eq_ignore_ascii_case(b"close")
+}
+
+fn field(name: &HeaderName) -> Fields {
+    let name = name.as_str();
+    // By length first: most names are none of these.
+    match name.len() {
+        2 if name == "te" => Fields::OTHER_HOP_BY_HOP,
+        3 if name == "via" => Fields::VIA,
+        7 if name == "upgrade" => Fields::UPGRADE,
+        7 if name == "trailer" => Fields::OTHER_HOP_BY_HOP,
+        9 if name == "forwarded" => Fields::FORWARDED,
+        10 if name == "connection" => Fields::CONNECTION,
+        10 if name == "keep-alive" => Fields::OTHER_HOP_BY_HOP,
+        14 if name == "content-length" => Fields::CONTENT_LENGTH,
+        14 if name == "http2-settings" => Fields::OTHER_HOP_BY_HOP,
+        16 if name == "proxy-connection" => Fields::OTHER_HOP_BY_HOP,
+        16 if name == "x-forwarded-port" => Fields::X_FORWARDED_PORT,
+        17 if name == "transfer-encoding" => Fields::TRANSFER_ENCODING,
+        18 if name == "proxy-authenticate" => Fields::OTHER_HOP_BY_HOP,
+        19 if name == "proxy-authorization" => Fields::OTHER_HOP_BY_HOP,
+        _ => Fields(0),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::header;
 
     use super::*;
 
     fn of(names: &[&'static str]) -> Fields {
-        let headers = names
-            .iter()
-            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")));
+        let headers = names.iter().map(|name| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static("close"),
+            )
+        });
         Fields::of(&headers.collect())
     }
 
@@ -98,6 +123,49 @@ mod tests {
             assert_eq!(of(&[name]), field, "{name}");
             assert!(of(&["host", name, "accept"]).has(field), "{name}");
         }
+    }
+
+    fn with(fields: &[(HeaderName, &'static str)]) -> Fields {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        Fields::of(&headers)
+    }
+
+    #[test]
+    fn knows_a_connection_that_names_fields() {
+        for (lines, nominates) in [
+            (&["close"][..], false),
+            (&["Keep-Alive"], false),
+            (&["close", "keep-alive"], false),
+            (&["keep-alive, close"], true),
+            (&["x-internal"], true),
+            (&["close", "x-internal"], true),
+            (&[""], true),
+        ] {
+            let lines: Vec<_> = lines.iter().map(|l| (header::CONNECTION, *l)).collect();
+            let has = with(&lines);
+            assert!(has.has(Fields::CONNECTION));
+            assert_eq!(has.has(Fields::NOMINATES), nominates, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn knows_a_length_that_is_told_twice() {
+        for (lines, repeated) in [
+            (&["3"][..], false),
+            (&["3", "3"], true),
+            (&["3, 3"], true),
+            (&["3,"], true),
+        ] {
+            let mut lines: Vec<_> = lines.iter().map(|l| (header::CONTENT_LENGTH, *l)).collect();
+            lines.insert(1, (header::SERVER, "x"));
+            let has = with(&lines);
+            assert!(has.has(Fields::CONTENT_LENGTH));
+            assert_eq!(has.has(Fields::REPEATED_LENGTH), repeated, "{lines:?}");
+        }
+        assert!(!with(&[(header::SERVER, "a, b")]).has(Fields::REPEATED_LENGTH));
     }
 
     #[test]

@@ -46,6 +46,8 @@ impl Filtering {
 
 /// What became of a request in its request phase.
 pub enum Requested {
+    /// No filter saw it.
+    Unfiltered,
     Passed,
     /// A filter answers it.
     Answered {
@@ -60,11 +62,11 @@ pub enum Requested {
 pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
     let deadline = tokio::time::Instant::from_std(ctx.deadline);
     let Some((chain, mut cx, passed)) = context(session, ctx) else {
-        return Requested::Passed;
+        return Requested::Unfiltered;
     };
     if !chain.takes_part(Phases::REQUEST) {
         *passed = chain.len();
-        return Requested::Passed;
+        return Requested::Unfiltered;
     }
     let run = chain.request(&mut cx, passed, |target| {
         let target = normalise(target).map_err(|bad| bad.to_string())?;

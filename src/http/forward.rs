@@ -31,65 +31,88 @@ pub struct Outgoing<'a> {
     pub trusted: bool,
     /// It asks to become a WebSocket.
     pub upgrade: bool,
+    /// What the client's request has, its filters included.
+    pub has: Fields,
 }
 
 /// Turns the client's request, already a copy, into the one an endpoint gets.
+///
+/// Its field names go on in lower case but for some that Pingora writes in capitals, as with Envoy
+/// and HAProxy (a name means the same in any case, RFC 9110, section 5.1): Pingora keeps the case in
+/// a second map, and four more fields in both were a twentieth of a small request.
 pub fn request(request: &mut RequestHeader, out: &Outgoing<'_>) -> Result<()> {
-    let has = Fields::of(&request.headers);
-    if !out.upgrade && has.has(Fields::CONNECTION.or(Fields::UPGRADE)) {
-        // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
-        request.remove_header(&header::CONNECTION);
-        request.remove_header(&header::UPGRADE);
-    }
-    let original_host = request.headers.get(header::HOST).cloned();
+    let nobody = RequestHeader::from(http::Request::new(()).into_parts().0);
+    let mut parts = http::request::Parts::from(std::mem::replace(request, nobody));
+    let fields = outgoing(&mut parts.headers, out);
+    // It knows its target by the URI alone from here on: what else was kept of it is gone.
+    *request = RequestHeader::from(parts);
+    fields?;
     if request.raw_path() != out.target.as_bytes() {
         request.set_raw_path(out.target.as_bytes())?;
     }
+    Ok(())
+}
+
+fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
+    let has = out.has;
+    if !out.upgrade && has.has(Fields::CONNECTION.or(Fields::UPGRADE)) {
+        // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+    let original_host = headers.get(header::HOST).cloned();
     if !out.trusted && has.has(Fields::FORWARDED) {
         // RFC 7239 says the same in another header; unchecked it would contradict ours.
-        request.remove_header(&header::FORWARDED);
+        headers.remove(header::FORWARDED);
     }
     if !out.trusted && has.has(Fields::X_FORWARDED_PORT) {
-        request.remove_header(&X_FORWARDED_PORT);
+        headers.remove(X_FORWARDED_PORT);
     }
+    headers
+        .try_reserve(MOST_ADDED)
+        .or_err(ErrorType::InvalidHTTPHeader, "too many fields")?;
     let client = match out.trusted {
-        true => after(joined(&request.headers, &X_FORWARDED_FOR), out.client)?,
+        true => after(joined(headers, &X_FORWARDED_FOR), out.client)?,
         false => out.client.clone(),
     };
-    request.insert_header(X_FORWARDED_FOR_NAME, client)?;
-    if !out.trusted || !request.headers.contains_key(X_FORWARDED_PROTO) {
-        request.insert_header(X_FORWARDED_PROTO_NAME, HeaderValue::from_static("http"))?;
+    headers.insert(X_FORWARDED_FOR, client);
+    if !out.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     match &original_host {
-        Some(host) if !out.trusted || !request.headers.contains_key(X_FORWARDED_HOST) => {
-            request.insert_header(X_FORWARDED_HOST_NAME, host)?;
+        Some(host) if !out.trusted || !headers.contains_key(X_FORWARDED_HOST) => {
+            headers.insert(X_FORWARDED_HOST, host.clone());
         }
         None if !out.trusted => {
-            request.remove_header(&X_FORWARDED_HOST);
+            headers.remove(X_FORWARDED_HOST);
         }
         _ => {}
     }
-    match (out.host, original_host) {
-        (Some(host), _) => request.insert_header(header::HOST, host)?,
-        (None, None) => request.insert_header(header::HOST, out.default_host)?,
-        (None, Some(_)) => {}
+    let host = match (out.host, original_host) {
+        (Some(host), _) => Some(host),
+        (None, None) => Some(out.default_host),
+        (None, Some(_)) => None,
+    };
+    if let Some(host) = host {
+        let host = HeaderValue::from_str(host).or_err(ErrorType::InvalidHTTPHeader, "host")?;
+        headers.insert(header::HOST, host);
     }
     // RFC 9110, section 7.6.3: a gateway says so in each request it forwards.
     let earlier = match has.has(Fields::VIA) {
-        true => joined(&request.headers, &header::VIA),
+        true => joined(headers, &header::VIA),
         false => None,
     };
     let via = after(earlier, &HeaderValue::from_static(VIA_SELF))?;
-    request.insert_header(VIA_NAME, via)
+    headers.insert(header::VIA, via);
+    Ok(())
 }
 
 /// Removes what was meant for this hop alone (RFC 9110, section 7.6.1). `Transfer-Encoding` stays:
 /// Pingora frames the body by it. `Connection` is written anew by Pingora, `Upgrade` belongs to 101.
 pub fn response(response: &mut ResponseHeader) {
     let has = Fields::of(&response.headers);
-    if has.has(Fields::CONNECTION)
+    if has.has(Fields::NOMINATES)
         && let Some(nominated) = joined(&response.headers, &header::CONNECTION)
-        && !names_nothing_more(&nominated)
     {
         let nominated = nominated.into_owned();
         for name in nominated.split(',') {
@@ -116,12 +139,6 @@ pub fn response(response: &mut ResponseHeader) {
     }
 }
 
-/// Whether a `Connection` field is what nearly all responses have, which names no field that would
-/// not be taken out without it.
-fn names_nothing_more(options: &str) -> bool {
-    options.eq_ignore_ascii_case("keep-alive") || options.eq_ignore_ascii_case("close")
-}
-
 /// Leaves one field that says where the body ends, or none where there is no body. Pingora has
 /// refused lengths that contradict each other.
 fn framed_once(response: &mut ResponseHeader, has: Fields) {
@@ -131,7 +148,7 @@ fn framed_once(response: &mut ResponseHeader, has: Fields) {
         response.remove_header(&header::TRANSFER_ENCODING);
     }
     // RFC 9110, section 8.6: a length that is repeated must not go on like that.
-    if has.has(Fields::CONTENT_LENGTH) {
+    if has.has(Fields::REPEATED_LENGTH) {
         let lengths = joined(&response.headers, &header::CONTENT_LENGTH);
         let repeated = lengths.and_then(|lengths| {
             let (first, _) = lengths.split_once(',')?;
@@ -240,14 +257,11 @@ fn after(list: Option<Cow<'_, str>>, last: &HeaderValue) -> Result<HeaderValue> 
 }
 
 const VIA_SELF: &str = "1.1 harbr-router";
-// A name given to Pingora as `&'static str` is not copied.
-const VIA_NAME: &str = "via";
-const X_FORWARDED_FOR_NAME: &str = "x-forwarded-for";
-const X_FORWARDED_PROTO_NAME: &str = "x-forwarded-proto";
-const X_FORWARDED_HOST_NAME: &str = "x-forwarded-host";
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR_NAME);
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO_NAME);
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST_NAME);
+/// `X-Forwarded-For`, `-Proto`, `-Host`, `Host` and `Via`.
+const MOST_ADDED: usize = 5;
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
@@ -290,7 +304,13 @@ mod tests {
             client: &CLIENT,
             trusted,
             upgrade: false,
+            has: Fields::default(),
         }
+    }
+
+    fn sent(request: &mut RequestHeader, out: Outgoing<'_>) {
+        let has = Fields::of(&request.headers);
+        super::request(request, &Outgoing { has, ..out }).unwrap();
     }
 
     fn text(request: &RequestHeader, name: &str) -> Option<String> {
@@ -307,7 +327,7 @@ mod tests {
             ("X-Forwarded-Port", "1"),
             ("Forwarded", "for=10.9.9.9"),
         ]);
-        super::request(&mut request, &to_endpoint(false)).unwrap();
+        sent(&mut request, to_endpoint(false));
         assert_eq!(request.raw_path(), b"/v1/x?q=1");
         assert_eq!(text(&request, "x-forwarded-for").unwrap(), "203.0.113.9");
         assert_eq!(text(&request, "x-forwarded-proto").unwrap(), "http");
@@ -328,7 +348,7 @@ mod tests {
             ("X-Forwarded-Host", "example.org"),
             ("Via", "1.1 edge"),
         ]);
-        super::request(&mut request, &to_endpoint(true)).unwrap();
+        sent(&mut request, to_endpoint(true));
         assert_eq!(
             text(&request, "x-forwarded-for").unwrap(),
             "198.51.100.1, 198.51.100.2, 203.0.113.9"
@@ -346,7 +366,7 @@ mod tests {
                 upgrade,
                 ..to_endpoint(false)
             };
-            super::request(&mut request, &out).unwrap();
+            sent(&mut request, out);
             assert_eq!(text(&request, "connection").as_deref(), kept);
             assert_eq!(text(&request, "upgrade").is_some(), kept.is_some());
         }
@@ -359,12 +379,12 @@ mod tests {
             host: Some("origin:8080"),
             ..to_endpoint(false)
         };
-        super::request(&mut request, &out).unwrap();
+        sent(&mut request, out);
         assert_eq!(text(&request, "host").unwrap(), "origin:8080");
         assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
 
         let mut request = incoming(&[]);
-        super::request(&mut request, &to_endpoint(false)).unwrap();
+        sent(&mut request, to_endpoint(false));
         assert_eq!(text(&request, "host").unwrap(), "10.0.0.1:80");
         assert_eq!(text(&request, "x-forwarded-host"), None);
     }

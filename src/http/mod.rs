@@ -7,10 +7,11 @@
 pub mod arrival;
 pub mod deadline;
 pub mod exchange;
-mod fields;
+pub mod fields;
 pub mod filters;
 pub mod forward;
 mod matching;
+mod phases;
 pub mod proxy;
 mod record;
 pub mod respond;

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
 use log::{debug, warn};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
@@ -25,16 +24,16 @@ use tokio::sync::watch;
 
 use crate::config::Target;
 use crate::error::{Fault, Reason};
-use crate::filter::{self, Failed, Last};
+use crate::filter::Failed;
 use crate::http::arrival::Arrival;
-use crate::http::exchange::{self, End, Exchange, Next, Sendable, Silence};
+use crate::http::exchange::{self, End, Exchange, Next, Silence};
 use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
-use crate::http::forward::{self, Outgoing};
+use crate::http::forward;
 use crate::http::matching::{content_length, hash_key, matched};
-use crate::http::record::record;
+use crate::http::phases::{self, Phase, final_response, last, sendable};
 use crate::http::respond;
-use crate::http::retry::{self, Failure};
+use crate::http::retry::Failure;
 use crate::route::Route;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::AccessLog;
@@ -43,6 +42,7 @@ use crate::upstream::{Lease, Outcome, Pick};
 
 /// The HTTP side of a gateway.
 pub struct Proxy {
+    made: Instant,
     snapshots: SnapshotHandle,
     access_log: Arc<AccessLog>,
     /// True while draining: responses say `Connection: close`.
@@ -59,6 +59,7 @@ impl Proxy {
         cut: watch::Receiver<Option<Reason>>,
     ) -> Proxy {
         Proxy {
+            made: Instant::now(),
             snapshots,
             access_log,
             closing,
@@ -70,7 +71,12 @@ impl Proxy {
     fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
         let snapshot = self.snapshots.load();
         let request = session.req_header();
-        ctx.upgrade = forward::is_websocket(request);
+        if ctx.arrival.is_none() {
+            // Not of our own connection loop.
+            ctx.begin(Instant::now());
+        }
+        ctx.fields = Fields::of(&request.headers);
+        ctx.upgrade = ctx.fields.has(Fields::UPGRADE) && forward::is_websocket(request);
         let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
         let trusted_proxies = &snapshot.config.trusted_proxies;
         ctx.trusted = peer.is_some_and(|ip| forward::is_trusted(ip, trusted_proxies));
@@ -99,7 +105,7 @@ fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
     };
     let request = session.req_header();
     ctx.hash = hash_key(route, request, ctx.client, &ctx.target);
-    let has = Fields::of(&request.headers);
+    let has = ctx.fields;
     if !has.has(Fields::HOP_BY_HOP) {
         ctx.hop_by_hop = HopByHop::Absent;
     }
@@ -122,7 +128,7 @@ impl ProxyHttp for Proxy {
     type CTX = Box<Exchange>;
 
     fn new_ctx(&self) -> Self::CTX {
-        Box::new(Exchange::new())
+        Box::new(Exchange::new(self.made))
     }
 
     /// No modules: compression and gRPC-Web are not offered, and an empty list costs nothing.
@@ -135,6 +141,35 @@ impl ProxyHttp for Proxy {
         arrival: Box<dyn Any + Send + Sync>,
     ) {
         ctx.arrival = arrival.downcast::<Arrival>().ok().map(|arrival| *arrival);
+        if let Some(arrival) = &ctx.arrival {
+            ctx.begin(arrival.head_read);
+        }
+    }
+
+    fn early_request_filter<'s, 'a, 'b, 'f>(
+        &'s self,
+        _session: &'a mut Session,
+        _ctx: &'b mut Self::CTX,
+    ) -> Phase<'f, Result<()>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+    {
+        phases::over(Ok(()))
+    }
+
+    fn proxy_upstream_filter<'s, 'a, 'b, 'f>(
+        &'s self,
+        _session: &'a mut Session,
+        _ctx: &'b mut Self::CTX,
+    ) -> Phase<'f, Result<bool>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+    {
+        phases::go_on()
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
@@ -149,7 +184,12 @@ impl ProxyHttp for Proxy {
         let ended = match self.admit(session, ctx) {
             Err(reason) => Err(reason),
             Ok(()) => match filters::request(session, ctx).await {
-                Requested::Passed => accept(session, ctx),
+                Requested::Unfiltered => accept(session, ctx),
+                Requested::Passed => {
+                    ctx.fields = Fields::of(&session.req_header().headers);
+                    ctx.asked = None;
+                    accept(session, ctx)
+                }
                 Requested::Answered { answer, reason } => {
                     ctx.end = Some(reason.into());
                     filters::deliver(session, ctx, *answer).await?;
@@ -223,14 +263,9 @@ impl ProxyHttp for Proxy {
         let timeouts = PeerTimeouts {
             connect,
             total_connect: connect,
-            read: match ctx.upgrade {
-                true => NEVER,
-                false => route.tries.timeout,
-            },
-            write: match ctx.upgrade {
-                true => NEVER,
-                false => route.tries.timeout.max(WRITE_SILENCE),
-            },
+            // No timeout cuts an upgraded connection; without an upload, the cutoff watches.
+            read: uploading.then_some(route.tries.timeout),
+            write: uploading.then_some(route.tries.timeout.max(WRITE_SILENCE)),
             idle: IDLE_TIMEOUT,
         };
         let peer = http_peer(
@@ -267,184 +302,90 @@ impl ProxyHttp for Proxy {
         e
     }
 
-    async fn connected_to_upstream(
-        &self,
-        _session: &mut Session,
-        _reused: bool,
-        _peer: &HttpPeer,
+    fn connected_to_upstream<'s, 'a, 'b, 'c, 'd, 'f>(
+        &'s self,
+        _session: &'a mut Session,
+        reused: bool,
+        _peer: &'b HttpPeer,
         fd: RawFd,
-        _digest: Option<&Digest>,
-        ctx: &mut Self::CTX,
-    ) -> Result<()> {
-        ctx.connect = Some(ctx.try_started.elapsed());
-        ctx.body_bytes = 0;
-        ctx.filters.begin_try();
-        let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
-            return Ok(());
-        };
-        match ctx.uploading && !ctx.awaits_continue() {
-            true => arrival.connection.cutoff.hold(fd),
-            false => arrival.connection.cutoff.arm(ctx.try_deadline(route), fd),
-        }
-        Ok(())
+        _digest: Option<&'c Digest>,
+        ctx: &'d mut Self::CTX,
+    ) -> Phase<'f, Result<()>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+        'd: 'f,
+    {
+        phases::connected(fd, reused, ctx);
+        phases::over(Ok(()))
     }
 
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        request: &mut RequestHeader,
-        ctx: &mut Self::CTX,
-    ) -> Result<()> {
-        let (Some(route), Some(lease)) = (&ctx.route, &ctx.lease) else {
-            return Ok(());
-        };
-        let endpoint = lease.endpoint();
-        let joined;
-        let target = match (endpoint.path(), ctx.target.as_str()) {
-            ("", target) | (_, target @ "*") => target,
-            (path, target) => {
-                joined = format!("{path}{target}");
-                &joined
-            }
-        };
-        if session.req_header().version == http::Version::HTTP_10 {
-            // RFC 9110, section 10.1.1.
-            request.remove_header(&header::EXPECT);
-        }
-        let out = Outgoing {
-            target,
-            host: (!route.preserve_host).then(|| endpoint.label()),
-            default_host: endpoint.label(),
-            client: ctx
-                .arrival
-                .as_ref()
-                .map_or(&UNKNOWN, |arrival| &arrival.connection.client_ip),
-            trusted: ctx.trusted,
-            upgrade: ctx.upgrade,
-        };
-        forward::request(request, &out)?;
-        filters::upstream_request(session, ctx, request)
+    fn upstream_request_filter<'s, 'a, 'b, 'c, 'f>(
+        &'s self,
+        session: &'a mut Session,
+        request: &'b mut RequestHeader,
+        ctx: &'c mut Self::CTX,
+    ) -> Phase<'f, Result<()>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+    {
+        phases::over(phases::upstream_request(session, request, ctx))
     }
 
-    async fn request_body_filter(
-        &self,
-        session: &mut Session,
-        body: &mut Option<Bytes>,
+    fn request_body_filter<'s, 'a, 'b, 'c, 'f>(
+        &'s self,
+        session: &'a mut Session,
+        body: &'b mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Self::CTX,
-    ) -> Result<()> {
-        let (Some(route), Some(snapshot)) = (ctx.route.clone(), &ctx.snapshot) else {
-            return Ok(());
-        };
-        if session.was_upgraded() {
-            return Ok(());
-        }
-        if ctx.awaits_continue()
-            && body.as_ref().is_some_and(|body| !body.is_empty())
-            && let Some(arrival) = &ctx.arrival
-        {
-            arrival.connection.cutoff.pause();
-        }
-        ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
-        if let Some(most) = snapshot.config.max_body_bytes
-            && ctx.body_bytes > most
-        {
-            ctx.end = Some(Reason::BodyTooLarge.into());
-            *body = None;
-            return Err(Error::new_down(ErrorType::HTTPStatus(413)));
-        }
-        if end_of_stream && ctx.uploading {
-            ctx.upload_ended(&route);
-            if let Some(arrival) = &ctx.arrival {
-                arrival.connection.cutoff.start(ctx.try_deadline(&route));
-            }
-        }
-        filters::request_body(session, ctx, body, last(end_of_stream))
+        ctx: &'c mut Self::CTX,
+    ) -> Phase<'f, Result<()>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+    {
+        phases::over(phases::request_body(session, body, end_of_stream, ctx))
     }
 
-    async fn upstream_response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Self::CTX,
-    ) -> Result<()> {
-        let status = response.status.as_u16();
-        if response.status.is_informational() && status != 101 {
-            if status == 100 && ctx.awaits_continue() {
-                ctx.expects_continue = false;
-                if let Some(arrival) = &ctx.arrival {
-                    arrival.connection.cutoff.pause();
-                }
-            }
-            return Ok(());
-        }
-        if status == 101 && !ctx.upgrade {
-            // RFC 9110, section 15.2.2: nobody asked for it.
-            return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
-        }
-        if ctx.first_byte.is_none() {
-            ctx.first_byte = Some(ctx.started.elapsed());
-        }
-        let cut_off = ctx
-            .arrival
-            .as_ref()
-            .is_some_and(|arrival| arrival.connection.cutoff.disarm());
-        if cut_off {
-            // The header arrived in the very moment of the cut; its body never will.
-            return Err(Error::new_up(ErrorType::ReadTimedout));
-        }
-        if retry::is_retryable(status) && ctx.failed(Failure::Status(status), sendable(session)) {
-            ctx.retry_decided = true;
-            ctx.first_byte = None;
-            let mut error = Error::new_up(ErrorType::HTTPStatus(status));
-            error.set_retry(true);
-            return Err(error);
-        }
-        if status == 101 {
-            // No timeout of ours cuts an upgraded connection.
-            session.set_read_timeout(None);
-            session.set_write_timeout(None);
-        }
-        let outcome = match status {
-            500.. => Outcome::Failed,
-            _ => Outcome::Ok,
-        };
-        if let Some(lease) = &ctx.lease {
-            lease.record(outcome);
-        }
-        Ok(())
+    fn upstream_response_filter<'s, 'a, 'b, 'c, 'f>(
+        &'s self,
+        session: &'a mut Session,
+        response: &'b mut ResponseHeader,
+        ctx: &'c mut Self::CTX,
+    ) -> Phase<'f, Result<()>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+    {
+        phases::over(phases::upstream_response(session, response, ctx))
     }
 
-    async fn response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Self::CTX,
-    ) -> Result<()> {
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            return filters::response(session, ctx, response);
-        }
-        if response.status.is_informational() {
-            return Ok(());
-        }
-        forward::response(response);
-        filters::response(session, ctx, response)?;
-        if *self.closing.borrow() {
-            // The drain began after this request; Pingora looks only when one begins.
-            session.set_keepalive(None);
-        }
-        if response.headers.contains_key(header::TRANSFER_ENCODING) {
-            if session.req_header().version == http::Version::HTTP_10 {
-                // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
-                // connection.
-                response.remove_header(&header::TRANSFER_ENCODING);
-                session.set_keepalive(None);
-            } else if !forward::is_chunked(&response.headers) {
-                // Section 6.3: its body ends with the connection as well.
-                session.set_keepalive(None);
-            }
-        }
-        Ok(())
+    fn response_filter<'s, 'a, 'b, 'c, 'f>(
+        &'s self,
+        session: &'a mut Session,
+        response: &'b mut ResponseHeader,
+        ctx: &'c mut Self::CTX,
+    ) -> Phase<'f, Result<()>>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+    {
+        phases::over(phases::response(
+            session,
+            response,
+            ctx,
+            *self.closing.borrow(),
+        ))
     }
 
     fn response_body_filter(
@@ -455,6 +396,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if !session.was_upgraded() {
+            phases::heard(ctx, end_of_stream)?;
             filters::response_body(session, ctx, body, last(end_of_stream))?;
         }
         Ok(None)
@@ -536,47 +478,20 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Self::CTX) {
-        let mut end = ctx.end_with(e);
-        let left = end.reason == Reason::ClientClosed || session.was_upgraded();
-        let cut = *self.cut.borrow();
-        if let Some(reason) = cut.filter(|_| left) {
-            // It was not the client that left.
-            end = reason.into();
-        }
-        ctx.finish_lease(Outcome::Neutral);
-        if let Some(arrival) = &ctx.arrival {
-            arrival.connection.cutoff.disarm();
-        }
-        let status = final_response(session).map_or(0, |response| response.status.as_u16());
-        let status = match (status, end.reason) {
-            (0, Reason::ClientClosed) => respond::status(end.reason, end.fault),
-            (status, _) => status,
-        };
-        let total = ctx.started.elapsed();
-        match (&ctx.route, &ctx.snapshot) {
-            (Some(route), _) => {
-                route
-                    .metrics
-                    .finished(status, end.reason, total.as_secs_f64());
-            }
-            (None, Some(snapshot)) => {
-                snapshot
-                    .unrouted
-                    .finished(status, end.reason, total.as_secs_f64());
-            }
-            (None, None) => {}
-        }
-        if self.access_log.is_on() {
-            self.access_log
-                .log(&record(session, ctx, status, end.reason, total));
-        }
-        let end = filter::End {
-            status,
-            reason: end.reason,
-            duration: total,
-        };
-        filters::log(session, ctx, &end);
+    fn logging<'s, 'a, 'b, 'c, 'f>(
+        &'s self,
+        session: &'a mut Session,
+        e: Option<&'b Error>,
+        ctx: &'c mut Self::CTX,
+    ) -> Phase<'f, ()>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+    {
+        phases::log(session, e, ctx, *self.cut.borrow(), &self.access_log);
+        phases::logged()
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error) -> bool {
@@ -596,11 +511,15 @@ impl ProxyHttp for Proxy {
 
 /// Pauses before a retry, then waits for its turn at an endpoint.
 async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
-    ctx.asked = None;
+    let asked = ctx.asked.take();
     if let Next::Retry { pause } = ctx.next {
         tokio::time::sleep(pause).await;
     }
-    let now = Instant::now();
+    let now = match (ctx.next, asked) {
+        // Nothing was waited for since the head was read.
+        (Next::First, Some(begun)) => begun,
+        _ => Instant::now(),
+    };
     if ctx.deadline <= now {
         return Err(Reason::Timeout);
     }
@@ -632,15 +551,6 @@ async fn departure(session: &mut Session, uploading: bool) -> Box<Error> {
     }
 }
 
-/// What the session says about sending its request again.
-fn sendable(session: &Session) -> Sendable {
-    Sendable {
-        idempotent: session.req_header().method.is_idempotent(),
-        replayable: !session.as_ref().retry_buffer_truncated(),
-        responded: session.response_written().is_some(),
-    }
-}
-
 /// Ends the request with `reason`: Pingora gets an error that is not retried.
 fn ended(ctx: &mut Exchange, reason: Reason) -> Box<Error> {
     let end = End::from(reason);
@@ -656,22 +566,5 @@ async fn refuse(session: &mut Session, ctx: &mut Exchange, end: End) -> Result<u
     filters::deliver(session, ctx, answer).await
 }
 
-fn last(end_of_stream: bool) -> Last {
-    match end_of_stream {
-        true => Last::Yes,
-        false => Last::No,
-    }
-}
-
-/// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
-fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    session.response_written().filter(|response| {
-        !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
-    })
-}
-
 /// For writes, where a pause cannot be told from slow progress of one chunk: at least this long.
 const WRITE_SILENCE: Duration = Duration::from_secs(60);
-/// An upgraded connection is not cut by any timeout of ours.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-static UNKNOWN: HeaderValue = HeaderValue::from_static("0.0.0.0");

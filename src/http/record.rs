@@ -10,7 +10,7 @@ use pingora_proxy::Session;
 
 use crate::error::Reason;
 use crate::http::exchange::Exchange;
-use crate::telemetry::Record;
+use crate::telemetry::{Record, wall_clock};
 
 /// The record of a request that has ended.
 pub fn record<'a>(
@@ -29,7 +29,7 @@ pub fn record<'a>(
     };
     let arrival = ctx.arrival.as_ref();
     Record {
-        client: arrival.map(|arrival| arrival.client),
+        client: arrival.map_or("", |arrival| &arrival.connection.client),
         route: ctx.route.as_ref().map_or("-", |route| &route.label),
         upstream: ctx
             .route
@@ -60,6 +60,10 @@ pub fn record<'a>(
             None => text(header::HeaderName::from_static("x-request-id")),
         },
         user_agent: text(header::USER_AGENT),
-        ..Record::new(arrival.map_or("", |arrival| &arrival.listener), reason)
+        ..Record::at(
+            wall_clock(ctx.started + total),
+            arrival.map_or("", |arrival| &arrival.listener),
+            reason,
+        )
     }
 }

@@ -192,8 +192,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
     let mut stop = drain.stop_accepting();
     let stops = Stop {
         announce: drain.announce(),
-        close_idle: drain.close_idle(),
-        cut: drain.cut_off(),
+        stages: drain.stages(),
     };
     let Some(socket) = watched(socket, &text) else {
         return;
@@ -338,8 +337,7 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
     let mut left = edges.drain.left();
     let stops = Stop {
         announce: edges.drain.announce(),
-        close_idle: edges.drain.close_idle(),
-        cut: edges.drain.cut_off(),
+        stages: edges.drain.stages(),
     };
     let open = Connections::default();
     let Some(socket) = watched(socket, &text) else {

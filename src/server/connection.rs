@@ -6,6 +6,7 @@
 //! would refuse by itself, unlogged, never reaches it. Called by the listener, once per accepted
 //! connection.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 
 use super::io::{Gate, GateStream, HeadBounds, RefusedHead, Remains};
 use super::refusal;
+use super::stages::{Stage, StageWatch};
 use crate::error::Reason;
 use crate::http::arrival::{Arrival, Connection};
 use crate::http::deadline::{self, Clock};
@@ -71,10 +73,9 @@ pub struct RefusedRequest<'a> {
 pub struct Stop {
     /// Responses say `Connection: close` from now on.
     pub announce: watch::Receiver<bool>,
-    /// Connections between two requests close from now on. One that is inside a head finishes it.
-    pub close_idle: watch::Receiver<bool>,
-    /// Requests under way end now: the drain is over.
-    pub cut: watch::Receiver<bool>,
+    /// When connections between two requests close (one that is inside a head finishes it), and
+    /// when requests under way end, because the drain is over.
+    pub stages: StageWatch,
 }
 
 /// Serves one connection until it is closed, lingering included, and tells why it ended: `Ok` when
@@ -102,7 +103,7 @@ async fn run<A, E>(
     edge: &E,
     mut stream: Box<GateStream>,
     listener: Arc<str>,
-    mut stop: Box<Stop>,
+    stop: Box<Stop>,
 ) -> Reason
 where
     A: HttpServerApp + Send + Sync + 'static,
@@ -110,14 +111,11 @@ where
 {
     let remains = stream.remains();
     let mut requests = 0;
-    let connection = Arc::new(Connection::new(stream.client().ip()));
+    let connection = Arc::new(Connection::new(stream.client()));
     let mut clock = Clock::default();
     loop {
         let bounds = bounds(edge, requests);
-        let head = match stream
-            .await_head(&bounds, &mut stop.close_idle, &mut clock)
-            .await
-        {
+        let head = match stream.await_head(&bounds, &stop.stages, &mut clock).await {
             Gate::Head(head) => head,
             Gate::Left if requests > 0 => return Reason::Ok,
             Gate::Left => return Reason::ClientClosed,
@@ -135,15 +133,15 @@ where
             client: stream.client(),
             local: stream.local(),
             listener: listener.clone(),
-            head_started: head.started.into_std(),
+            head_read: head.read.into_std(),
             requests_before: requests,
             last: head.connection_close,
             connection: connection.clone(),
         };
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
-        let request = deadline::watch(&connection.cutoff, &mut clock, request);
+        let request = deadline::watch(&connection.cutoff, &mut clock, || remains.taking(), request);
         // Boxed: an idle connection must not keep room for it.
-        let reused = Box::pin(until_cut(request, &mut stop.cut, &remains)).await;
+        let reused = Box::pin(until_cut(request, &stop.stages, &remains)).await;
         requests += 1;
         // Pingora itself looks at the first `Connection` field only.
         stream = match reused.and_then(gate_of) {
@@ -165,22 +163,21 @@ where
     Reason::Ok
 }
 
-/// Polls `request` to its end. When `cut` turns true its client's socket is shut down, so that it
-/// ends as with any client that leaves, its last record included.
-async fn until_cut<F: Future>(
-    request: F,
-    cut: &mut watch::Receiver<bool>,
-    remains: &Remains,
-) -> F::Output {
+/// Polls `request` to its end. When requests are cut off its client's socket is shut down, so that
+/// it ends as with any client that leaves, its last record included.
+async fn until_cut<F: Future>(request: F, stages: &StageWatch, remains: &Remains) -> F::Output {
     let mut request = pin!(request);
-    tokio::select! {
-        biased;
-        output = &mut request => return output,
-        flipped = cut.wait_for(|cut| *cut) => if flipped.is_ok() {
+    let mut cut = false;
+    poll_fn(|cx| {
+        let output = request.as_mut().poll(cx);
+        if output.is_pending() && !cut && stages.poll(Stage::Cut, cx).is_ready() {
+            cut = true;
             remains.cut();
-        },
-    }
-    request.await
+            return request.as_mut().poll(cx);
+        }
+        output
+    })
+    .await
 }
 
 /// The bounds of the next head.

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::error::Reason;
+use crate::server::stages::{Stage, StageWatch, Stages};
 
 /// How many client connections stand. Cloning shares the count.
 #[derive(Clone, Debug, Default)]
@@ -83,9 +84,8 @@ pub struct Drain {
     ready: AtomicBool,
     stop_accepting: watch::Sender<bool>,
     announce: watch::Sender<bool>,
-    close_idle: watch::Sender<bool>,
-    cut: watch::Sender<bool>,
-    /// As `cut`, with the reason that records tell.
+    stages: Stages,
+    /// As the last stage, with the reason that records tell.
     farewell: watch::Sender<Option<Reason>>,
     leave: watch::Sender<Leave>,
     stopped: Notify,
@@ -99,8 +99,7 @@ impl Default for Drain {
             ready: AtomicBool::new(false),
             stop_accepting: watch::Sender::new(false),
             announce: watch::Sender::new(false),
-            close_idle: watch::Sender::new(false),
-            cut: watch::Sender::new(false),
+            stages: Stages::default(),
             farewell: watch::Sender::new(None),
             leave: watch::Sender::new(Leave::No),
             stopped: Notify::new(),
@@ -153,18 +152,13 @@ impl Drain {
         self.announce.subscribe()
     }
 
-    /// Turns true when idle connections close.
-    pub fn close_idle(&self) -> watch::Receiver<bool> {
-        self.close_idle.subscribe()
+    /// When idle connections close, and when whatever still runs is cut off.
+    pub fn stages(&self) -> StageWatch {
+        self.stages.watch()
     }
 
-    /// Turns true when a drain has waited long enough: whatever still runs is cut off, and database
-    /// sessions say goodbye.
-    pub fn cut_off(&self) -> watch::Receiver<bool> {
-        self.cut.subscribe()
-    }
-
-    /// As [`cut_off`](Drain::cut_off), with the reason for the last record.
+    /// Turns to a reason, that of the last record, when a drain has waited long enough: whatever
+    /// still runs is cut off, and database sessions say goodbye.
     pub fn farewell(&self) -> watch::Receiver<Option<Reason>> {
         self.farewell.subscribe()
     }
@@ -216,7 +210,7 @@ impl Drain {
         // connection goes under their feet.
         let linger = LINGER.min(timeout);
         let _ = tokio::time::timeout(linger, self.connections.none_left()).await;
-        self.close_idle.send_replace(true);
+        self.stages.begin(Stage::IdleCloses);
         let empty = tokio::time::timeout_at(deadline, self.connections.none_left()).await;
         match empty {
             Ok(()) => info!("drained"),
@@ -230,7 +224,7 @@ impl Drain {
     /// Cuts off who is left and waits, for a moment only, until they have told their end.
     pub async fn cut(&self) {
         self.farewell.send_replace(Some(self.reason()));
-        self.cut.send_replace(true);
+        self.stages.begin(Stage::Cut);
         let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;
     }
 
@@ -332,11 +326,11 @@ mod tests {
     async fn idle_connections_are_closed_after_the_linger_only() {
         let drain = Arc::new(Drain::default());
         let open = drain.connections.open(10).unwrap();
-        let mut close_idle = drain.close_idle();
+        let stages = drain.stages();
         let announce = drain.announce();
         let started = Instant::now();
         let client = async {
-            close_idle.changed().await.unwrap();
+            std::future::poll_fn(|cx| stages.poll(Stage::IdleCloses, cx)).await;
             assert!(*announce.borrow());
             assert_eq!(started.elapsed(), LINGER);
             drop(open);

@@ -28,7 +28,7 @@ impl HttpEdge {
         self.snapshots.load().unrouted.finished(status, reason, 0.0);
         if self.access_log.is_on() {
             self.access_log.log(&Record {
-                client: Some(client),
+                client: &client.to_string(),
                 route: "-",
                 status,
                 ..Record::new(listener, reason)
@@ -67,7 +67,7 @@ impl Edge for HttpEdge {
         if self.access_log.is_on() {
             self.access_log.log(&Record {
                 time: SystemTime::now(),
-                client: Some(request.client),
+                client: &request.client.to_string(),
                 route: "-",
                 method: request.method.unwrap_or(""),
                 path: request.target.unwrap_or("").as_bytes(),

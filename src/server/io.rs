@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::SystemTime;
@@ -23,6 +24,7 @@ use tokio::net::TcpStream;
 
 use self::buffers::{Inbox, Outbox};
 pub(super) use self::gate::{Gate, HeadBounds, RefusedHead};
+use crate::http::deadline::{Coarse, Taking};
 use crate::wire::http1::{BodyFraming, BodyTracker};
 
 /// A client's connection with the gate in front of it.
@@ -43,6 +45,8 @@ pub struct GateStream {
     eof: bool,
     /// The socket failed: there is nobody to linger for.
     broken: bool,
+    /// The last write did not go out, or not all of it.
+    stuck: bool,
     /// Who polled for bytes that were held back; there is no readiness event for them.
     held_reader: Option<Waker>,
     remains: Remains,
@@ -52,7 +56,14 @@ pub struct GateStream {
 /// streams, and whoever started the session closes them with care. Meanwhile it can cut the stream
 /// off that a session holds.
 #[derive(Clone, Debug)]
-pub(super) struct Remains(Arc<Mutex<Held>>);
+pub(super) struct Remains(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    held: Mutex<Held>,
+    /// See [`Remains::taking`]: 0 for yes, the largest number for no, else since when.
+    taking: AtomicU64,
+}
 
 /// Who holds the socket.
 #[derive(Debug)]
@@ -90,7 +101,11 @@ impl GateStream {
             eof: false,
             broken: false,
             held_reader: None,
-            remains: Remains(Arc::new(Mutex::new(held))),
+            stuck: false,
+            remains: Remains(Arc::new(Shared {
+                held: Mutex::new(held),
+                taking: AtomicU64::new(0),
+            })),
         })
     }
 
@@ -215,6 +230,17 @@ impl GateStream {
         }
     }
 
+    fn note_stuck(&mut self, stuck: bool) {
+        if self.stuck != stuck {
+            self.stuck = stuck;
+            let taking = match stuck {
+                true => u64::MAX,
+                false => Coarse::now().as_millis(),
+            };
+            self.remains.0.taking.store(taking, Ordering::Relaxed);
+        }
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.upgrade == Upgrade::Asked
             && let Some(first) = bufs.iter().find(|buf| !buf.is_empty())
@@ -224,7 +250,9 @@ impl GateStream {
         let Some(socket) = &mut self.socket else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let sent = ready!(self.outbox.poll_send(cx, socket, bufs));
+        let sent = self.outbox.poll_send(cx, socket, bufs);
+        self.note_stuck(sent.is_pending());
+        let sent = ready!(sent);
         self.broken |= sent.is_err();
         Poll::Ready(sent)
     }
@@ -269,8 +297,17 @@ impl Remains {
         }
     }
 
+    /// Whether the client takes what it is sent.
+    pub(super) fn taking(&self) -> Taking {
+        match self.0.taking.load(Ordering::Relaxed) {
+            0 => Taking::Yes,
+            u64::MAX => Taking::No,
+            since => Taking::Since(Coarse::from_millis(since)),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -324,7 +361,9 @@ impl AsyncWrite for GateStream {
         let Some(socket) = &mut this.socket else {
             return Poll::Ready(Ok(()));
         };
-        let flushed = ready!(this.outbox.poll_flush(cx, socket));
+        let flushed = this.outbox.poll_flush(cx, socket);
+        this.note_stuck(flushed.is_pending());
+        let flushed = ready!(flushed);
         this.broken |= flushed.is_err();
         Poll::Ready(flushed)
     }

@@ -24,6 +24,7 @@ pub mod pid_file;
 pub mod refusal;
 pub mod reload;
 mod signals;
+pub mod stages;
 pub mod systemd;
 mod watch;
 pub mod workers;

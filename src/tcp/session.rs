@@ -130,7 +130,7 @@ impl Sessions {
     pub fn record_turned_away(&self, client: SocketAddr, listener: &str) {
         if self.access_log.is_on() {
             self.access_log.log(&Record {
-                client: Some(client),
+                client: &client.to_string(),
                 route: "-",
                 ..Record::new(listener, Reason::TooManyConnections)
             });
@@ -225,7 +225,7 @@ impl Sessions {
         }
         let (route, told) = (story.route.as_ref(), &story.told);
         self.access_log.log(&Record {
-            client: Some(story.client),
+            client: &story.client.to_string(),
             route: route.map_or("-", |route| &route.label),
             upstream: route.map_or("", |route| route.upstream.label()),
             endpoint: told.efforts.endpoint.as_deref().unwrap_or(""),

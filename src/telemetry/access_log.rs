@@ -6,6 +6,7 @@
 //! after; used by http and tcp.
 
 mod record;
+mod wall;
 mod writer;
 
 use std::cell::Cell;
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-pub use record::Record;
+pub use record::{Record, Second};
+pub use wall::wall_clock;
 use writer::Output;
 
 /// Where records go. Dropping it writes what is queued, for at most two seconds.
@@ -96,12 +98,12 @@ impl AccessLog {
     /// counted.
     pub fn log(&self, record: &Record<'_>) {
         let Some(on) = &self.on else { return };
-        let mut line = LINE.try_with(Cell::take).unwrap_or_default();
-        line.clear();
-        record.write(&mut line);
-        on.queue.push(&line);
+        let mut desk = DESK.try_with(Cell::take).unwrap_or_default();
+        desk.line.clear();
+        record.write(&mut desk.line, &mut desk.second);
+        on.queue.push(&desk.line);
         // Fails only while the thread ends, when nobody wants the buffer anymore.
-        let _ = LINE.try_with(|kept| kept.set(line));
+        let _ = DESK.try_with(|kept| kept.set(desk));
     }
 
     /// Opens the file again before the next line is written (log rotation).
@@ -289,8 +291,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 thread_local! {
-    /// Room for a line, so that a record costs no allocation. Holds nothing between two records.
-    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static DESK: Cell<Desk> = const {
+        Cell::new(Desk {
+            line: Vec::new(),
+            second: Second::new(),
+        })
+    };
+}
+
+/// What a thread keeps between two records, so that one costs no allocation.
+#[derive(Default)]
+struct Desk {
+    line: Vec<u8>,
+    second: Second,
 }
 
 /// What the queue holds at most.

@@ -3,7 +3,7 @@
 //! Its own file because an `HttpPeer` has traps (Pingora 0.9.1): made from a name it resolves on
 //! the spot and panics when that fails, its timeouts are all off by default, `connection_timeout`
 //! holds for TCP and TLS separately, and its pool tells connections apart by neither CA nor ALPN.
-//! Invariant: the only place that builds one, from a resolved address, with every timeout set.
+//! Invariant: the only place that builds one, from a resolved address, with every timeout decided.
 //! Called by the HTTP proxy for each try.
 
 use std::collections::hash_map::DefaultHasher;
@@ -27,10 +27,11 @@ pub struct PeerTimeouts {
     pub connect: Duration,
     /// TCP and TLS together.
     pub total_connect: Duration,
-    /// Silence while reading: starts anew with each read.
-    pub read: Duration,
-    /// Silence while writing: starts anew with each write.
-    pub write: Duration,
+    /// Silence while reading: starts anew with each read. `None` where the connection's own clock
+    /// watches.
+    pub read: Option<Duration>,
+    /// Silence while writing: starts anew with each write. `None` as for `read`.
+    pub write: Option<Duration>,
     /// How long the connection may stay in the pool afterwards.
     pub idle: Duration,
 }
@@ -67,8 +68,8 @@ pub fn http_peer(
     let options = &mut peer.options;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.total_connect);
-    options.read_timeout = Some(timeouts.read);
-    options.write_timeout = Some(timeouts.write);
+    options.read_timeout = timeouts.read;
+    options.write_timeout = timeouts.write;
     options.alpn = ALPN::H1;
     options.tcp_keepalive = Some(KEEPALIVE);
     options.http_upstream_request_policy = match hop_by_hop {
@@ -139,8 +140,8 @@ mod tests {
     const TIMEOUTS: PeerTimeouts = PeerTimeouts {
         connect: Duration::from_millis(1),
         total_connect: Duration::from_millis(2),
-        read: Duration::from_millis(3),
-        write: Duration::from_millis(4),
+        read: Some(Duration::from_millis(3)),
+        write: Some(Duration::from_millis(4)),
         idle: IDLE_TIMEOUT,
     };
 
@@ -160,8 +161,8 @@ mod tests {
             peer.total_connection_timeout(),
             Some(TIMEOUTS.total_connect)
         );
-        assert_eq!(peer.options.read_timeout, Some(TIMEOUTS.read));
-        assert_eq!(peer.options.write_timeout, Some(TIMEOUTS.write));
+        assert_eq!(peer.options.read_timeout, TIMEOUTS.read);
+        assert_eq!(peer.options.write_timeout, TIMEOUTS.write);
         assert_eq!(peer.idle_timeout(), Some(IDLE_TIMEOUT));
         assert_eq!(peer.get_alpn(), Some(&ALPN::H1));
         assert!(peer.options.tcp_keepalive.is_some());

@@ -10,6 +10,7 @@ mod steps;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Instant;
 
 use harbr_router::filter::Filter;
 use harbr_router::http::exchange::Exchange;
@@ -75,7 +76,7 @@ fn a_route_without_filters_allocates_nothing_for_them() {
 
 #[test]
 fn a_request_begins_without_an_allocation_for_what_filters_keep() {
-    assert_eq!(allocations(|| drop(Exchange::new())), 0);
+    assert_eq!(allocations(|| drop(Exchange::new(Instant::now()))), 0);
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl OneRequest {
             assert!(read.expect("a whole head"));
             (session, client)
         });
-        let mut exchange = Exchange::new();
+        let mut exchange = Exchange::new(Instant::now());
         exchange.route = snapshot.routes.lookup(None, "/").cloned();
         exchange.target = "/".to_owned();
         exchange.deadline = Instant::now() + Duration::from_secs(3600);

@@ -54,7 +54,7 @@ impl Steps {
             proxy: Proxy::new(SnapshotHandle::new(snapshot), Arc::new(log), closing, cut),
             runtime: Runtime::new().expect("a runtime"),
             listener: "127.0.0.1:0".into(),
-            connection: Arc::new(Connection::new([203, 0, 113, 7].into())),
+            connection: Arc::new(Connection::new(([203, 0, 113, 7], 4711).into())),
             _folder: folder,
         }
     }
@@ -131,7 +131,7 @@ impl Steps {
             client: SocketAddr::from(([203, 0, 113, 7], 4711)),
             local: SocketAddr::from(([127, 0, 0, 1], 80)),
             listener: self.listener.clone(),
-            head_started: Instant::now(),
+            head_read: Instant::now(),
             requests_before: 1,
             last: false,
             connection: self.connection.clone(),

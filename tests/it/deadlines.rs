@@ -101,25 +101,52 @@ fn a_body_that_keeps_moving_arrives_whole_however_long_it_takes() {
 #[test]
 fn a_body_that_falls_silent_is_cut() {
     let _turn = timed();
-    let origin = Origin::serve(|_, conn| {
-        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\npart")?;
+    let origin = Origin::serve(|request, conn| {
+        conn.send(match request.target.as_str() {
+            "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\npart",
+            "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+            // Its end is that of the connection: what is cut off must not pass for whole.
+            _ => "HTTP/1.1 200 OK\r\n\r\npart",
+        })?;
         conn.until_closed().map(|()| Next::Close)
     });
     let gw = Gw::route(&[origin.url()], "timeout_ms: 300\nretry_count: 2\n");
+    for (requests, target) in (1..).zip(["/length", "/chunked", "/until-closed"]) {
+        let mut client = gw.client();
+        client.request("GET", target, &[], b"");
+        let start = Instant::now();
+        let (head, framing) = client.head().unwrap();
+        assert_eq!(head.status, 200, "{target}");
+        let cut = client.body(framing).unwrap_err();
+        let took = start.elapsed();
+        assert!(
+            matches!(cut, Failure::Truncated | Failure::Reset),
+            "{target}: {cut}"
+        );
+        assert!(
+            (300..1000).contains(&took.as_millis()),
+            "{target}: {took:?}"
+        );
+        assert_eq!(gw.reasons(requests)[requests - 1], "timeout", "{target}");
+        assert_eq!(origin.requests(), requests, "{target}");
+        eventually(Duration::from_secs(5), "the endpoint is let go", || {
+            origin.open_connections() == 0
+        });
+    }
+}
+
+#[test]
+fn a_client_that_pauses_is_not_the_endpoints_silence() {
+    const LENGTH: usize = 32 << 20;
+    let origin = Origin::serve(|_, conn| conn.answer(200, &[], &vec![b'x'; LENGTH]));
+    let gw = Gw::route(&[origin.url()], "timeout_ms: 300\n");
     let mut client = gw.client();
     client.request("GET", "/", &[], b"");
-    let start = Instant::now();
-    let (head, framing) = client.head().unwrap();
-    assert_eq!(head.status, 200);
-    let cut = client.body(framing).unwrap_err();
-    let took = start.elapsed();
-    assert!(matches!(cut, Failure::Truncated | Failure::Reset), "{cut}");
-    assert!((300..1000).contains(&took.as_millis()), "{took:?}");
-    assert_eq!(gw.reasons(1), ["timeout"]);
-    assert_eq!(origin.requests(), 1);
-    eventually(Duration::from_secs(5), "the endpoint is let go", || {
-        origin.open_connections() == 0
-    });
+    let (_, framing) = client.head().unwrap();
+    // What is between endpoint and client is full, and nothing moves, for longer than the timeout.
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(client.body(framing).unwrap().len, LENGTH as u64);
+    assert_eq!(gw.reasons(1), ["ok"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What reaches the endpoint and what comes back: routing, paths, headers.
 
-use crate::support::{Client, Gw, Nginx, Origin, echoed, route, route_entry};
+use crate::support::{Client, Gw, Next, Nginx, Origin, echoed, route, route_entry};
 
 #[test]
 fn the_longest_prefix_of_whole_segments_takes_the_request() {
@@ -47,6 +47,33 @@ fn the_best_host_is_asked_first_and_the_next_class_when_it_has_no_prefix() {
     ] {
         let response = gw.client().call("GET", target, &[("Host", host)], b"");
         assert_eq!(response.text(), expected, "{host}{target}");
+    }
+}
+
+#[test]
+fn names_of_fields_go_to_the_endpoint_in_lower_case_and_come_back_as_they_are() {
+    let origin = Origin::serve(|_, conn| {
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-CamelCase: Value\r\n\r\n")?;
+        Ok(Next::Keep)
+    });
+    let gw = Gw::start(route("/", &[origin.url()], ""));
+    let mut client = gw.client();
+    client.request(
+        "GET",
+        "/",
+        &[("X-CamelCase", "Value"), ("Soap-ACTION", "A")],
+        b"",
+    );
+    let (response, _) = client.head().unwrap();
+    let name = response
+        .headers
+        .0
+        .iter()
+        .find(|(_, value)| value == "Value");
+    assert_eq!(name.expect("it comes back").0, "X-CamelCase");
+    let received = String::from_utf8(origin.received().concat()).unwrap();
+    for line in ["x-camelcase: Value", "soap-action: A", "Host: "] {
+        assert!(received.contains(&format!("\r\n{line}")), "{received}");
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::server::io::tests::connected;
+use crate::server::stages::Stages;
 use crate::wire::http1::Malformed;
 
 /// Sends everything to one origin and tells what it was told about each request.
@@ -165,9 +166,8 @@ async fn proxied() -> (TcpStream, mpsc::UnboundedReceiver<String>) {
     let (client, stream) = connected().await;
     let (keep, never) = watch::channel(false);
     let stop = Stop {
-        announce: never.clone(),
-        close_idle: never.clone(),
-        cut: never,
+        announce: never,
+        stages: Stages::default().watch(),
     };
     tokio::spawn(async move {
         serve(&app, &Unrefusing, stream, "a".into(), stop).await;

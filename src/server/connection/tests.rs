@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::server::io::tests::connected;
+use crate::server::stages::Stages;
 use crate::wire::http1::cases::{CASES, Verdict};
 
 /// Answers every request with `METHOD target requests_before body`. Before it answers `/wait`, it
@@ -132,7 +133,7 @@ struct Fixture {
     app: Arc<Echo>,
     seen: mpsc::UnboundedReceiver<String>,
     announce: watch::Sender<bool>,
-    close_idle: watch::Sender<bool>,
+    stages: Stages,
 }
 
 const LIMITS: EdgeLimits = EdgeLimits {
@@ -154,13 +155,12 @@ impl Fixture {
             refused: Mutex::default(),
         });
         let (announce, announced) = watch::channel(false);
-        let (close_idle, closing) = watch::channel(false);
+        let stages = Stages::default();
         let served = tokio::spawn({
             let (app, edge) = (app.clone(), edge.clone());
             let stop = Stop {
                 announce: announced,
-                close_idle: closing,
-                cut: watch::Sender::new(false).subscribe(),
+                stages: stages.watch(),
             };
             async move { serve(&app, &*edge, stream, "127.0.0.1:80".into(), stop).await }
         });
@@ -171,7 +171,7 @@ impl Fixture {
             app,
             seen,
             announce,
-            close_idle,
+            stages,
         }
     }
 
@@ -483,7 +483,7 @@ async fn drains_idle_connections_and_lets_a_head_under_way_finish() {
 
     for fixture in [&idle, &fresh, &busy] {
         fixture.announce.send_replace(true);
-        fixture.close_idle.send_replace(true);
+        fixture.stages.begin(Stage::IdleCloses);
     }
     assert_eq!(idle.rest().await, (String::new(), true));
     assert_eq!(idle.ended().await, Reason::Drained);
@@ -659,8 +659,7 @@ async fn costs_less_than_a_kilobyte_while_idle() {
     let (_client, stream) = connected().await;
     let stop = Stop {
         announce: fixture.announce.subscribe(),
-        close_idle: fixture.close_idle.subscribe(),
-        cut: fixture.close_idle.subscribe(),
+        stages: fixture.stages.watch(),
     };
     let future = serve(&fixture.app, &*fixture.edge, stream, "a".into(), stop);
     // The buffers are not there while idle (a test of `io`).

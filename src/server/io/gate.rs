@@ -9,12 +9,12 @@ use std::ops::Range;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::{GateStream, Upgrade};
 use crate::error::Reason;
 use crate::http::deadline::Clock;
+use crate::server::stages::{Stage, StageWatch};
 use crate::wire::http1::{BodyTracker, HeadScanner, HeadSummary, Refusal, Scan};
 
 /// How long and how large a head may be.
@@ -41,7 +41,8 @@ pub(in crate::server) enum Gate {
 /// A head that passed; the stream now gives it to whoever reads.
 #[derive(Debug)]
 pub(in crate::server) struct PassedHead {
-    pub started: Instant,
+    /// When it was whole.
+    pub read: Instant,
     /// The client will not send another one.
     pub connection_close: bool,
 }
@@ -57,16 +58,16 @@ pub(in crate::server) struct RefusedHead {
 }
 
 impl GateStream {
-    /// Waits for the next head: until its first byte for `bounds.idle` or until `close_idle`, then
-    /// until it is whole for `bounds.whole`.
+    /// Waits for the next head: until its first byte for `bounds.idle` or until idle connections
+    /// close, then until it is whole for `bounds.whole`.
     pub(in crate::server) async fn await_head(
         &mut self,
         bounds: &HeadBounds,
-        close_idle: &mut watch::Receiver<bool>,
+        stages: &StageWatch,
         clock: &mut Clock,
     ) -> Gate {
         if self.inbox.is_empty()
-            && let Some(end) = self.await_first_byte(bounds.idle, close_idle, clock).await
+            && let Some(end) = self.await_first_byte(bounds.idle, stages, clock).await
         {
             return end;
         }
@@ -76,46 +77,51 @@ impl GateStream {
     async fn await_first_byte(
         &mut self,
         idle: Duration,
-        close_idle: &mut watch::Receiver<bool>,
+        stages: &StageWatch,
         clock: &mut Clock,
     ) -> Option<Gate> {
         let end = Instant::now().checked_add(idle).map(Instant::into_std);
-        let idled = poll_fn(|cx| match end {
-            Some(end) => clock.poll(end, cx),
-            // After all time there is.
-            None => Poll::Pending,
-        });
-        let read = poll_fn(|cx| {
-            let read = self.poll_fill(cx);
-            if read.is_pending() {
-                self.inbox.release();
-                self.outbox.release();
+        poll_fn(|cx| {
+            // In this order: a request that is there already is served whatever else happened.
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Some(Gate::Left)),
+                Poll::Ready(Ok(_)) => return Poll::Ready(None),
+                Poll::Ready(Err(_)) => {
+                    return Poll::Ready(Some(Gate::Closed(Reason::ClientClosed)));
+                }
+                Poll::Pending => {}
             }
-            read
-        });
-        // In this order: a request that is there already is served whatever else happened.
-        tokio::select! {
-            biased;
-            read = read => match read {
-                Ok(0) => Some(Gate::Left),
-                Ok(_) => None,
-                Err(_) => Some(Gate::Closed(Reason::ClientClosed)),
-            },
-            () = flipped(close_idle) => Some(Gate::Closed(Reason::Drained)),
-            () = idled => Some(Gate::Closed(Reason::IdleTimeout)),
-        }
+            self.inbox.release();
+            self.outbox.release();
+            if stages.poll(Stage::IdleCloses, cx).is_ready() {
+                return Poll::Ready(Some(Gate::Closed(Reason::Drained)));
+            }
+            // No end is after all time there is.
+            let idled = end.is_some_and(|end| clock.poll(end, cx).is_ready());
+            match idled {
+                true => Poll::Ready(Some(Gate::Closed(Reason::IdleTimeout))),
+                false => Poll::Pending,
+            }
+        })
+        .await
     }
 
     async fn await_whole_head(&mut self, bounds: &HeadBounds) -> Gate {
         let started = Instant::now();
         let mut scanner = HeadScanner::new(bounds.max_bytes);
+        let mut pieces = 0;
         loop {
+            pieces += 1;
             match scanner.scan(self.inbox.unread()) {
                 Scan::NeedMore => {}
                 Scan::Complete(summary) => {
                     self.open(&summary, bounds.max_bytes);
+                    let read = match pieces {
+                        1 => started,
+                        _ => Instant::now(),
+                    };
                     return Gate::Head(PassedHead {
-                        started,
+                        read,
                         connection_close: summary.connection_close,
                     });
                 }
@@ -161,12 +167,5 @@ impl GateStream {
             method,
             target,
         }))
-    }
-}
-
-/// Waits until the watched value is true; for ever if nobody can set it any more.
-async fn flipped(watched: &mut watch::Receiver<bool>) {
-    if watched.wait_for(|value| *value).await.is_err() {
-        std::future::pending().await
     }
 }

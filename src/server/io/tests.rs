@@ -12,11 +12,11 @@ use pingora_core::protocols::http::ServerSession;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use super::buffers::OUTBOX_BYTES;
 use super::*;
 use crate::http::deadline::Clock;
+use crate::server::stages::Stages;
 use crate::wire::http1::cases::{CASES, heads};
 use crate::wire::http1::{HeadScanner, HeadSummary, MAX_TARGET_BYTES, Scan};
 
@@ -39,11 +39,11 @@ const BOUNDS: HeadBounds = HeadBounds {
 #[tokio::test]
 async fn gives_its_buffers_back_while_idle() {
     let (mut client, mut stream) = connected().await;
-    let (_close, mut close_idle) = watch::channel(false);
+    let stages = Stages::default().watch();
     let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     client.write_all(head).await.expect("open");
     let gate = stream
-        .await_head(&BOUNDS, &mut close_idle, &mut Clock::default())
+        .await_head(&BOUNDS, &stages, &mut Clock::default())
         .await;
     assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
     let mut read = [0; 100];
@@ -58,7 +58,7 @@ async fn gives_its_buffers_back_while_idle() {
     assert_ne!(stream.outbox.capacity(), 0);
 
     let mut clock = Clock::default();
-    let mut waiting = Box::pin(stream.await_head(&BOUNDS, &mut close_idle, &mut clock));
+    let mut waiting = Box::pin(stream.await_head(&BOUNDS, &stages, &mut clock));
     let polled = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
     assert!(polled, "there is no second head");
     drop(waiting);
@@ -104,7 +104,7 @@ async fn gives_nothing(stream: &mut GateStream) -> bool {
 #[tokio::test]
 async fn keeps_what_follows_a_body_in_the_same_read() {
     let (mut client, mut stream) = connected().await;
-    let (_close, mut close_idle) = watch::channel(false);
+    let stages = Stages::default().watch();
     let messages = [
         ("Content-Length: 4", "body"),
         (
@@ -118,7 +118,7 @@ async fn keeps_what_follows_a_body_in_the_same_read() {
     client.write_all(first.as_bytes()).await.expect("open");
     for (at, (fields, body)) in messages.into_iter().enumerate() {
         let gate = stream
-            .await_head(&BOUNDS, &mut close_idle, &mut Clock::default())
+            .await_head(&BOUNDS, &stages, &mut Clock::default())
             .await;
         assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
         let mut read = [0; 200];
@@ -147,12 +147,12 @@ async fn wakes_a_reader_whose_bytes_were_held_when_an_upgrade_is_granted() {
     }
 
     let (mut client, mut stream) = connected().await;
-    let (_close, mut close_idle) = watch::channel(false);
+    let stages = Stages::default().watch();
     let head = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n";
     client.write_all(head.as_bytes()).await.expect("open");
     client.write_all(b"early").await.expect("open");
     stream
-        .await_head(&BOUNDS, &mut close_idle, &mut Clock::default())
+        .await_head(&BOUNDS, &stages, &mut Clock::default())
         .await;
     let mut read = [0; 200];
     assert_eq!(stream.read(&mut read).await.expect("held"), head.len());

@@ -5,7 +5,6 @@
 //! characters and those that reorder text are escaped. Used by the access log.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Reason;
@@ -16,7 +15,8 @@ use crate::error::Reason;
 pub struct Record<'a> {
     /// When it ended.
     pub time: SystemTime,
-    pub client: Option<SocketAddr>,
+    /// Address and port, as `SocketAddr` shows them: nothing in it is escaped.
+    pub client: &'a str,
     /// The address as written in the configuration.
     pub listener: &'a str,
     pub route: &'a str,
@@ -53,9 +53,14 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// A record of something that ends now; everything else is empty.
     pub fn new(listener: &'a str, reason: Reason) -> Record<'a> {
+        Record::at(SystemTime::now(), listener, reason)
+    }
+
+    /// A record of something that ended at `time`; everything else is empty.
+    pub fn at(time: SystemTime, listener: &'a str, reason: Reason) -> Record<'a> {
         Record {
-            time: SystemTime::now(),
-            client: None,
+            time,
+            client: "",
             listener,
             route: "",
             upstream: "",
@@ -78,16 +83,13 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Appends the record as one line of JSON (RFC 8259), with its newline.
-    pub fn write(&self, line: &mut Vec<u8>) {
+    /// Appends the record as one line of JSON (RFC 8259), with its newline. `second` is kept from
+    /// line to line.
+    pub fn write(&self, line: &mut Vec<u8>, second: &mut Second) {
         line.extend_from_slice(b"{\"time\":\"");
-        write_time(self.time, line);
+        second.write(self.time, line);
         line.push(b'"');
-        if let Some(client) = self.client {
-            line.extend_from_slice(b",\"client\":\"");
-            address(line, client);
-            line.push(b'"');
-        }
+        plain(line, b",\"client\":\"", self.client);
         text(
             line,
             b",\"listener\":\"",
@@ -114,12 +116,7 @@ impl<'a> Record<'a> {
         if self.status != 0 {
             number(line, b",\"status\":", self.status.into());
         }
-        text(
-            line,
-            b",\"reason\":\"",
-            self.reason.as_str().as_bytes(),
-            usize::MAX,
-        );
+        plain(line, b",\"reason\":\"", self.reason.as_str());
         number(line, b",\"bytes_in\":", self.bytes_in);
         number(line, b",\"bytes_out\":", self.bytes_out);
         if self.tries != 0 {
@@ -143,6 +140,11 @@ fn write(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 /// Appends a number in decimal.
 fn decimal(line: &mut Vec<u8>, mut number: u64) {
+    match number {
+        ..10 => return line.push(digit(number)),
+        100..1000 => return three_digits(line, number),
+        _ => {}
+    }
     // As many digits as the largest number has.
     let mut digits = [0; 20];
     let mut first = digits.len();
@@ -172,21 +174,6 @@ const fn digit(number: u64) -> u8 {
     b'0' + (number % 10) as u8
 }
 
-fn address(line: &mut Vec<u8>, address: SocketAddr) {
-    let SocketAddr::V4(address) = address else {
-        // The rules of RFC 5952 are the standard library's business.
-        return write(line, format_args!("{address}"));
-    };
-    let [first, rest @ ..] = address.ip().octets();
-    decimal(line, first.into());
-    for octet in rest {
-        line.push(b'.');
-        decimal(line, octet.into());
-    }
-    line.push(b':');
-    decimal(line, address.port().into());
-}
-
 /// Appends a member whose value is a number. `opening` is what stands before the value.
 fn number(line: &mut Vec<u8>, opening: &[u8], value: u64) {
     line.extend_from_slice(opening);
@@ -206,6 +193,7 @@ fn milliseconds(line: &mut Vec<u8>, opening: &[u8], time: Option<Duration>) {
 
 /// Appends a member whose value is a string; nothing when it is empty. What is longer than `limit`
 /// bytes ends with an ellipsis. `opening` is what stands before the value.
+#[inline]
 fn text(line: &mut Vec<u8>, opening: &[u8], value: &[u8], limit: usize) {
     if value.is_empty() {
         return;
@@ -226,11 +214,20 @@ fn text(line: &mut Vec<u8>, opening: &[u8], value: &[u8], limit: usize) {
     line.push(b'"');
 }
 
+/// Appends a member whose value is text of our own, which has nothing to escape; nothing when it is
+/// empty.
+fn plain(line: &mut Vec<u8>, opening: &[u8], value: &str) {
+    debug_assert!(is_plain(value.as_bytes()), "{value:?}");
+    if !value.is_empty() {
+        line.extend_from_slice(opening);
+        line.extend_from_slice(value.as_bytes());
+        line.push(b'"');
+    }
+}
+
 /// Appends the inside of a JSON string (RFC 8259 section 7). What is no UTF-8 becomes U+FFFD.
 fn escape(line: &mut Vec<u8>, value: &[u8]) {
-    // Not `all`: without a way out of the loop it takes half as long.
-    let plain = |so_far, byte: &u8| so_far & PLAIN[usize::from(*byte)];
-    if value.iter().fold(true, plain) {
+    if is_plain(value) {
         line.extend_from_slice(value);
         return;
     }
@@ -259,16 +256,34 @@ fn escape(line: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// The bytes that stand in a line as they are, whatever is around them.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = b' ';
-    while byte <= b'~' {
-        plain[byte as usize] = !matches!(byte, b'"' | b'\\');
-        byte += 1;
+/// Whether all bytes stand in a line as they are, whatever is around them.
+fn is_plain(value: &[u8]) -> bool {
+    // Nearly everything in a line is: eight bytes at a time.
+    match value.last_chunk() {
+        Some(last) => {
+            let (words, _) = value.as_chunks();
+            words.iter().fold(word_is_plain(last), |so_far, word| {
+                so_far & word_is_plain(word)
+            })
+        }
+        None => value.iter().all(|byte| byte_is_plain(*byte)),
     }
-    plain
-};
+}
+
+fn byte_is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
+}
+
+fn word_is_plain(word: &[u8; 8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let word = u64::from_ne_bytes(*word);
+    // The high bit of a byte that is 0; a borrow may set it above such a byte, too, but not without.
+    let zeroes = |word: u64| word.wrapping_sub(ONES) & !word;
+    let control = word.wrapping_sub(ONES << 5) & !word;
+    let is = |byte: u8| zeroes(word ^ (ONES * u64::from(byte)));
+    (word | control | is(0x7f) | is(b'"') | is(b'\\')) & HIGH == 0
+}
 
 /// Whether a character must or should not stand in a line as it is: the two that JSON needs, control
 /// characters (C1 ones drive terminals, too), line separators, and all that reorder text (property
@@ -286,10 +301,39 @@ fn misleads(character: char) -> bool {
     )
 }
 
-/// Appends a time as in RFC 3339, in UTC, with milliseconds. Before 1970 is 1970.
-fn write_time(time: SystemTime, line: &mut Vec<u8>) {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+/// The last second that was written, since the lines of one second share it.
+#[derive(Default)]
+pub struct Second {
+    /// Since 1970.
+    of: u64,
+    /// Up to the point before the milliseconds; empty when there was none yet.
+    text: Vec<u8>,
+}
+
+impl Second {
+    pub const fn new() -> Second {
+        Second {
+            of: 0,
+            text: Vec::new(),
+        }
+    }
+
+    /// Appends a time as in RFC 3339, in UTC, with milliseconds. Before 1970 is 1970.
+    fn write(&mut self, time: SystemTime, line: &mut Vec<u8>) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.of != since.as_secs() || self.text.is_empty() {
+            self.of = since.as_secs();
+            self.text.clear();
+            write_second(self.of, &mut self.text);
+        }
+        line.extend_from_slice(&self.text);
+        three_digits(line, since.subsec_millis().into());
+        line.push(b'Z');
+    }
+}
+
+fn write_second(since: u64, line: &mut Vec<u8>) {
+    let (days, second) = (since / 86_400, since % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     match year {
@@ -310,8 +354,6 @@ fn write_time(time: SystemTime, line: &mut Vec<u8>) {
         two_digits(line, part);
     }
     line.push(b'.');
-    three_digits(line, since.subsec_millis().into());
-    line.push(b'Z');
 }
 
 /// Year, month and day in the Gregorian calendar of a number of days since 1970-01-01.
@@ -341,7 +383,7 @@ mod tests {
 
     fn line(record: &Record<'_>) -> String {
         let mut line = Vec::new();
-        record.write(&mut line);
+        record.write(&mut line, &mut Second::default());
         String::from_utf8(line).expect("a line is UTF-8")
     }
 
@@ -358,7 +400,7 @@ mod tests {
     fn tells_everything_in_one_line() {
         let record = Record {
             time: UNIX_EPOCH + Duration::from_millis(1_709_209_199_007),
-            client: Some("[2001:db8::1]:4711".parse().unwrap()),
+            client: "[2001:db8::1]:4711",
             listener: "0.0.0.0:80",
             route: "/api",
             upstream: "api",
@@ -389,6 +431,22 @@ mod tests {
              \"connect_ms\":1.050,\"first_byte_ms\":2.999,\"total_ms\":3000.000,\
              \"request_id\":\"r-1\",\"user_agent\":\"curl/8\"}\n"
         );
+    }
+
+    #[test]
+    fn tells_each_time_whatever_was_told_before() {
+        let mut second = Second::new();
+        for (millis, expected) in [
+            (5, "1970-01-01T00:00:00.005Z"),
+            (999, "1970-01-01T00:00:00.999Z"),
+            (1_000, "1970-01-01T00:00:01.000Z"),
+            (86_400_000, "1970-01-02T00:00:00.000Z"),
+            (1, "1970-01-01T00:00:00.001Z"),
+        ] {
+            let mut line = Vec::new();
+            second.write(UNIX_EPOCH + Duration::from_millis(millis), &mut line);
+            assert_eq!(String::from_utf8_lossy(&line), expected);
+        }
     }
 
     #[test]
@@ -430,6 +488,22 @@ mod tests {
         ] {
             assert_eq!(path_in_line(raw), expected, "{raw:?}");
         }
+    }
+
+    #[test]
+    fn knows_plain_bytes_wherever_they_stand() {
+        for byte in 0..=u8::MAX {
+            for length in [1, 7, 8, 9, 15, 16, 21] {
+                for at in 0..length {
+                    for around in [b' ', b'~', b'!', b']'] {
+                        let mut value = vec![around; length];
+                        value[at] = byte;
+                        assert_eq!(is_plain(&value), byte_is_plain(byte), "{value:?}");
+                    }
+                }
+            }
+        }
+        assert!(is_plain(b""));
     }
 
     #[test]
@@ -492,13 +566,11 @@ mod tests {
         fn numbers_and_times_are_written_as_std_writes_them(
             time in 0..400_000_000_000_000_u64,
             number in any::<u64>(),
-            client in any::<std::net::SocketAddr>(),
             micros in any::<u64>(),
         ) {
             let total = Duration::from_micros(micros);
             let line = line(&Record {
                 time: UNIX_EPOCH + Duration::from_millis(time),
-                client: Some(client),
                 bytes_in: number,
                 bytes_out: number % 1000,
                 total,
@@ -509,7 +581,7 @@ mod tests {
             let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
             let expected = format!(
                 "{{\"time\":\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z\",\
-                 \"client\":\"{client}\",\"reason\":\"ok\",\"bytes_in\":{number},\
+                 \"reason\":\"ok\",\"bytes_in\":{number},\
                  \"bytes_out\":{},\"total_ms\":{}.{:03}}}\n",
                 number % 1000,
                 micros / 1000,

@@ -1,0 +1,357 @@
+//! The phases of a request that never wait, as functions; and their outcome as the future that
+//! Pingora wants.
+//!
+//! Its own file because Pingora's trait has each phase return a boxed future, and an `async fn` in
+//! it pays for a box that holds what the phase was given: a twentieth of a small request, all of
+//! them together. A box of nothing takes no memory. Invariant: no function here waits. Called by
+//! `proxy.rs`, which shows the phases in their order.
+
+use std::future::{Future, ready};
+use std::os::fd::RawFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::error::Reason;
+use crate::filter::{self, Last};
+use crate::http::exchange::{Exchange, Sendable};
+use crate::http::filters;
+use crate::http::forward::{self, Outgoing};
+use crate::http::record::record;
+use crate::http::respond;
+use crate::http::retry::{self, Failure};
+use crate::telemetry::AccessLog;
+use crate::upstream::Outcome;
+
+/// A phase, as Pingora awaits it.
+pub type Phase<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+
+/// A phase that is over.
+pub fn over<'f>(result: Result<()>) -> Phase<'f, Result<()>> {
+    match result {
+        Ok(()) => Box::pin(Over),
+        Err(error) => Box::pin(ready(Err(error))),
+    }
+}
+
+/// A phase that lets the request go on to its endpoint.
+pub fn go_on<'f>() -> Phase<'f, Result<bool>> {
+    Box::pin(GoOn)
+}
+
+/// The last phase.
+pub fn logged<'f>() -> Phase<'f, ()> {
+    Box::pin(Logged)
+}
+
+// These hold nothing, so that their boxes are not allocated.
+struct Over;
+struct GoOn;
+struct Logged;
+
+impl Future for Over {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Future for GoOn {
+    type Output = Result<bool>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<bool>> {
+        Poll::Ready(Ok(true))
+    }
+}
+
+impl Future for Logged {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+/// A connection to the endpoint is there.
+pub fn connected(fd: RawFd, reused: bool, ctx: &mut Exchange) {
+    ctx.connect = (!reused).then(|| ctx.try_started.elapsed());
+    ctx.body_bytes = 0;
+    ctx.filters.begin_try();
+    let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
+        return;
+    };
+    match ctx.uploading && !ctx.awaits_continue() {
+        true => arrival.connection.cutoff.hold(fd),
+        false => arrival.connection.cutoff.arm(ctx.try_deadline(route), fd),
+    }
+}
+
+/// The head of a try, before it is sent.
+pub fn upstream_request(
+    session: &mut Session,
+    request: &mut RequestHeader,
+    ctx: &mut Exchange,
+) -> Result<()> {
+    let (Some(route), Some(lease)) = (&ctx.route, &ctx.lease) else {
+        return Ok(());
+    };
+    let endpoint = lease.endpoint();
+    let joined;
+    let target = match (endpoint.path(), ctx.target.as_str()) {
+        ("", target) | (_, target @ "*") => target,
+        (path, target) => {
+            joined = format!("{path}{target}");
+            &joined
+        }
+    };
+    if session.req_header().version == http::Version::HTTP_10 {
+        // RFC 9110, section 10.1.1.
+        request.remove_header(&header::EXPECT);
+    }
+    let out = Outgoing {
+        target,
+        host: (!route.preserve_host).then(|| endpoint.label()),
+        default_host: endpoint.label(),
+        client: ctx
+            .arrival
+            .as_ref()
+            .map_or(&UNKNOWN, |arrival| &arrival.connection.client_ip),
+        trusted: ctx.trusted,
+        upgrade: ctx.upgrade,
+        has: ctx.fields,
+    };
+    forward::request(request, &out)?;
+    filters::upstream_request(session, ctx, request)
+}
+
+/// A part of the client's body.
+pub fn request_body(
+    session: &mut Session,
+    body: &mut Option<Bytes>,
+    end_of_stream: bool,
+    ctx: &mut Exchange,
+) -> Result<()> {
+    let (Some(route), Some(snapshot)) = (ctx.route.clone(), &ctx.snapshot) else {
+        return Ok(());
+    };
+    if session.was_upgraded() {
+        return Ok(());
+    }
+    if ctx.awaits_continue()
+        && body.as_ref().is_some_and(|body| !body.is_empty())
+        && let Some(arrival) = &ctx.arrival
+    {
+        arrival.connection.cutoff.pause();
+    }
+    ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
+    if let Some(most) = snapshot.config.max_body_bytes
+        && ctx.body_bytes > most
+    {
+        ctx.end = Some(Reason::BodyTooLarge.into());
+        *body = None;
+        return Err(Error::new_down(ErrorType::HTTPStatus(413)));
+    }
+    if end_of_stream && ctx.uploading {
+        ctx.upload_ended(&route);
+        if let Some(arrival) = &ctx.arrival {
+            arrival.connection.cutoff.start(ctx.try_deadline(&route));
+        }
+    }
+    filters::request_body(session, ctx, body, last(end_of_stream))
+}
+
+/// A response header of the endpoint, whose try may not be the last.
+pub fn upstream_response(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    ctx: &mut Exchange,
+) -> Result<()> {
+    let status = response.status.as_u16();
+    if response.status.is_informational() && status != 101 {
+        if status == 100 && ctx.awaits_continue() {
+            ctx.expects_continue = false;
+            if let Some(arrival) = &ctx.arrival {
+                arrival.connection.cutoff.pause();
+            }
+        }
+        return Ok(());
+    }
+    if status == 101 && !ctx.upgrade {
+        // RFC 9110, section 15.2.2: nobody asked for it.
+        return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+    }
+    let now = Instant::now();
+    if ctx.first_byte.is_none() {
+        ctx.first_byte = Some(now.saturating_duration_since(ctx.started));
+    }
+    let silence = body_silence(session, response, ctx);
+    let cut_off = ctx.arrival.as_ref().is_some_and(|arrival| {
+        let cutoff = &arrival.connection.cutoff;
+        match silence {
+            Some(silence) => cutoff.listen(now, silence),
+            None => cutoff.disarm(),
+        }
+    });
+    if cut_off {
+        // The header arrived in the very moment of the cut; its body never will.
+        return Err(Error::new_up(ErrorType::ReadTimedout));
+    }
+    if retry::is_retryable(status) && ctx.failed(Failure::Status(status), sendable(session)) {
+        ctx.retry_decided = true;
+        ctx.first_byte = None;
+        let mut error = Error::new_up(ErrorType::HTTPStatus(status));
+        error.set_retry(true);
+        return Err(error);
+    }
+    if status == 101 {
+        // No timeout of ours cuts an upgraded connection.
+        session.set_read_timeout(None);
+        session.set_write_timeout(None);
+    }
+    let outcome = match status {
+        500.. => Outcome::Failed,
+        _ => Outcome::Ok,
+    };
+    if let Some(lease) = &ctx.lease {
+        lease.record(outcome);
+    }
+    Ok(())
+}
+
+/// How long the body of a response may be silent, where Pingora does not watch that itself: `None`
+/// where there is no body.
+fn body_silence(session: &Session, response: &ResponseHeader, ctx: &Exchange) -> Option<Duration> {
+    let route = ctx.route.as_ref()?;
+    let has_body = !matches!(response.status.as_u16(), 101 | 204 | 304)
+        && session.req_header().method != Method::HEAD;
+    (has_body && !ctx.uploading).then_some(route.tries.timeout)
+}
+
+/// A part of the endpoint's body.
+pub fn heard(ctx: &Exchange, end_of_stream: bool) -> Result<()> {
+    let Some(arrival) = &ctx.arrival else {
+        return Ok(());
+    };
+    let cutoff = &arrival.connection.cutoff;
+    if !end_of_stream {
+        cutoff.heard();
+    } else if cutoff.disarm() {
+        // It ended because it was cut off; a body that ends with its connection would pass for
+        // whole.
+        return Err(Error::new_up(ErrorType::ReadTimedout));
+    }
+    Ok(())
+}
+
+/// The response header that the client gets. `closing` is true while draining.
+pub fn response(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    ctx: &mut Exchange,
+    closing: bool,
+) -> Result<()> {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        return filters::response(session, ctx, response);
+    }
+    if response.status.is_informational() {
+        return Ok(());
+    }
+    forward::response(response);
+    filters::response(session, ctx, response)?;
+    if closing {
+        // The drain began after this request; Pingora looks only when one begins.
+        session.set_keepalive(None);
+    }
+    if response.headers.contains_key(header::TRANSFER_ENCODING) {
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
+            // connection.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        } else if !forward::is_chunked(&response.headers) {
+            // Section 6.3: its body ends with the connection as well.
+            session.set_keepalive(None);
+        }
+    }
+    Ok(())
+}
+
+/// Counts and records a request that has ended. `cut` is why, when requests are cut off.
+pub fn log(
+    session: &mut Session,
+    e: Option<&Error>,
+    ctx: &mut Exchange,
+    cut: Option<Reason>,
+    access_log: &AccessLog,
+) {
+    let mut end = ctx.end_with(e);
+    let left = end.reason == Reason::ClientClosed || session.was_upgraded();
+    if let Some(reason) = cut.filter(|_| left) {
+        // It was not the client that left.
+        end = reason.into();
+    }
+    ctx.finish_lease(Outcome::Neutral);
+    if let Some(arrival) = &ctx.arrival {
+        arrival.connection.cutoff.disarm();
+    }
+    let status = final_response(session).map_or(0, |response| response.status.as_u16());
+    let status = match (status, end.reason) {
+        (0, Reason::ClientClosed) => respond::status(end.reason, end.fault),
+        (status, _) => status,
+    };
+    let total = ctx.started.elapsed();
+    match (&ctx.route, &ctx.snapshot) {
+        (Some(route), _) => {
+            route
+                .metrics
+                .finished(status, end.reason, total.as_secs_f64());
+        }
+        (None, Some(snapshot)) => {
+            snapshot
+                .unrouted
+                .finished(status, end.reason, total.as_secs_f64());
+        }
+        (None, None) => {}
+    }
+    if access_log.is_on() {
+        access_log.log(&record(session, ctx, status, end.reason, total));
+    }
+    let end = filter::End {
+        status,
+        reason: end.reason,
+        duration: total,
+    };
+    filters::log(session, ctx, &end);
+}
+
+/// What the session says about sending its request again.
+pub fn sendable(session: &Session) -> Sendable {
+    Sendable {
+        idempotent: session.req_header().method.is_idempotent(),
+        replayable: !session.as_ref().retry_buffer_truncated(),
+        responded: session.response_written().is_some(),
+    }
+}
+
+/// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
+pub fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| {
+        !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+    })
+}
+
+pub fn last(end_of_stream: bool) -> Last {
+    match end_of_stream {
+        true => Last::Yes,
+        false => Last::No,
+    }
+}
+
+static UNKNOWN: HeaderValue = HeaderValue::from_static("0.0.0.0");
