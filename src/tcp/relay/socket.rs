@@ -1,7 +1,7 @@
 //! What a relay does to a socket, and how sockets of sessions are torn down.
 //!
 //! Its own file because it is the only one of the relay that knows `TcpStream`: what is in
-//! `flow.rs` runs over anything that is a [`Socket`], in tests over a schedule. Invariant: readiness
+//! `flow` runs over anything that is a [`Socket`], in tests over a schedule. Invariant: readiness
 //! is given up only after the system said `WouldBlock`, so no event is lost.
 
 use std::io;

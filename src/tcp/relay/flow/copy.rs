@@ -1,0 +1,100 @@
+//! Copying: a read into the buffer of the thread, and a write out of it.
+//!
+//! Its own file because here is what a byte costs that is not spliced. Invariants: the buffer is
+//! lent for one step, so it is never more than one for each thread and holds nothing between two
+//! steps; memory is taken only for what a slow sink leaves over. Called by `flow.rs`, and by
+//! `splice.rs` where there is no pipe.
+
+use std::cell::Cell;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+
+use super::{Flow, Step};
+use crate::tcp::relay::socket::Socket;
+
+impl Flow<'_> {
+    /// Reads once, and writes what the sink takes of it. The rest is owed.
+    pub(super) fn copy<S: Socket>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut S,
+    ) -> Step {
+        let mut buffer = Buffer::take();
+        let mut buf = ReadBuf::new(&mut buffer.0);
+        match source.poll_read(cx, &mut buf) {
+            Poll::Pending => return Step::Pending,
+            Poll::Ready(Err(_)) => return Step::SourceFailed,
+            Poll::Ready(Ok(())) => {}
+        }
+        let mut bytes = buf.filled();
+        if bytes.is_empty() {
+            return Step::Ended;
+        }
+        self.note_read(bytes);
+        if self.mode.is_long() {
+            self.gather.ask(source);
+        }
+        loop {
+            match sink.poll_write(cx, bytes) {
+                Poll::Ready(Ok(0) | Err(_)) => return Step::SinkFailed,
+                Poll::Ready(Ok(n)) => {
+                    self.given += n as u64;
+                    bytes = &bytes[n..];
+                    if bytes.is_empty() {
+                        return Step::Moved;
+                    }
+                }
+                Poll::Pending => {
+                    self.owed = Bytes::copy_from_slice(bytes);
+                    return Step::Moved;
+                }
+            }
+        }
+    }
+
+    /// Writes what a slow sink has left over.
+    pub(super) fn give_owed<S: Socket>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Step {
+        match sink.poll_write(cx, &self.owed) {
+            Poll::Pending => Step::Pending,
+            Poll::Ready(Ok(0) | Err(_)) => Step::SinkFailed,
+            Poll::Ready(Ok(n)) => {
+                self.given += n as u64;
+                // An empty slice would still hold the memory.
+                self.owed = if n == self.owed.len() {
+                    Bytes::new()
+                } else {
+                    self.owed.slice(n..)
+                };
+                Step::Moved
+            }
+        }
+    }
+}
+
+/// The buffer of this thread, for as long as one step takes.
+struct Buffer(Box<[u8]>);
+
+thread_local! {
+    /// Not state: what is in it means nothing between two steps.
+    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+impl Buffer {
+    fn take() -> Buffer {
+        let spare = SPARE.try_with(Cell::take).ok().flatten();
+        Buffer(spare.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice()))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // An error means that the thread ends; then the buffer goes, too.
+        let _ending = SPARE.try_with(|spare| spare.set(Some(std::mem::take(&mut self.0))));
+    }
+}
+
+/// What is copied at once, in bytes.
+pub(super) const BUFFER: usize = 64 * 1024;
