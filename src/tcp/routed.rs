@@ -216,7 +216,10 @@ impl Routed<'_> {
         if ended.reason == Reason::Drained {
             ended.reason = sessions.cut.borrow().unwrap_or(Reason::Drained);
         }
-        self.told.up += ended.up;
+        if !matches!(ended.rest, Rest::Unanswered { .. }) {
+            // What was sent in vain is sent again, and told once.
+            self.told.up += ended.up;
+        }
         self.told.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
             lease.record(Outcome::Failed);
@@ -234,11 +237,11 @@ impl Routed<'_> {
             return (reason, Rest::Closed);
         };
         let pairing = Pairing {
+            preface: self.preface(&client),
             client,
             server,
             warmth: Warmth::Fresh,
             next: None,
-            preface: Bytes::new(),
             first: sent,
         };
         let ended = self.relay(lease, pairing).await;

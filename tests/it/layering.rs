@@ -40,7 +40,6 @@ const UNSAFE: &[&str] = &[
     "server/accept/socket.rs",
     "server/adapter/descriptor.rs",
     "server/daemon.rs",
-    "tcp/splice.rs",
 ];
 
 /// What `lib.rs` re-exports at the root, and where it lives.

@@ -75,8 +75,9 @@ impl<'a> Pair<'a> {
             client,
             server,
             up: Flow::new(relay.to_server, relay.on_client_bytes)
-                .after(relay.preface)
-                .keeping(keep),
+                // Before the preface, which is not of the client and is not sent again as if it were.
+                .keeping(keep)
+                .after(relay.preface),
             down: Flow::new(relay.to_client, relay.on_server_bytes),
             first: None,
             clock: Clock::new(),

@@ -729,11 +729,12 @@ async fn a_server_that_goes_before_its_first_byte_can_be_replaced_unseen() {
     let ways: [Leave; 2] = [close_with_reset, drop];
     for leave in ways {
         let mut session = start(|relay| {
+            relay.preface = Bytes::from_static(b"PROXY");
             relay.to_server = Bytes::from_static(b"start");
             relay.keep_unanswered = 100;
         })
         .await;
-        hears(&mut session.server, b"start").await;
+        hears(&mut session.server, b"PROXYstart").await;
         says(&mut session.client, b"up").await;
         hears(&mut session.server, b"up").await;
         session.client.shutdown().await.unwrap();
@@ -753,7 +754,7 @@ async fn a_server_that_goes_before_its_first_byte_can_be_replaced_unseen() {
         else {
             panic!("the client was told");
         };
-        assert_eq!(sent, b"startup"[..]);
+        assert_eq!(sent, b"startup"[..], "what the client sent, and no more");
         // Another server; the end of the client, which the first one had heard, comes again.
         let (connected, mut server) = connection(None).await;
         let again = tokio::spawn(async move {
