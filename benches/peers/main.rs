@@ -112,9 +112,11 @@ fn half_load(
     let full = Fleet::start(origin)?;
     let yardstick = full.proxies.iter().find(|proxy| proxy.name == "nginx");
     let yardstick = yardstick.ok_or("nginx does not run, and its load is the measure")?;
-    let most = load::LOADS[0].drive(yardstick.port, plan.seconds, full.folder())?;
+    let most = || load::LOADS[0].drive(yardstick.port, plan.seconds, full.folder());
+    let mut rates = [most()?, most()?, most()?].map(|most| most.requests / most.seconds);
+    rates.sort_by(f64::total_cmp);
+    let rate = rates[1] / 2.0;
     drop(full);
-    let rate = most.requests / most.seconds / 2.0;
     println!("half load: {rate:.0} requests/s on 32 connections");
     let fleet = all(name, origin, report)?;
     for (round, proxy) in plan.turns(&fleet.proxies) {

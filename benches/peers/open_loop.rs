@@ -1,5 +1,5 @@
 //! Requests at a steady rate, whether answers come or not, from one thread: what drives the load
-//! takes a third of a core, so that the delays it tells are the proxy's and not its own.
+//! takes a part of a core, so that the delays it tells are the proxy's and not its own.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -29,6 +29,8 @@ struct Planned {
     due: Instant,
     /// Of an answer that is under way.
     seen: Option<Vec<u8>>,
+    /// Something can be read.
+    ready: bool,
 }
 
 impl OpenLoop {
@@ -41,15 +43,19 @@ impl OpenLoop {
                 stream.set_nodelay(true)?;
                 stream.set_nonblocking(true)?;
                 let due = begin + every.mul_f64(f64::from(n) / f64::from(self.connections));
-                let seen = None;
-                Ok(Planned { stream, due, seen })
+                Ok(Planned {
+                    stream,
+                    due,
+                    seen: None,
+                    ready: false,
+                })
             })
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|why| format!("connect: {why}"))?;
         let (mut latencies, mut errors) = (Vec::new(), 0.0);
         let end = begin + self.time;
         while !all.is_empty() {
-            wait(&all, end)?;
+            wait(&mut all, end)?;
             let now = Instant::now();
             all.retain_mut(|planned| match planned.go_on(now, end) {
                 Ok(Next::Wait) => true,
@@ -88,7 +94,7 @@ impl OpenLoop {
 }
 
 /// Until a request is due or an answer comes.
-fn wait(all: &[Planned], end: Instant) -> Result<(), String> {
+fn wait(all: &mut [Planned], end: Instant) -> Result<(), String> {
     let now = Instant::now();
     let resting = all.iter().filter(|one| one.seen.is_none());
     let next = resting.map(|one| one.due.min(end)).min();
@@ -99,10 +105,15 @@ fn wait(all: &[Planned], end: Instant) -> Result<(), String> {
         .map(|one| PollFd::new(&one.stream, PollFlags::IN))
         .collect();
     match poll(&mut polled, Some(&time)) {
-        Ok(0) if next.is_none() => Err(format!("no answer in {PATIENCE:?}")),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(why) => Err(why.to_string()),
+        Ok(0) if next.is_none() => return Err(format!("no answer in {PATIENCE:?}")),
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(why) => return Err(why.to_string()),
     }
+    let ready: Vec<bool> = polled.iter().map(|one| !one.revents().is_empty()).collect();
+    for (one, ready) in all.iter_mut().zip(ready) {
+        one.ready = ready;
+    }
+    Ok(())
 }
 
 enum Next {
@@ -124,6 +135,9 @@ impl Planned {
             }
             return Ok(Next::Wait);
         };
+        if !self.ready {
+            return Ok(Next::Wait);
+        }
         let mut piece = [0; 4 * SMALL];
         match self.stream.read(&mut piece) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
