@@ -15,6 +15,7 @@ mod process;
 mod report;
 
 fn main() {
+    databases::serve_if_asked();
     let Some(plan) = plan::Plan::new() else {
         return;
     };

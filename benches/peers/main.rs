@@ -40,6 +40,7 @@ use self::report::Report;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    databases::serve_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [as_bare, listen, origin] = &args[..]
         && as_bare == "--as-bare"

@@ -10,10 +10,12 @@
 //!
 //! On few cores throughput mostly measures how much CPU the proxy takes from server and client.
 
+mod bare;
 mod clients;
 mod servers;
 mod ways;
 
+pub use self::bare::serve_if_asked;
 use self::clients::{Client, Load};
 use self::servers::{Kind, Server};
 use crate::plan::Plan;
@@ -29,6 +31,8 @@ struct Scenario {
     cost: &'static str,
     /// The cost's unit in a second.
     unit: f64,
+    /// A relay that does nothing else is a way, too.
+    beside_bare: bool,
 }
 
 /// Runs all that the plan wants; what cannot be run is left out with its reason.
@@ -62,7 +66,11 @@ impl Scenario {
             Err(why) => return report.leave_out(self.name, "all", &why),
         };
         let mut ways = Vec::new();
-        for (name, way) in ways::to(server) {
+        let mut all = ways::to(server);
+        if self.beside_bare {
+            all.push(("bare relay", ways::bare(server)));
+        }
+        for (name, way) in all {
             match way {
                 Ok(way) => ways.push(way),
                 Err(why) => report.leave_out(self.name, name, &why),
@@ -113,6 +121,7 @@ const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "pgbench connect",
         client: Client::Pgbench(&["-S", "-C", "-c1"]),
+        beside_bare: true,
         ..PGBENCH
     },
     Scenario {
@@ -122,6 +131,7 @@ const SCENARIOS: [Scenario; 6] = [
         rate: "GB/s",
         cost: "CPU s/GB",
         unit: 1.0,
+        beside_bare: false,
     },
     Scenario {
         name: "redis -P 1",
@@ -142,6 +152,7 @@ const PGBENCH: Scenario = Scenario {
     rate: "transactions/s",
     cost: "CPU µs/transaction",
     unit: 1e6,
+    beside_bare: false,
 };
 
 const REDIS: Scenario = Scenario {
@@ -151,4 +162,5 @@ const REDIS: Scenario = Scenario {
     rate: "commands/s",
     cost: "CPU µs/command",
     unit: 1e6,
+    beside_bare: false,
 };

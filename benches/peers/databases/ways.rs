@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use super::bare::AS_RELAY;
 use super::servers::{Kind, Server, unprivileged, unprivileged_folder};
 use crate::process::{Process, free_port, program};
 
@@ -70,6 +71,15 @@ fn ours(server: &Server) -> Result<Way, String> {
     let mut run = Command::new(env!("CARGO_BIN_EXE_harbr-router"));
     run.arg("-c").arg(config);
     started("harbr-router", port, folder, &mut run)
+}
+
+pub fn bare(server: &Server) -> Result<Way, String> {
+    let port = free_port();
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let mut run = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+    run.args([AS_RELAY, &format!("127.0.0.1:{port}")]);
+    run.arg(format!("127.0.0.1:{}", server.port));
+    started("bare relay", port, folder, &mut run)
 }
 
 fn pgbouncer(server: &Server) -> Result<Way, String> {
