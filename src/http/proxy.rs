@@ -260,12 +260,13 @@ impl ProxyHttp for Proxy {
             ctx.try_deadline(&route)
                 .saturating_duration_since(ctx.try_started),
         );
+        // No timeout cuts an upgraded connection; without an upload, the cutoff watches.
+        let timed = !ctx.upgrade && (uploading || ctx.arrival.is_none());
         let timeouts = PeerTimeouts {
             connect,
             total_connect: connect,
-            // No timeout cuts an upgraded connection; without an upload, the cutoff watches.
-            read: uploading.then_some(route.tries.timeout),
-            write: uploading.then_some(route.tries.timeout.max(WRITE_SILENCE)),
+            read: timed.then_some(route.tries.timeout),
+            write: timed.then_some(route.tries.timeout.max(WRITE_SILENCE)),
             idle: IDLE_TIMEOUT,
         };
         let peer = http_peer(
