@@ -65,6 +65,9 @@ fn greeted(addr: SocketAddr) -> TcpStream {
 fn touchy(net: &Netns) -> (Mariadb, SocketAddr) {
     let server = Mariadb::with(&[
         "max_connect_errors=5",
+        // Room for all that come and leave before it has got around to the first of them: who does
+        // not fit in is not answered at all.
+        "back_log=1000",
         &format!("bind-address={}", net.outside()),
         // It remembers hosts only while it looks up their names.
         "skip-name-resolve=0",
