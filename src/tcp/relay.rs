@@ -151,7 +151,7 @@ impl<'a> Relay<'a> {
     /// future that is moved in would be stored twice). Both streams should be
     /// [tuned](crate::upstream::tune).
     ///
-    /// 430 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
+    /// Less than 500 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
     /// `await` has no room for that, too.
     pub fn run<S>(
         self,
