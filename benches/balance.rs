@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use harbr_router::config::{
-    Balance, Ejection, EndpointSpec, HashOn, Host, Scheme, Target, UpstreamSpec, UpstreamUrl,
-    Weight,
+    Balance, Ejection, EndpointSpec, HashOn, Host, Scheme, StatusSet, Target, UpstreamSpec,
+    UpstreamUrl, Weight,
 };
 use harbr_router::upstream::{Outcome, Pick, Upstream};
 use tokio::time::Instant;
@@ -47,6 +47,7 @@ fn upstream(balance: Balance, endpoints: u16, max_connections: Option<usize>) ->
             consecutive_failures: 5,
             base: Duration::from_secs(30),
             max_percent: 10,
+            statuses: StatusSet::parse("502-504").expect("a range"),
         }),
     };
     Upstream::new(Arc::new(spec), None)

@@ -307,6 +307,8 @@ pub struct Ejection {
     pub base: Duration,
     /// Of the endpoints of one upstream, 0 to 100; at least one may always be ejected.
     pub max_percent: u32,
+    /// The HTTP statuses that count as failures.
+    pub statuses: StatusSet,
 }
 
 /// The protocol that a TCP route carries.

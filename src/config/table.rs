@@ -336,7 +336,9 @@ const HEALTH: Key = shared(
 const EJECT: Key = shared(
     "ejection",
     MapOrFalse(Section::Ejection),
-    Default::Json("{\"consecutive_failures\": 5, \"base_ms\": 30000, \"max_percent\": 10}"),
+    Default::Json(
+        "{\"consecutive_failures\": 5, \"base_ms\": 30000, \"max_percent\": 10, \"statuses\": \"502-504\"}",
+    ),
     "takes endpoints out that fail requests; `false` turns it off",
 );
 
@@ -571,6 +573,13 @@ pub(super) static EJECTION: &[Key] = &[
         Int { min: 0, max: 100 },
         Default::Int(10),
         "of the endpoints may be out; one always may",
+    ),
+    on(
+        On::Http,
+        "statuses",
+        Statuses,
+        Default::Text("502-504"),
+        "answers that count, as failed connects, resets and timeouts always do; any other ends the row",
     ),
 ];
 

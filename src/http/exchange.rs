@@ -195,7 +195,8 @@ impl Exchange {
                 Failure::Connect => Outcome::ConnectFailed,
                 // The endpoint closed an idle connection, which is its right; or it never heard of us.
                 Failure::Stale | Failure::NoSocket => Outcome::Neutral,
-                Failure::Broken | Failure::TryTimeout | Failure::Status(_) => Outcome::Failed,
+                Failure::Broken | Failure::TryTimeout => Outcome::Failed,
+                Failure::Status(status) => Outcome::Answered(status),
             });
         }
         let pause = retry::backoff(self.tries);

@@ -215,12 +215,8 @@ pub fn upstream_response(
         session.set_read_timeout(None);
         session.set_write_timeout(None);
     }
-    let outcome = match status {
-        500.. => Outcome::Failed,
-        _ => Outcome::Ok,
-    };
     if let Some(lease) = &ctx.lease {
-        lease.record(outcome);
+        lease.record(Outcome::Answered(status));
     }
     Ok(())
 }

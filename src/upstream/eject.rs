@@ -117,7 +117,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::UpstreamSpec;
+    use crate::config::{StatusSet, UpstreamSpec};
     use crate::upstream::fixture::{ejecting, next, number, pick, upstream, weighted};
     use crate::upstream::{Endpoint, Outcome, Upstream};
 
@@ -167,6 +167,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_by_its_status_and_ends_the_row_when_it_does_not_count() {
+        for (statuses, counted, others) in [
+            (
+                "502-504",
+                &[502, 503, 504][..],
+                &[200, 404, 429, 500, 501, 505, 507][..],
+            ),
+            ("500-599", &[500, 501, 505, 507, 599], &[200, 404, 429]),
+            ("429,503", &[429, 503], &[500, 502, 504]),
+        ] {
+            let spec = || {
+                let mut spec = ejecting(2, weighted(&[1, 1]));
+                spec.ejection = spec.ejection.map(|ejection| Ejection {
+                    statuses: StatusSet::parse(statuses).unwrap(),
+                    ..ejection
+                });
+                upstream(spec)
+            };
+            for status in counted {
+                let upstream = spec();
+                end(&upstream, 1, Outcome::Answered(*status)).await;
+                end(&upstream, 1, Outcome::Failed).await;
+                assert!(first(&upstream).is_ejected(), "{statuses} {status}");
+            }
+            for status in others {
+                let upstream = spec();
+                for _ in 0..3 {
+                    end(&upstream, 1, Outcome::Failed).await;
+                    end(&upstream, 1, Outcome::Answered(*status)).await;
+                }
+                assert!(!first(&upstream).is_ejected(), "{statuses} {status}");
+                assert_eq!(first(&upstream).failures(), 3);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn clients_that_leave_and_leases_without_outcome_count_as_nothing() {
         let upstream = upstream(ejecting(3, weighted(&[1, 1])));
         end(&upstream, 2, Outcome::Failed).await;
@@ -191,9 +228,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_ejection_is_longer_up_to_five_minutes_and_time_in_is_forgiven() {
         let policy = Ejection {
-            consecutive_failures: 1,
             base: Duration::from_secs(60),
-            max_percent: 100,
+            ..ejecting(1, Vec::new()).ejection.unwrap()
         };
         let ejector = Ejector::new();
         let mut lengths = Vec::new();

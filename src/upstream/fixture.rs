@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::{EndpointId, Lease, Pick, PickError, Upstream};
 use crate::config::{
-    Balance, Ejection, EndpointSpec, Host, Scheme, Target, UpstreamSpec, UpstreamUrl, Weight,
+    Balance, Ejection, EndpointSpec, Host, Scheme, StatusSet, Target, UpstreamSpec, UpstreamUrl,
+    Weight,
 };
 
 /// `host:port`, where host may be an IPv4 address or a name.
@@ -66,6 +67,7 @@ pub(super) fn ejecting(failures: u32, endpoints: Vec<EndpointSpec>) -> UpstreamS
             consecutive_failures: failures,
             base: Duration::from_secs(1),
             max_percent: 100,
+            statuses: StatusSet::parse("502-504").expect("statuses of tests are in range"),
         }),
         ..spec(endpoints)
     }

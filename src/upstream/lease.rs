@@ -21,11 +21,13 @@ pub struct Lease {
 /// How the use of an endpoint went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered, and not with a 5xx.
+    /// It answered, or a connection stands.
     Ok,
+    /// It answered with this status: a failure when the upstream counts it as one.
+    Answered(u16),
     /// No connection came about.
     ConnectFailed,
-    /// A 5xx, a reset, a time-out.
+    /// A reset, a time-out, no answer.
     Failed,
     /// Says nothing about the endpoint: the client left, or a filter refused.
     Neutral,
@@ -64,7 +66,12 @@ impl Lease {
     pub fn record(&self, outcome: Outcome) {
         match outcome {
             Outcome::Ok => self.endpoint.ejector().note_success(),
-            Outcome::ConnectFailed | Outcome::Failed => self.upstream.note_failure(&self.endpoint),
+            Outcome::Answered(status) if !self.upstream.counts_as_failure(status) => {
+                self.endpoint.ejector().note_success();
+            }
+            Outcome::Answered(_) | Outcome::ConnectFailed | Outcome::Failed => {
+                self.upstream.note_failure(&self.endpoint)
+            }
             Outcome::Neutral => {}
         }
     }

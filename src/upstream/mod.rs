@@ -324,6 +324,13 @@ impl Upstream {
         &self.lineage.limit
     }
 
+    /// Whether an answer with this status counts towards an ejection; one that does not ends the
+    /// row, as with Envoy's consecutive gateway failures.
+    fn counts_as_failure(&self, status: u16) -> bool {
+        let policy = self.spec.ejection.as_ref();
+        policy.is_some_and(|policy| policy.statuses.contains(status))
+    }
+
     /// A lease ended with a failure of its endpoint.
     fn note_failure(&self, endpoint: &Arc<Endpoint>) {
         endpoint.count_failure();

@@ -170,7 +170,7 @@ fn nobody_left_is_a_503_until_one_is_back() {
 
 #[test]
 fn five_failures_in_a_row_eject_an_endpoint_for_a_while() {
-    let (bad, good) = (Origin::status(500, "bad"), Origin::ok("good"));
+    let (bad, good) = (Origin::status(503, "bad"), Origin::ok("good"));
     let gw = Gw::route(
         &[bad.url(), good.url()],
         "ejection: {consecutive_failures: 5, base_ms: 700, max_percent: 10}\n",
@@ -185,6 +185,97 @@ fn five_failures_in_a_row_eject_an_endpoint_for_a_while() {
         client.get("/");
         bad.requests() > 5
     });
+}
+
+/// Answers its name, with `status` at `/broken`.
+fn broken_at(name: &'static str, status: u16) -> Origin {
+    Origin::serve(move |request, conn| match request.target.as_str() {
+        "/broken" => conn.answer(status, &[], name.as_bytes()),
+        _ => conn.answer(200, &[], name.as_bytes()),
+    })
+}
+
+fn ejected(gw: &Gw) -> usize {
+    let status = gw.status();
+    let endpoints = status["upstreams"][0]["endpoints"].as_array().unwrap();
+    endpoints.iter().filter(|e| e["ejected"] == true).count()
+}
+
+#[test]
+fn a_page_that_fails_everywhere_moves_no_sticky_client() {
+    let origins = ["a", "b", "c"].map(|name| broken_at(name, 500));
+    let gw = Gw::route(
+        &origins.each_ref().map(Origin::url),
+        "balance: hash\nhash_on: header:X-User\nejection: {max_percent: 100}\n",
+    );
+    let mut client = gw.client();
+    let mut homes = || -> Vec<String> {
+        let users = (0..30).map(|n| n.to_string());
+        users
+            .map(|user| client.call("GET", "/", &[("X-User", &user)], b"").text())
+            .collect()
+    };
+    let before = homes();
+    let mut asking = gw.client();
+    for user in ["0", "1", "2", "3", "4", "5"] {
+        for _ in 0..6 {
+            let answer = asking.call("GET", "/broken", &[("X-User", user)], b"");
+            assert_eq!(answer.status, 500);
+        }
+    }
+    assert_eq!(ejected(&gw), 0);
+    assert_eq!(homes(), before);
+}
+
+#[test]
+fn statuses_decides_which_answers_eject() {
+    for (keys, status, out) in [
+        ("", 500, 0),
+        ("", 501, 0),
+        ("", 505, 0),
+        ("", 507, 0),
+        ("", 429, 0),
+        ("", 502, 1),
+        ("", 504, 1),
+        ("statuses: 500-599", 500, 1),
+        ("statuses: 500-599", 507, 1),
+        ("statuses: \"429,503\"", 429, 1),
+        ("statuses: 500", 502, 0),
+    ] {
+        // Retried or passed on: the answer counts alike.
+        for retry_count in [0, 1] {
+            let (bad, good) = (broken_at("bad", status), Origin::ok("good"));
+            let gw = Gw::route(
+                &[bad.url(), good.url()],
+                &format!("retry_count: {retry_count}\nejection: {{{keys}}}\n"),
+            );
+            let mut client = gw.client();
+            for _ in 0..12 {
+                client.get("/broken");
+            }
+            assert_eq!(bad.requests() == 5, out == 1, "{keys} {status}");
+            assert_eq!(ejected(&gw), out, "{keys} {status}, {retry_count} retries");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_count_ends_the_row() {
+    let (bad, good) = (broken_at("bad", 503), Origin::ok("good"));
+    let gw = Gw::route(&[bad.url(), good.url()], "ejection: {}\n");
+    let mut client = gw.client();
+    for _ in 0..3 {
+        for target in ["/broken", "/broken", "/broken", "/broken", "/"] {
+            // Both have a turn.
+            client.get(target);
+            client.get(target);
+        }
+    }
+    assert_eq!((bad.requests(), ejected(&gw)), (15, 0));
+    for _ in 0..10 {
+        client.get("/broken");
+    }
+    assert_eq!((bad.requests(), ejected(&gw)), (20, 1));
 }
 
 #[test]
@@ -222,14 +313,14 @@ fn the_only_endpoint_is_never_ejected() {
 
 #[test]
 fn ejection_stops_where_fewer_than_half_would_be_left() {
-    let origins = ["a", "b", "c"].map(|name| Origin::status(500, name));
+    let origins = ["a", "b", "c"].map(|name| Origin::status(502, name));
     let gw = Gw::route(
         &origins.each_ref().map(Origin::url),
         "ejection: {consecutive_failures: 2, base_ms: 60000, max_percent: 100}\n",
     );
     let mut client = gw.client();
     for _ in 0..60 {
-        assert_eq!(client.get("/").status, 500, "never a 503 of the gateway");
+        assert_eq!(client.get("/").status, 502, "never a 503 of the gateway");
     }
     for origin in &origins {
         assert!(

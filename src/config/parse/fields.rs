@@ -12,7 +12,7 @@ use super::report::{Report, Trail};
 use crate::config::keys::{Default, Key, Kind, Section};
 use crate::config::problem::{Mark, Wrong, did_you_mean};
 use crate::config::tree::{Entry, Node, Value};
-use crate::config::value::{ListenAddr, Secret};
+use crate::config::value::{ListenAddr, Secret, StatusSet};
 
 /// The keys of one map, checked against those that its section may have.
 pub(super) struct Fields<'a> {
@@ -226,6 +226,26 @@ impl<'a> Fields<'a> {
             self.wrong(report, name, wrong);
         }
         found.copied()
+    }
+
+    /// Statuses and ranges of them; one alone may be a number.
+    pub(super) fn statuses(&self, report: &mut Report, name: &str) -> Option<StatusSet> {
+        let field = self.find(name)?;
+        let parsed = match &field.node.value {
+            Value::Text(text) => StatusSet::parse(text),
+            Value::Int(number) => StatusSet::parse(&number.to_string()),
+            _ => Err(Wrong::new(
+                format!("must be statuses, not {}", field.node.kind()),
+                format!("for example `{name}: {}`", example(field.key)),
+            )),
+        };
+        match parsed {
+            Ok(set) => Some(set),
+            Err(wrong) => {
+                self.wrong(report, name, wrong);
+                None
+            }
+        }
     }
 
     pub(super) fn address(&self, report: &mut Report, name: &str) -> Option<ListenAddr> {

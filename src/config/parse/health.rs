@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::leaf::describe;
+use super::leaf::{default_statuses, describe};
 use super::report::Report;
 use super::server::millis;
 use super::upstream::Carries;
-use crate::config::keys::{Default, Section};
+use crate::config::keys::Section;
 use crate::config::model::{DbType, HealthCheck, Probe};
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::Value;
@@ -99,7 +99,7 @@ impl Said {
         let section = fields.section(report, "health_check", Section::HealthCheck);
         Said {
             path: section.parsed(report, "path", parse_path),
-            status: read_status(report, &section),
+            status: section.statuses(report, "status"),
             user: section.text(report, "user").map(str::to_owned),
             password: section.secret(report, "password"),
             interval: millis(section.int_or_default(report, "interval_ms")),
@@ -138,10 +138,15 @@ impl Said {
     }
 
     fn http_check(&self) -> Option<HealthCheck> {
-        Some(self.check(Probe::Http {
-            path: self.path.clone()?,
-            status: self.status.clone().or_else(default_status)?,
-        }))
+        Some(
+            self.check(Probe::Http {
+                path: self.path.clone()?,
+                status: self
+                    .status
+                    .clone()
+                    .or_else(|| default_statuses(Section::HealthCheck, "status"))?,
+            }),
+        )
     }
 
     fn for_tcp(
@@ -239,31 +244,5 @@ fn parse_path(text: &str) -> Result<String, Wrong> {
             format!("`{}` is not a path", shown(text)),
             "starts with `/`, ASCII without spaces, for example `/health`",
         ))
-    }
-}
-
-fn read_status(report: &mut Report, section: &Fields) -> Option<StatusSet> {
-    let field = section.find("status")?;
-    let parsed = match &field.node.value {
-        Value::Text(text) => StatusSet::parse(text),
-        Value::Int(number) => StatusSet::parse(&number.to_string()),
-        _ => Err(Wrong::new(
-            format!("must be statuses, not {}", field.node.kind()),
-            "for example `\"200-399\"`",
-        )),
-    };
-    match parsed {
-        Ok(set) => Some(set),
-        Err(wrong) => {
-            section.wrong(report, "status", wrong);
-            None
-        }
-    }
-}
-
-fn default_status() -> Option<StatusSet> {
-    match Section::HealthCheck.key("status")?.default {
-        Default::Text(text) => StatusSet::parse(text).ok(),
-        _ => None,
     }
 }

@@ -6,7 +6,7 @@
 use crate::config::keys::{Default, Key, Kind, Pattern, Section};
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::{Node, Value};
-use crate::config::value::ListenAddr;
+use crate::config::value::{ListenAddr, StatusSet};
 
 /// The default of a listen address, from the table.
 pub(super) fn default_address(section: Section, name: &str) -> ListenAddr {
@@ -18,6 +18,14 @@ pub(super) fn default_address(section: Section, name: &str) -> ListenAddr {
         addr: ([0, 0, 0, 0], 0).into(),
         text: "0.0.0.0:0".into(),
     })
+}
+
+/// The default of a set of statuses, from the table.
+pub(super) fn default_statuses(section: Section, name: &str) -> Option<StatusSet> {
+    match section.key(name)?.default {
+        Default::Text(text) => StatusSet::parse(text).ok(),
+        _ => None,
+    }
 }
 
 /// The default of a number, from the table.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::fields::{Field, Fields};
 use super::health::HealthDraft;
-use super::leaf::describe;
+use super::leaf::{default_statuses, describe};
 use super::report::{Report, Trail};
 use super::server::millis;
 use crate::config::detect::by_url;
@@ -125,6 +125,17 @@ impl Draft {
                 "leave the path away",
             );
             fields.wrong(report, "upstream", wrong);
+        }
+        if let Some(field) = fields.find("ejection")
+            && let Value::Map(entries) = &field.node.value
+            && let Some(statuses) = entries.iter().find(|entry| entry.key == "statuses")
+        {
+            let wrong = Wrong::new(
+                "a TCP route sees no statuses",
+                "leave it away: failed connects and resets count",
+            );
+            let trail = fields.trail.key("ejection");
+            report.problem(statuses.key_at, trail.key("statuses"), wrong);
         }
     }
 }
@@ -324,9 +335,20 @@ fn read_ejection(report: &mut Report, fields: &Fields) -> Option<Ejection> {
         }
     }
     let section = fields.section(report, "ejection", Section::Ejection);
+    let statuses = section.statuses(report, "statuses");
+    if let Some(statuses) = &statuses
+        && statuses.ranges().iter().any(|(low, _)| *low < 400)
+    {
+        let wrong = Wrong::new(
+            "holds statuses that are no failures",
+            "400 to 599, for example `statuses: 500-599`",
+        );
+        section.wrong(report, "statuses", wrong);
+    }
     Some(Ejection {
         consecutive_failures: section.int_or_default(report, "consecutive_failures") as u32,
         base: millis(section.int_or_default(report, "base_ms")),
         max_percent: section.int_or_default(report, "max_percent") as u32,
+        statuses: statuses.or_else(|| default_statuses(Section::Ejection, "statuses"))?,
     })
 }

@@ -338,19 +338,25 @@ const HTTP: &[(&str, &str, Probe, &str)] = &[
         "ejection.consecutive_failures",
         "ejection: {consecutive_failures: 7}",
         probe!(c => web(c).ejection),
-        "Some(Ejection { consecutive_failures: 7, base: 30s, max_percent: 10 })",
+        "Some(Ejection { consecutive_failures: 7, base: 30s, max_percent: 10, statuses: StatusSet([(502, 504)]) })",
     ),
     (
         "ejection.base_ms",
         "ejection: {base_ms: 7}",
         probe!(c => web(c).ejection),
-        "Some(Ejection { consecutive_failures: 5, base: 7ms, max_percent: 10 })",
+        "Some(Ejection { consecutive_failures: 5, base: 7ms, max_percent: 10, statuses: StatusSet([(502, 504)]) })",
     ),
     (
         "ejection.max_percent",
         "ejection: {max_percent: 0}",
         probe!(c => web(c).ejection),
-        "Some(Ejection { consecutive_failures: 5, base: 30s, max_percent: 0 })",
+        "Some(Ejection { consecutive_failures: 5, base: 30s, max_percent: 0, statuses: StatusSet([(502, 504)]) })",
+    ),
+    (
+        "ejection.statuses",
+        "ejection: {statuses: \"500,502-504\"}",
+        probe!(c => web(c).ejection.as_ref().map(|e| &e.statuses)),
+        "Some(StatusSet([(500, 500), (502, 504)]))",
     ),
     (
         "filters",
