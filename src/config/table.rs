@@ -375,7 +375,7 @@ pub(super) static ROUTE: &[Key] = &[
         "retry_count",
         Int { min: 0, max: 20 },
         Default::Int(0),
-        "extra tries",
+        "extra tries; the first failed connect is tried on one endpoint more without counting",
     ),
     key(
         "connect_timeout_ms",

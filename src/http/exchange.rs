@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pingora_core::{Error, ErrorSource, ErrorType};
 
+use crate::config::Target;
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
 use crate::http::fields::Fields;
@@ -19,7 +20,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::InFlight;
 use crate::upstream::budget::RetryPermit;
 use crate::upstream::peer::HopByHop;
-use crate::upstream::{Endpoint, EndpointId, Lease, Outcome};
+use crate::upstream::{Endpoint, EndpointId, Lease, Outcome, dial};
 use crate::wire::http1::Malformed;
 
 /// One request on its way.
@@ -50,10 +51,12 @@ pub struct Exchange {
     /// Body bytes of this try so far.
     pub body_bytes: u64,
     pub next: Next,
-    /// Tries that count: all but the resend after a stale connection.
+    /// Tries that count: all but the resend after a stale connection and the one elsewhere.
     pub tries: u32,
     pub tried: Vec<EndpointId>,
     pub resent: bool,
+    /// The one uncounted try at another endpoint is used up.
+    pub moved: bool,
     pub lease: Option<Lease>,
     pub retry_permit: Option<RetryPermit>,
     /// A retry was decided before the response went out; the error is only its messenger.
@@ -80,6 +83,8 @@ pub enum Next {
     },
     /// At once, on a fresh connection.
     Resend,
+    /// At once, on another endpoint.
+    Elsewhere,
 }
 
 /// Why a request ended other than well.
@@ -123,6 +128,7 @@ impl Exchange {
             tries: 0,
             tried: Vec::new(),
             resent: false,
+            moved: false,
             lease: None,
             retry_permit: None,
             retry_decided: false,
@@ -199,6 +205,8 @@ impl Exchange {
                 Failure::Status(status) => Outcome::Answered(status),
             });
         }
+        let tried_before = self.tried.len();
+        self.tried.extend(endpoint);
         let pause = retry::backoff(self.tries);
         let now = Situation {
             idempotent: request.idempotent,
@@ -209,6 +217,9 @@ impl Exchange {
             tries: self.tries,
             retry_count: route.tries.retry_count,
             resent: self.resent,
+            another: failure == Failure::Connect
+                && route.upstream.has_another(Target::Any, &self.tried),
+            moved: self.moved,
         };
         let upstream = &route.upstream;
         let mut permit = self.retry_permit.take();
@@ -222,11 +233,17 @@ impl Exchange {
         self.next = match decision {
             Decision::GiveUp => return false,
             Decision::Resend => Next::Resend,
+            Decision::Elsewhere => Next::Elsewhere,
             Decision::Retry => Next::Retry { pause },
         };
         match decision {
-            Decision::Resend => self.resent = true,
-            _ => self.tried.extend(endpoint),
+            Decision::Resend => {
+                self.resent = true;
+                // It is no worse than others.
+                self.tried.truncate(tried_before);
+            }
+            Decision::Elsewhere => self.moved = true,
+            Decision::Retry | Decision::GiveUp => {}
         }
         route.metrics.retried(failure.reason());
         true
@@ -311,11 +328,8 @@ pub fn classify(error: &Error) -> End {
 /// How a connect failed: without a descriptor, a port or memory left, no endpoint would have been
 /// reached.
 pub fn connect_failure(error: &Error) -> Failure {
-    use nix::errno::Errno::*;
-    let wanting = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL].map(|errno| errno as i32);
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    match cause.and_then(std::io::Error::raw_os_error) {
-        Some(errno) if wanting.contains(&errno) => Failure::NoSocket,
+    match error.root_cause().downcast_ref::<std::io::Error>() {
+        Some(cause) if dial::is_ours(cause) => Failure::NoSocket,
         _ => Failure::Connect,
     }
 }

@@ -248,14 +248,12 @@ impl ProxyHttp for Proxy {
         let counted = snapshot.is_some_and(|snapshot| snapshot.counts_http_connections);
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
-            Next::First | Next::Retry { .. } => {
-                ctx.tries += 1;
-                match counted {
-                    true => Reuse::Pooled,
-                    false => Reuse::PooledHere,
-                }
-            }
+            _ if counted => Reuse::Pooled,
+            _ => Reuse::PooledHere,
         };
+        if matches!(ctx.next, Next::First | Next::Retry { .. }) {
+            ctx.tries += 1;
+        }
         let connect = route.tries.connect_timeout.min(
             ctx.try_deadline(&route)
                 .saturating_duration_since(ctx.try_started),

@@ -50,7 +50,7 @@ pub fn record<'a>(
         status,
         bytes_in: session.body_bytes_read() as u64,
         bytes_out: session.body_bytes_sent() as u64,
-        tries: ctx.tries + u32::from(ctx.resent),
+        tries: ctx.tries + u32::from(ctx.resent) + u32::from(ctx.moved),
         queue: ctx.queued,
         connect: ctx.connect,
         first_byte: ctx.first_byte,

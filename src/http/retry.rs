@@ -57,6 +57,10 @@ pub struct Situation {
     pub retry_count: u32,
     /// The one uncounted resend after a stale connection is used up.
     pub resent: bool,
+    /// There is an endpoint that was not tried and has room.
+    pub another: bool,
+    /// The one uncounted try at another endpoint is used up.
+    pub moved: bool,
 }
 
 /// What to do about a failed try.
@@ -65,6 +69,8 @@ pub enum Decision {
     GiveUp,
     /// On a connection that is surely fresh; not counted as a retry and without back-off.
     Resend,
+    /// At once, at another endpoint, since nothing was sent; not counted as a retry.
+    Elsewhere,
     /// A counted retry.
     Retry,
 }
@@ -73,6 +79,9 @@ pub enum Decision {
 pub fn decide(failure: Failure, now: &Situation, budget: impl FnOnce() -> bool) -> Decision {
     if now.responded || now.out_of_time {
         return Decision::GiveUp;
+    }
+    if failure == Failure::Connect && now.another && !now.moved {
+        return Decision::Elsewhere;
     }
     if matches!(failure, Failure::Connect | Failure::NoSocket) {
         return if now.tries <= now.retry_count {
@@ -128,6 +137,8 @@ mod tests {
         tries: 1,
         retry_count: 2,
         resent: false,
+        another: false,
+        moved: false,
     };
     const POST: Situation = Situation {
         idempotent: false,
@@ -155,6 +166,42 @@ mod tests {
             Decision::Retry,
             "no byte of the body was read yet"
         );
+    }
+
+    #[test]
+    fn a_failed_connect_goes_to_another_endpoint_once_without_count_or_charge() {
+        let alone = Situation {
+            retry_count: 0,
+            ..POST
+        };
+        let decision = |failure, now| decide(failure, &now, || panic!("charged"));
+        assert_eq!(decision(Failure::Connect, alone), Decision::GiveUp);
+        let with_another = Situation {
+            another: true,
+            ..alone
+        };
+        let moved = Situation {
+            moved: true,
+            ..with_another
+        };
+        assert_eq!(
+            decision(Failure::Connect, with_another),
+            Decision::Elsewhere
+        );
+        assert_eq!(decision(Failure::Connect, moved), Decision::GiveUp);
+        assert_eq!(
+            decision(Failure::NoSocket, with_another),
+            Decision::GiveUp,
+            "what is missing here is missing for every endpoint"
+        );
+        for failure in [Failure::Stale, Failure::Broken, Failure::Status(503)] {
+            assert_eq!(decision(failure, with_another), Decision::GiveUp);
+        }
+        let late = Situation {
+            out_of_time: true,
+            ..with_another
+        };
+        assert_eq!(decision(Failure::Connect, late), Decision::GiveUp);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
 use crate::upstream::warm::{Next, Taken, Warm};
-use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, tune};
+use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, dial, tune};
 use crate::wire::sniff;
 
 /// A server connection, and what it took.
@@ -46,6 +46,8 @@ pub struct Efforts {
     pub connect: Option<Duration>,
     pub endpoint: Option<String>,
     tried: Vec<EndpointId>,
+    /// The one try at another endpoint that is not counted was made.
+    moved: bool,
 }
 
 /// Finds a server for a client of `route`. `waiting` is that client, and what it has sent: it is
@@ -67,8 +69,7 @@ pub async fn connect(
             () = departure(stream, first, route.db_type) => return Err(Reason::ClientClosed),
         };
         let endpoint = lease.endpoint().clone();
-        efforts.endpoint = Some(endpoint.label().to_owned());
-        efforts.tries += 1;
+        efforts.begin(&lease);
         if let Some(taken) = warm.and_then(|warm| warm.take(lease.upstream(), &endpoint)) {
             let Taken { stream, next } = taken;
             route.metrics.warm_hit();
@@ -83,45 +84,150 @@ pub async fn connect(
         if warm.is_some() {
             route.metrics.warm_miss();
         }
-        let started = Instant::now();
-        let patience = route
-            .tries
-            .connect_timeout
-            .min(deadline.saturating_duration_since(started));
-        let reason = match timeout(patience, TcpStream::connect(endpoint.addr())).await {
-            Ok(Ok(server)) => {
-                efforts.connect = Some(started.elapsed());
-                lease.record(Outcome::Ok);
-                // An error here means it is gone again, which the relay will see.
-                let _ = tune(&server);
-                return Ok(Connected {
-                    server,
-                    lease,
-                    warmth: Warmth::Fresh,
-                    next: None,
-                });
-            }
-            Ok(Err(error)) => {
-                log::debug!("{}: cannot connect: {error}", endpoint.label());
+        let server = match fresh(route, &lease, deadline, efforts).await {
+            Ok(server) => server,
+            Err(failed) => {
                 if let Some(warm) = warm {
                     warm.flush(&endpoint);
                 }
-                Reason::ConnectFailed
+                lease.finish(failed.outcome());
+                efforts.go_on(route, failed, deadline).await?;
+                continue;
             }
-            Err(_) => Reason::ConnectTimeout,
         };
-        efforts.tried.push(endpoint.id());
-        lease.finish(Outcome::ConnectFailed);
+        return Ok(Connected {
+            server,
+            lease,
+            warmth: Warmth::Fresh,
+            next: None,
+        });
+    }
+}
+
+/// A connection in the place of a warm one that was dead: to the same endpoint or, where that takes
+/// none, to another. `None` when there is none; `lease` is then given back.
+pub async fn instead(
+    route: &TcpRoute,
+    client: IpAddr,
+    warm: &Warm,
+    mut lease: Lease,
+    deadline: Instant,
+    efforts: &mut Efforts,
+) -> Option<(TcpStream, Lease)> {
+    loop {
+        let failed = match fresh(route, &lease, deadline, efforts).await {
+            Ok(server) => return Some((server, lease)),
+            Err(failed) => failed,
+        };
+        warm.flush(lease.endpoint());
+        lease.finish(failed.outcome());
+        if Instant::now() >= deadline || !efforts.moves(route, &failed) {
+            return None;
+        }
+        lease = pick(route, client, deadline, efforts).await.ok()?;
+        efforts.begin(&lease);
+    }
+}
+
+/// One connect to the leased endpoint.
+async fn fresh(
+    route: &TcpRoute,
+    lease: &Lease,
+    deadline: Instant,
+    efforts: &mut Efforts,
+) -> Result<TcpStream, Failed> {
+    let started = Instant::now();
+    let patience = deadline.saturating_duration_since(started);
+    let patience = patience.min(route.tries.connect_timeout);
+    let endpoint = lease.endpoint();
+    match timeout(patience, TcpStream::connect(endpoint.addr())).await {
+        Ok(Ok(server)) => {
+            efforts.connect = Some(started.elapsed());
+            lease.record(Outcome::Ok);
+            // An error here means it is gone again, which the relay will see.
+            let _ = tune(&server);
+            Ok(server)
+        }
+        Ok(Err(error)) => {
+            log::debug!("{}: cannot connect: {error}", endpoint.label());
+            match dial::is_ours(&error) {
+                true => Err(Failed::ForWantHere),
+                false => Err(Failed::Refused),
+            }
+        }
+        Err(_) => Err(Failed::TimedOut),
+    }
+}
+
+/// How a connect failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    /// Or what is like it: no way there.
+    Refused,
+    TimedOut,
+    /// No endpoint would have been reached.
+    ForWantHere,
+}
+
+impl Failed {
+    fn reason(self) -> Reason {
+        match self {
+            Failed::Refused | Failed::ForWantHere => Reason::ConnectFailed,
+            Failed::TimedOut => Reason::ConnectTimeout,
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        match self {
+            Failed::Refused | Failed::TimedOut => Outcome::ConnectFailed,
+            Failed::ForWantHere => Outcome::Neutral,
+        }
+    }
+}
+
+impl Efforts {
+    /// A try at this endpoint begins.
+    fn begin(&mut self, lease: &Lease) {
+        let endpoint = lease.endpoint();
+        self.endpoint = Some(endpoint.label().to_owned());
+        self.tries += 1;
+        self.tried.push(endpoint.id());
+    }
+
+    /// Whether the next try goes to another endpoint at once, which is done once and not counted as
+    /// a retry: nothing was sent.
+    fn moves(&mut self, route: &TcpRoute, failed: &Failed) -> bool {
+        let moves = !self.moved
+            && *failed != Failed::ForWantHere
+            && route.upstream.has_another(route.target, &self.tried);
+        if moves {
+            self.moved = true;
+            route.metrics.retried(failed.reason());
+        }
+        moves
+    }
+
+    /// Returns when it is time for the next try; the reason of the end when there is none.
+    async fn go_on(
+        &mut self,
+        route: &TcpRoute,
+        failed: Failed,
+        deadline: Instant,
+    ) -> Result<(), Reason> {
         if Instant::now() >= deadline {
             return Err(Reason::Timeout);
         }
-        if efforts.tries > route.tries.retry_count {
-            return Err(reason);
+        if self.moves(route, &failed) {
+            return Ok(());
         }
-        route.metrics.retried(reason);
+        if self.tries - u32::from(self.moved) > route.tries.retry_count {
+            return Err(failed.reason());
+        }
+        route.metrics.retried(failed.reason());
         let pause = BACKOFF.min(deadline.saturating_duration_since(Instant::now()));
         let pause = rand::rng().random_range(Duration::ZERO..=pause);
         tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 

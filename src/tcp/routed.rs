@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
@@ -24,7 +24,7 @@ use crate::tcp::refuse;
 use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
 use crate::tcp::session::Sessions;
 use crate::upstream::warm::{Next, Policy};
-use crate::upstream::{Lease, Outcome, tune};
+use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres;
 use crate::wire::proxy_protocol::{self, Addresses};
 
@@ -70,19 +70,19 @@ impl Routed<'_> {
         mut first: BytesMut,
     ) -> Reason {
         let connected = self.connect(settings, &mut stream, &mut first).await;
-        let mut connected = match connected {
+        let connected = match connected {
+            Ok(connected) if self.tls == PostgresTls::Promised => {
+                self.keep_promise(connected).await
+            }
+            connected => connected,
+        };
+        let connected = match connected {
             Ok(connected) => connected,
             Err(reason) => {
                 refuse::client(stream, self.route.db_type, reason, &first).await;
                 return reason;
             }
         };
-        if self.tls == PostgresTls::Promised && !self.keep_promise(&mut connected).await {
-            let reason = Reason::UpstreamError;
-            refuse::client(stream, self.route.db_type, reason, &first).await;
-            connected.lease.finish(Outcome::Failed);
-            return reason;
-        }
         let Connected {
             server,
             lease,
@@ -97,9 +97,9 @@ impl Routed<'_> {
             next,
             first: first.freeze(),
         };
-        let mut ended = self.relay(&lease, pairing).await;
+        let ended = self.relay(&lease, pairing).await;
         if let Rest::Unanswered { client, sent } = ended.rest {
-            (ended.reason, ended.rest) = self.replace(&lease, client, sent).await;
+            return self.replace(lease, client, sent).await;
         }
         self.part(ended.reason, ended.rest).await;
         lease.finish(Outcome::Neutral);
@@ -132,24 +132,29 @@ impl Routed<'_> {
     }
 
     /// We told the client that there is TLS. Whether its server says so, too.
-    async fn keep_promise(&self, connected: &mut Connected) -> bool {
+    async fn keep_promise(&mut self, mut connected: Connected) -> Result<Connected, Reason> {
         let mut answer = self.ask_for_tls(&mut connected.server).await;
         if answer.is_none() && connected.warmth == Warmth::Warm {
             // Dead before any byte came back: replaced once, unseen.
-            connected.warmth = Warmth::Fresh;
-            if let Some(fresh) = self.fresh(&connected.lease).await {
-                connected.server = fresh;
-                answer = self.ask_for_tls(&mut connected.server).await;
-            }
+            let (server, lease) = self.instead(connected.lease).await?;
+            connected = Connected {
+                server,
+                lease,
+                warmth: Warmth::Fresh,
+                next: connected.next,
+            };
+            answer = self.ask_for_tls(&mut connected.server).await;
         }
-        if answer != Some(b'S') {
-            log::warn!(
-                "{} is chosen by server name, but its server has no TLS; endpoint={}",
-                self.route.label,
-                connected.lease.endpoint().label()
-            );
+        if answer == Some(b'S') {
+            return Ok(connected);
         }
-        answer == Some(b'S')
+        log::warn!(
+            "{} is chosen by server name, but its server has no TLS; endpoint={}",
+            self.route.label,
+            connected.lease.endpoint().label()
+        );
+        connected.lease.finish(Outcome::Failed);
+        Err(Reason::UpstreamError)
     }
 
     /// Exactly the server's one byte is read; `None` when none comes.
@@ -230,11 +235,13 @@ impl Routed<'_> {
 
     /// A warm socket was dead before any byte came back: once, and unseen by the client, a fresh
     /// one takes its place.
-    async fn replace(&mut self, lease: &Lease, client: TcpStream, sent: Bytes) -> (Reason, Rest) {
-        let Some(server) = self.fresh(lease).await else {
-            let reason = Reason::ConnectFailed;
-            refuse::client(client, self.route.db_type, reason, &sent).await;
-            return (reason, Rest::Closed);
+    async fn replace(&mut self, lease: Lease, client: TcpStream, sent: Bytes) -> Reason {
+        let (server, lease) = match self.instead(lease).await {
+            Ok(instead) => instead,
+            Err(reason) => {
+                refuse::client(client, self.route.db_type, reason, &sent).await;
+                return reason;
+            }
         };
         let pairing = Pairing {
             preface: self.preface(&client),
@@ -244,27 +251,23 @@ impl Routed<'_> {
             next: None,
             first: sent,
         };
-        let ended = self.relay(lease, pairing).await;
-        (ended.reason, ended.rest)
+        let ended = self.relay(&lease, pairing).await;
+        self.part(ended.reason, ended.rest).await;
+        lease.finish(Outcome::Neutral);
+        ended.reason
     }
 
     /// A connection in the place of a warm one that was dead.
-    async fn fresh(&self, lease: &Lease) -> Option<TcpStream> {
-        let patience = self.deadline.saturating_duration_since(Instant::now());
-        let patience = patience.min(self.route.tries.connect_timeout);
-        match timeout(patience, TcpStream::connect(lease.endpoint().addr())).await {
-            Ok(Ok(server)) => {
-                lease.record(Outcome::Ok);
-                // An error here means it is gone again, which the next read tells.
-                let _ = tune(&server);
-                Some(server)
-            }
-            Ok(Err(_)) | Err(_) => {
-                self.sessions.warm.flush(lease.endpoint());
-                lease.record(Outcome::ConnectFailed);
-                None
-            }
-        }
+    async fn instead(&mut self, lease: Lease) -> Result<(TcpStream, Lease), Reason> {
+        let instead = connect::instead(
+            self.route,
+            self.client.ip(),
+            &self.sessions.warm,
+            lease,
+            self.deadline,
+            &mut self.told.efforts,
+        );
+        instead.await.ok_or(Reason::ConnectFailed)
     }
 
     /// Takes leave of whoever is still there.

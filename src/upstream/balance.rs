@@ -98,6 +98,13 @@ impl Chooser {
         self.members.iter().any(|endpoint| endpoint.has_room())
     }
 
+    /// Whether any endpoint that is not among `tried` would take one more.
+    pub(super) fn has_another(&self, tried: &[EndpointId]) -> bool {
+        self.members
+            .iter()
+            .any(|endpoint| !tried.contains(&endpoint.id()) && endpoint.has_room())
+    }
+
     /// Where a successor should go on.
     pub(super) fn position(&self) -> usize {
         match &self.plan {
@@ -409,6 +416,21 @@ mod tests {
         }
         let of_first = held.iter().filter(|lease| number(lease) == 1).count();
         assert!((99..=101).contains(&of_first), "{of_first}");
+    }
+
+    #[tokio::test]
+    async fn another_is_one_that_was_not_tried_and_has_room() {
+        let mut endpoints = weighted(&[1, 1]);
+        endpoints[1].max_connections = Some(1);
+        let upstream = upstream(spec(endpoints));
+        let ids: Vec<_> = upstream.endpoints().iter().map(|e| e.id()).collect();
+        let another = |tried: &[_]| upstream.has_another(Target::Any, tried);
+        assert!(another(&[]) && another(&ids[..1]) && another(&ids[1..]));
+        assert!(!another(&ids));
+        let full = upstream.pick(avoiding(&ids[..1])).await.unwrap();
+        assert!(!another(&ids[..1]), "the second one is full");
+        drop(full);
+        assert!(another(&ids[..1]));
     }
 
     #[tokio::test]

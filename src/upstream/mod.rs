@@ -11,12 +11,13 @@
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `lease`, [`budget`]
-//! (retries), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
+//! (retries), [`dial`] (connects), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;
 mod custom;
+pub mod dial;
 pub mod discovery;
 mod eject;
 pub mod endpoint;

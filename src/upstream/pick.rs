@@ -75,6 +75,13 @@ impl Upstream {
         }
     }
 
+    /// Whether a pick could give an endpoint that is not among `tried`, now.
+    pub fn has_another(&self, target: Target, tried: &[EndpointId]) -> bool {
+        let view = self.view();
+        view.balancer(target)
+            .is_some_and(|balancer| balancer.has_another(tried))
+    }
+
     async fn pick_limited(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
         let limit = &self.lineage.limit;
         let waiter = {

@@ -7,6 +7,7 @@ mod bodies;
 mod chaos;
 mod cli;
 mod config;
+mod connects;
 mod daemon;
 mod databases;
 mod deadlines;
