@@ -4,11 +4,76 @@
 //! on the text of the configuration only, never on what a server says. Called by `parse`.
 
 use super::model::DbType;
-use super::table::DB_TYPES;
+use super::problem::{Wrong, nearest, shown};
 use super::value::{Scheme, UpstreamUrl};
 
+/// Each protocol under every name that it has, as the scheme of a URL and as a `db_type`; case does
+/// not matter in either. The first name of a protocol is the one that messages use.
+pub(super) const PROTOCOLS: &[(&str, Scheme)] = &[
+    ("http", Scheme::Http),
+    ("postgres", Scheme::Postgres),
+    ("postgresql", Scheme::Postgres),
+    ("mysql", Scheme::Mysql),
+    ("mariadb", Scheme::Mysql),
+    ("mongodb", Scheme::Mongodb),
+    ("mongo", Scheme::Mongodb),
+    ("redis", Scheme::Redis),
+    ("valkey", Scheme::Redis),
+    ("oracle", Scheme::Oracle),
+    ("sqlserver", Scheme::Sqlserver),
+    ("mssql", Scheme::Sqlserver),
+    ("cassandra", Scheme::Cassandra),
+    ("cql", Scheme::Cassandra),
+    ("couchdb", Scheme::Couchdb),
+    ("influxdb", Scheme::Influxdb),
+    ("elasticsearch", Scheme::Elasticsearch),
+    ("tcp", Scheme::Tcp),
+];
+
+/// Names that are not ours, and the one of the protocol that is meant.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("pg", "postgres"),
+    ("pgsql", "postgres"),
+    ("cockroachdb", "postgres"),
+    ("percona", "mysql"),
+    ("tidb", "mysql"),
+    ("keydb", "redis"),
+    ("tns", "oracle"),
+    ("tds", "sqlserver"),
+    ("scylla", "cassandra"),
+    ("scylladb", "cassandra"),
+    ("opensearch", "elasticsearch"),
+    ("elastic", "elasticsearch"),
+];
+
+/// What a name says, whatever its case.
+pub(super) fn by_name(name: &str) -> Option<Scheme> {
+    let mut protocols = PROTOCOLS.iter();
+    protocols
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, scheme)| *scheme)
+}
+
+/// The name that was probably meant.
+pub(super) fn meant(name: &str) -> Option<&'static str> {
+    let mut other = OTHER_NAMES.iter();
+    other
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, ours)| *ours)
+        .or_else(|| nearest(name, PROTOCOLS.iter().map(|(name, _)| *name)))
+}
+
+/// Every word of `db_type`, in the order of the table: every scheme but that of HTTP, whose routes
+/// have no such key.
+pub(super) fn db_type_words() -> impl Iterator<Item = &'static str> {
+    let databases = PROTOCOLS.iter();
+    databases
+        .filter(|(_, scheme)| *scheme != Scheme::Http)
+        .map(|(name, _)| *name)
+}
+
 impl DbType {
-    /// In the order of the words of `db_type`.
+    /// Each once.
     pub const ALL: [DbType; 11] = [
         DbType::Postgres,
         DbType::Mysql,
@@ -23,14 +88,58 @@ impl DbType {
         DbType::Tcp,
     ];
 
-    /// The word in `db_type`.
+    /// The name that messages and logs use.
     pub const fn as_str(self) -> &'static str {
-        DB_TYPES[self as usize]
+        match self {
+            DbType::Postgres => "postgres",
+            DbType::Mysql => "mysql",
+            DbType::Mongodb => "mongodb",
+            DbType::Redis => "redis",
+            DbType::Oracle => "oracle",
+            DbType::Sqlserver => "sqlserver",
+            DbType::Cassandra => "cassandra",
+            DbType::Couchdb => "couchdb",
+            DbType::Influxdb => "influxdb",
+            DbType::Elasticsearch => "elasticsearch",
+            DbType::Tcp => "tcp",
+        }
     }
 
-    /// From a word of `db_type`.
-    pub fn from_word(word: &str) -> Option<DbType> {
-        DbType::ALL.into_iter().find(|kind| kind.as_str() == word)
+    /// Reads a `db_type`: any name that works as the scheme of a URL, in any case.
+    ///
+    /// # Errors
+    /// That it is none, with the word that was probably meant.
+    pub fn parse(word: &str) -> Result<DbType, Wrong> {
+        match by_name(word) {
+            Some(Scheme::Tcp) => return Ok(DbType::Tcp),
+            Some(Scheme::Http) => {
+                return Err(Wrong::new(
+                    "`http` is no database",
+                    "leave `db_type` away for an HTTP route, whose key holds a `/`; `tcp` carries HTTP as it is",
+                ));
+            }
+            Some(scheme) => {
+                if let Some(kind) = scheme.db_type() {
+                    return Ok(kind);
+                }
+            }
+            None => {}
+        }
+        let lower = word.to_ascii_lowercase();
+        let tls = super::url::TLS_SCHEMES.iter();
+        let plain = tls
+            .filter(|(name, _)| *name == lower)
+            .map(|(_, plain)| *plain);
+        let mut plain = plain.chain((lower == "mongodb+srv").then_some("mongodb"));
+        let plain = plain.find(|name| *name != "http");
+        let hint = match plain.or_else(|| meant(word).filter(|name| *name != "http")) {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("one of {}", db_type_words().collect::<Vec<_>>().join(", ")),
+        };
+        Err(Wrong::new(
+            format!("`{}` is not a value of `db_type`", shown(word)),
+            hint,
+        ))
     }
 
     /// Whether the server speaks first, so that a client's first bytes never come.
@@ -117,12 +226,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_and_variants_are_the_same_list() {
-        assert_eq!(DB_TYPES.len(), DbType::ALL.len());
-        for (word, kind) in DB_TYPES.iter().zip(DbType::ALL) {
-            assert_eq!(DbType::from_word(word), Some(kind));
-            assert_eq!(kind.as_str().to_ascii_lowercase(), *word);
-            assert_eq!(format!("{kind:?}").to_ascii_lowercase(), *word);
+    fn every_name_is_a_scheme_and_a_db_type_in_any_case() {
+        for (name, scheme) in PROTOCOLS {
+            let kind = match scheme {
+                Scheme::Http => None,
+                Scheme::Tcp => Some(DbType::Tcp),
+                scheme => scheme.db_type(),
+            };
+            let capital = name[..1].to_uppercase() + &name[1..];
+            for name in [(*name).to_owned(), name.to_uppercase(), capital] {
+                assert_eq!(DbType::parse(&name).ok(), kind, "{name}");
+                let url = UpstreamUrl::parse(&format!("{name}://h:1")).unwrap();
+                assert_eq!(url.scheme, *scheme);
+            }
+        }
+        let words: Vec<&str> = db_type_words().collect();
+        assert_eq!(words.len() + 1, PROTOCOLS.len());
+        for kind in DbType::ALL {
+            assert!(words.contains(&kind.as_str()));
+            assert_eq!(DbType::parse(kind.as_str()), Ok(kind));
+            assert_eq!(format!("{kind:?}").to_ascii_lowercase(), kind.as_str());
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_ours_is_answered_with_the_one_that_is() {
+        for (word, hint) in [
+            ("pgsql", "did you mean `postgres`?"),
+            ("Postgress", "did you mean `postgres`?"),
+            ("rediss", "did you mean `redis`?"),
+            ("mongodb+srv", "did you mean `mongodb`?"),
+            ("opensearch", "did you mean `elasticsearch`?"),
+            ("https", "one of postgres, postgresql, mysql"),
+            ("zebra", "one of postgres, postgresql, mysql"),
+            ("http", "leave `db_type` away"),
+        ] {
+            let wrong = DbType::parse(word).unwrap_err();
+            assert!(wrong.hint.unwrap().starts_with(hint), "{word}");
+        }
+        for (_, ours) in OTHER_NAMES {
+            assert!(DbType::parse(ours).is_ok(), "{ours}");
         }
     }
 
@@ -141,7 +284,7 @@ mod tests {
         ] {
             assert_eq!(by_url(&UpstreamUrl::parse(url).unwrap()), kind, "{url}");
         }
-        for (_, scheme) in super::super::url::SCHEMES {
+        for (_, scheme) in PROTOCOLS {
             if let (Some(kind), Some(port)) = (scheme.db_type(), scheme.port()) {
                 assert_eq!(by_port(port), Some(kind));
             }

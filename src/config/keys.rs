@@ -7,6 +7,7 @@
 
 use Kind::*;
 
+use super::detect::db_type_words;
 use super::table::{
     ADMIN, EJECTION, ENDPOINT, HEALTH_CHECK, MATCH, ROOT, ROUTE, SERVER, TCP_PROXY, UPSTREAM,
 };
@@ -63,6 +64,8 @@ pub enum Kind {
     Text(&'static Pattern),
     /// One of several words.
     Choice(&'static [&'static str]),
+    /// A name of a database's protocol, in any case.
+    Protocol,
     /// A list of networks.
     Networks,
     /// `200-399` or one number.
@@ -209,10 +212,8 @@ impl Key {
             },
             Address => "`ip:port`".into(),
             Text(pattern) => pattern.what.into(),
-            Choice(words) => {
-                let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-                quoted.join(", ")
-            }
+            Choice(words) => quoted(words.iter().copied()),
+            Protocol => quoted(db_type_words()),
             Networks => "list of networks (`10.0.0.0/8`)".into(),
             Statuses => "statuses (`200-399`, `200,204`)".into(),
             Url => "URL".into(),
@@ -224,6 +225,11 @@ impl Key {
             Named(_) => "map of maps".into(),
         }
     }
+}
+
+fn quoted(words: impl Iterator<Item = &'static str>) -> String {
+    let quoted: Vec<String> = words.map(|word| format!("`{word}`")).collect();
+    quoted.join(", ")
 }
 
 /// Every key as a table in Markdown, for README and reference.

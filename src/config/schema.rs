@@ -6,10 +6,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::detect::{PROTOCOLS, db_type_words};
 use super::keys::{Default, Key, Kind, On, Section};
 use super::model::BALANCE_WORDS;
 use super::parse::ON_ERROR;
-use super::url::SCHEMES;
 use super::value::Scheme;
 
 /// The whole schema.
@@ -90,6 +90,13 @@ fn kind(kind: Kind) -> Value {
             "examples": [pattern.example],
         }),
         Kind::Choice(words) => json!({"enum": words}),
+        // The list for editors that complete, the pattern for other spellings.
+        Kind::Protocol => json!({
+            "anyOf": [
+                {"enum": db_type_words().collect::<Vec<_>>()},
+                {"type": "string", "pattern": format!("^(?:{})$", schemes(|s| s != Scheme::Http))},
+            ],
+        }),
         Kind::Networks => json!({
             "type": "array",
             "items": {
@@ -363,10 +370,10 @@ fn url() -> Value {
 fn schemes(fits: impl Fn(Scheme) -> bool) -> String {
     let any_case = |word: &str| -> String {
         word.chars()
-            .map(|c| format!("[{}{}]", c.to_ascii_uppercase(), c))
+            .map(|c| format!("[{}{}]", c.to_ascii_uppercase(), c.to_ascii_lowercase()))
             .collect()
     };
-    let words: Vec<String> = SCHEMES
+    let words: Vec<String> = PROTOCOLS
         .iter()
         .filter(|(_, scheme)| fits(*scheme))
         .map(|(word, _)| any_case(word))

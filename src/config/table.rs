@@ -420,9 +420,9 @@ pub(super) static ROUTE: &[Key] = &[
     on(
         On::Tcp,
         "db_type",
-        Choice(DB_TYPES),
+        Protocol,
         Default::Told("by scheme and port of the upstream"),
-        "the protocol of the route",
+        "the protocol of the route: any scheme of a database, or `tcp`",
     ),
     on(
         On::Tcp,
@@ -472,21 +472,6 @@ pub(super) static ROUTE: &[Key] = &[
         Default::None,
         "the PROXY header that the server is sent",
     ),
-];
-
-/// The words of `db_type`, in the order of the model's variants.
-pub(super) const DB_TYPES: &[&str] = &[
-    "postgres",
-    "mysql",
-    "mongodb",
-    "redis",
-    "oracle",
-    "sqlserver",
-    "cassandra",
-    "couchdb",
-    "influxdb",
-    "elasticsearch",
-    "tcp",
 ];
 
 pub(super) static ENDPOINT: &[Key] = &[

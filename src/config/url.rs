@@ -4,30 +4,10 @@
 //! rule for each thing that would be dropped in silence elsewhere: credentials, query, TLS.
 //! Invariant: a parsed URL can be connected to as it is, in clear. Called by `parse`.
 
+use super::detect::{PROTOCOLS, by_name, meant};
 use super::host::parse_host;
-use super::problem::{Wrong, nearest, shown};
+use super::problem::{Wrong, shown};
 use super::value::{Scheme, UpstreamUrl};
-
-/// Each scheme as written and what it means.
-pub(super) const SCHEMES: &[(&str, Scheme)] = &[
-    ("http", Scheme::Http),
-    ("tcp", Scheme::Tcp),
-    ("postgres", Scheme::Postgres),
-    ("postgresql", Scheme::Postgres),
-    ("mysql", Scheme::Mysql),
-    ("mariadb", Scheme::Mysql),
-    ("mongodb", Scheme::Mongodb),
-    ("redis", Scheme::Redis),
-    ("valkey", Scheme::Redis),
-    ("oracle", Scheme::Oracle),
-    ("sqlserver", Scheme::Sqlserver),
-    ("mssql", Scheme::Sqlserver),
-    ("cassandra", Scheme::Cassandra),
-    ("cql", Scheme::Cassandra),
-    ("couchdb", Scheme::Couchdb),
-    ("influxdb", Scheme::Influxdb),
-    ("elasticsearch", Scheme::Elasticsearch),
-];
 
 /// Schemes that promise TLS, and the one that promises nothing.
 pub(super) const TLS_SCHEMES: &[(&str, &str)] = &[
@@ -62,19 +42,12 @@ impl Scheme {
 
     /// The word for it in a URL.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Tcp => "tcp",
-            Scheme::Postgres => "postgres",
-            Scheme::Mysql => "mysql",
-            Scheme::Mongodb => "mongodb",
-            Scheme::Redis => "redis",
-            Scheme::Oracle => "oracle",
-            Scheme::Sqlserver => "sqlserver",
-            Scheme::Cassandra => "cassandra",
-            Scheme::Couchdb => "couchdb",
-            Scheme::Influxdb => "influxdb",
-            Scheme::Elasticsearch => "elasticsearch",
+        match self.db_type() {
+            Some(kind) => kind.as_str(),
+            None => match self {
+                Scheme::Http => "http",
+                _ => "tcp",
+            },
         }
     }
 }
@@ -145,7 +118,7 @@ fn split_off(text: &str, mark: char) -> (&str, Option<&str>) {
 
 fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
     let lower = text.to_ascii_lowercase();
-    if let Some((_, scheme)) = SCHEMES.iter().find(|(name, _)| *name == lower) {
+    if let Some(scheme) = by_name(text) {
         let asks_for_tls = query.is_some_and(|query| {
             let query = query.to_ascii_lowercase();
             query.split('&').any(|pair| {
@@ -158,7 +131,7 @@ fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
         if asks_for_tls {
             return Err(refuse_tls(&lower, "leave the query away"));
         }
-        return Ok(*scheme);
+        return Ok(scheme);
     }
     if let Some((_, plain)) = TLS_SCHEMES.iter().find(|(name, _)| *name == lower) {
         return Err(refuse_tls(
@@ -174,13 +147,16 @@ fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
                 "write the servers as a list of `mongodb://host:27017`",
             ));
         }
-        _ => nearest(&lower, SCHEMES.iter().map(|(name, _)| *name)),
+        _ => meant(&lower),
     };
     Err(Wrong::new(
         format!("`{}` is not a scheme of an upstream", shown(text)),
         match hint {
             Some(word) => format!("did you mean `{word}://`?"),
-            None => "http, tcp, postgres, mysql, mongodb, redis, oracle, sqlserver, cassandra, couchdb, influxdb or elasticsearch".into(),
+            None => {
+                let names: Vec<&str> = PROTOCOLS.iter().map(|(name, _)| *name).collect();
+                format!("one of {}", names.join(", "))
+            }
         },
     ))
 }
@@ -271,7 +247,7 @@ mod tests {
 
     #[test]
     fn every_scheme_but_tcp_has_a_port() {
-        for (name, scheme) in SCHEMES {
+        for (name, scheme) in PROTOCOLS {
             let url = UpstreamUrl::parse(&format!("{name}://h"));
             match scheme.port() {
                 Some(port) => assert_eq!(url.unwrap().port, port, "{name}"),

@@ -3,12 +3,13 @@
 
 mod effects;
 mod mistakes;
+mod seed;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use harbr_router::config::keys::{Kind, Section, markdown_table};
-use harbr_router::config::{self, Config, Problems, tree};
+use harbr_router::config::{self, Config, DbType, Problems, tree};
 use harbr_router::server::Gateway;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -141,6 +142,44 @@ fn two_mistakes_are_reported_at_once_in_the_order_of_the_file() {
          c.yml:7:5: routes./api.timeot_ms: is not a key of the configuration (did you mean `timeout_ms`?)\n\
          c.yml:8:1: admn: is not a key of the configuration (did you mean `admin`?)"
     );
+}
+
+#[test]
+fn every_name_of_a_protocol_is_a_scheme_and_a_db_type_for_parser_and_schema() {
+    for (name, kind) in [
+        ("postgres", DbType::Postgres),
+        ("postgresql", DbType::Postgres),
+        ("PostgreSQL", DbType::Postgres),
+        ("mysql", DbType::Mysql),
+        ("MariaDB", DbType::Mysql),
+        ("mongodb", DbType::Mongodb),
+        ("mongo", DbType::Mongodb),
+        ("redis", DbType::Redis),
+        ("valkey", DbType::Redis),
+        ("oracle", DbType::Oracle),
+        ("sqlserver", DbType::Sqlserver),
+        ("mssql", DbType::Sqlserver),
+        ("cassandra", DbType::Cassandra),
+        ("CQL", DbType::Cassandra),
+        ("couchdb", DbType::Couchdb),
+        ("influxdb", DbType::Influxdb),
+        ("elasticsearch", DbType::Elasticsearch),
+        ("tcp", DbType::Tcp),
+    ] {
+        // As both, as the scheme alone, and as the type of what the URL says nothing about.
+        for route in [
+            format!("upstream: \"{name}://h:7\", db_type: {name}"),
+            format!("upstream: \"{name}://h:7\""),
+            format!("upstream: \"tcp://h:7\", db_type: {name}, is_tcp: true"),
+        ] {
+            let text = Place::TcpRoutes.file_with(&format!("db: {{{route}}}"));
+            let config = parse(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+            assert_eq!(config.tcp_routes[0].db_type, kind, "{route}");
+            assert_eq!(config.warnings, Vec::<String>::new(), "{route}");
+            let values = values(&text).expect("it is YAML");
+            assert!(SCHEMA.is_valid(&values), "the schema refuses {route}");
+        }
+    }
 }
 
 #[test]

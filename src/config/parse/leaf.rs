@@ -170,6 +170,7 @@ pub(super) fn example(key: &Key) -> String {
         (Kind::Address, _) => "0.0.0.0:8080".into(),
         (Kind::Text(pattern), _) => pattern.example.to_owned(),
         (Kind::Choice(words), _) => words[0].to_owned(),
+        (Kind::Protocol, _) => "postgres".into(),
         (Kind::Url | Kind::Upstream | Kind::Endpoints, _) => "http://127.0.0.1:3000".into(),
         (Kind::Named(Section::Route), _) => "{/: {upstream: \"http://127.0.0.1:3000\"}}".into(),
         (Kind::Networks, _) => "[10.0.0.0/8]".into(),

@@ -12,11 +12,11 @@ use super::filters::read_filters;
 use super::named::{Named, Used};
 use super::report::{Report, Trail};
 use super::server::millis;
-use super::tcp::{Common, TcpOnly, check_name, decide_db_type};
+use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
 use super::upstream::{Carries, Draft, Told};
 use crate::config::detect::{Side, side};
 use crate::config::keys::{On, Section};
-use crate::config::model::{DbType, HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
+use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
 use crate::config::problem::{Mark, Wrong, did_you_mean, shown};
 use crate::config::tree::{Entry, Value};
 use crate::config::value::{HostPattern, RouteKey, Scheme};
@@ -100,7 +100,7 @@ impl Reader<'_, '_> {
         };
         let goes = self.goes(report, &fields);
         let is_tcp = fields.bool(report, "is_tcp");
-        let written = fields.choice(report, "db_type").and_then(DbType::from_word);
+        let written = read_db_type(report, &fields);
         let known = match &goes {
             Goes::Own(draft) => Some((draft.scheme(), draft.told())),
             Goes::To(name) => self

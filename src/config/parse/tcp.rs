@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::Fields;
+use super::leaf::describe;
 use super::report::{Report, Trail};
 use super::server::secs;
 use super::upstream::Told;
@@ -211,6 +212,20 @@ pub(super) fn check_name(report: &mut Report, trail: Trail, entry: &Entry) {
         );
         report.problem(entry.key_at, trail, wrong);
     }
+}
+
+/// `db_type`, where it is written.
+pub(super) fn read_db_type(report: &mut Report, fields: &Fields) -> Option<DbType> {
+    let node = fields.find("db_type")?.node;
+    let read = match &node.value {
+        Value::Text(word) => DbType::parse(word),
+        _ => Err(Wrong::new(
+            format!("{} is not a value of `db_type`", describe(node)),
+            "for example `db_type: postgres`",
+        )),
+    };
+    read.map_err(|wrong| fields.wrong(report, "db_type", wrong))
+        .ok()
 }
 
 pub(super) fn decide_db_type(

@@ -387,6 +387,12 @@ const TCP: &[(&str, &str, Probe, &str)] = &[
         "Tcp",
     ),
     (
+        "db_type",
+        "db_type: mssql",
+        probe!(c => tcp(c).db_type),
+        "Sqlserver",
+    ),
+    (
         "tcp_listen_port",
         "tcp_listen_port: 5433",
         probe!(c => tcp(c).listen),

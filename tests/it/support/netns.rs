@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sched::{CloneFlags, unshare};
+
 use super::daemon::{is_root, output, program};
 
 /// A namespace of its own, until dropped.
@@ -83,6 +85,29 @@ impl Drop for Netns {
         // The cable goes first: a namespace stays while anything of it is in use.
         let _not_made = run(&["link", "del", &self.end("h")]);
         let _not_made = run(&["netns", "del", &self.name]);
+    }
+}
+
+/// Runs `test` in a thread with a network of its own, where no port is taken: what it starts is in
+/// there with it, threads and processes. For tests of files that name ports.
+#[track_caller]
+pub fn alone(test: impl FnOnce() + Send + 'static) {
+    assert!(
+        is_root(),
+        "this test needs root: it makes a network namespace, for ports of its own"
+    );
+    // The namespace is that of one thread, which the runner of the tests must not get back.
+    let name = std::thread::current().name().map(str::to_owned);
+    let thread = std::thread::Builder::new()
+        .name(name.unwrap_or_default())
+        .spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+            run(&["link", "set", "lo", "up"]).expect("there is a loopback in it");
+            test();
+        })
+        .expect("one more thread");
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
 }
 
