@@ -15,7 +15,7 @@ use super::Result;
 /// One request, as a filter sees it.
 pub struct Context<'a> {
     pub(crate) session: &'a mut Session,
-    pub(crate) client: IpAddr,
+    pub(crate) client: Option<IpAddr>,
     pub(crate) route: &'a str,
     pub(crate) upstream: &'a str,
     pub(crate) endpoint: Option<&'a str>,
@@ -35,8 +35,9 @@ pub struct Attempt {
 }
 
 impl Context<'_> {
-    /// The client: the peer of the connection, or whom a trusted proxy named.
-    pub fn client_ip(&self) -> IpAddr {
+    /// The client: the peer of the connection, or whom a trusted proxy named. `None` where such a
+    /// proxy names nobody in a way that can be read: it must not get what a known client may.
+    pub fn client_ip(&self) -> Option<IpAddr> {
         self.client
     }
 

@@ -44,7 +44,9 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// An IPv4 address that came as IPv6 is told as IPv4.
     pub fn new(client: SocketAddr) -> Connection {
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         let client_ip = HeaderValue::try_from(client.ip().to_string());
         Connection {
             client_ip: client_ip.expect("an address is visible ASCII"),

@@ -3,7 +3,6 @@
 //! Its own file so that `proxy.rs` shows the phases and this the bookkeeping. Invariant: what was
 //! taken for the request (in-flight count, lease, retry permit) is given back when this drops.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use pingora_core::{Error, ErrorSource, ErrorType};
 use crate::config::Target;
 use crate::error::{Fault, Reason};
 use crate::http::arrival::Arrival;
+use crate::http::client::Client;
 use crate::http::fields::Fields;
 use crate::http::filters::Filtering;
 use crate::http::retry::{self, Decision, Failure, Situation};
@@ -33,7 +33,7 @@ pub struct Exchange {
     pub in_flight: Option<InFlight>,
     /// Path and query as matched, to be sent behind the endpoint's own path.
     pub target: String,
-    pub client: Option<IpAddr>,
+    pub client: Client,
     /// The peer is in `trusted_proxies`.
     pub trusted: bool,
     pub upgrade: bool,
@@ -114,7 +114,7 @@ impl Exchange {
             route: None,
             in_flight: None,
             target: String::new(),
-            client: None,
+            client: Client::Unknown,
             trusted: false,
             upgrade: false,
             fields: Fields::default(),

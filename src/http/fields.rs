@@ -20,13 +20,14 @@ impl Fields {
     /// Any other that is for one hop alone (RFC 9110, section 7.6.1).
     pub const OTHER_HOP_BY_HOP: Fields = Fields(1 << 4);
     pub const VIA: Fields = Fields(1 << 5);
-    pub const FORWARDED: Fields = Fields(1 << 6);
-    pub const X_FORWARDED_PORT: Fields = Fields(1 << 7);
+    /// What only a proxy can say of its client, but for the three fields that every request gets
+    /// from us (`X-Forwarded-For`, `-Proto`, `-Host`).
+    pub const CLAIM: Fields = Fields(1 << 6);
     /// A `Connection` that says more than `keep-alive` or `close`, which nearly all responses say
     /// and which name no field that would not be taken out without it.
-    pub const NOMINATES: Fields = Fields(1 << 8);
+    pub const NOMINATES: Fields = Fields(1 << 7);
     /// More than one line of `Content-Length`, or a list in one.
-    pub const REPEATED_LENGTH: Fields = Fields(1 << 9);
+    pub const REPEATED_LENGTH: Fields = Fields(1 << 8);
     /// All that Pingora 0.9.1 takes out of a request by itself, or decides that by.
     pub const HOP_BY_HOP: Fields = Fields::CONNECTION
         .or(Fields::UPGRADE)
@@ -72,17 +73,35 @@ fn field(name: &HeaderName) -> Fields {
         3 if name == "via" => Fields::VIA,
         7 if name == "upgrade" => Fields::UPGRADE,
         7 if name == "trailer" => Fields::OTHER_HOP_BY_HOP,
-        9 if name == "forwarded" => Fields::FORWARDED,
         10 if name == "connection" => Fields::CONNECTION,
         10 if name == "keep-alive" => Fields::OTHER_HOP_BY_HOP,
         14 if name == "content-length" => Fields::CONTENT_LENGTH,
         14 if name == "http2-settings" => Fields::OTHER_HOP_BY_HOP,
         16 if name == "proxy-connection" => Fields::OTHER_HOP_BY_HOP,
-        16 if name == "x-forwarded-port" => Fields::X_FORWARDED_PORT,
         17 if name == "transfer-encoding" => Fields::TRANSFER_ENCODING,
         18 if name == "proxy-authenticate" => Fields::OTHER_HOP_BY_HOP,
         19 if name == "proxy-authorization" => Fields::OTHER_HOP_BY_HOP,
+        _ if is_claim(name) => Fields::CLAIM,
         _ => Fields(0),
+    }
+}
+
+/// Whether a field of this name is [`Fields::CLAIM`]. Behind an endpoint that hands fields on as
+/// variables (RFC 3875, section 4.1.18) `X_Real-IP` is `X-Real-IP`, and so is any other separator
+/// with some.
+pub fn is_claim(name: &str) -> bool {
+    let separates = |byte: u8| !byte.is_ascii_alphanumeric();
+    match name.as_bytes() {
+        b"forwarded" => true,
+        [b'x', a, b'r', b'e', b'a', b'l', b, b'i', b'p'] => separates(*a) && separates(*b),
+        [b'x', a, rest @ ..] if separates(*a) => match rest.strip_prefix(b"forwarded") {
+            Some([b'-', b'f', b'o', b'r'])
+            | Some([b'-', b'p', b'r', b'o', b't', b'o'])
+            | Some([b'-', b'h', b'o', b's', b't']) => *a != b'-',
+            Some([b, ..]) => separates(*b),
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -117,8 +136,9 @@ mod tests {
             ("trailer", Fields::OTHER_HOP_BY_HOP),
             ("http2-settings", Fields::OTHER_HOP_BY_HOP),
             ("via", Fields::VIA),
-            ("forwarded", Fields::FORWARDED),
-            ("x-forwarded-port", Fields::X_FORWARDED_PORT),
+            ("forwarded", Fields::CLAIM),
+            ("x-forwarded-port", Fields::CLAIM),
+            ("x-real-ip", Fields::CLAIM),
         ] {
             assert_eq!(of(&[name]), field, "{name}");
             assert!(of(&["host", name, "accept"]).has(field), "{name}");
@@ -170,9 +190,44 @@ mod tests {
 
     #[test]
     fn an_ordinary_request_has_none() {
-        let request = of(&["host", "user-agent", "accept", "cookie", "x-forwarded-by"]);
+        let request = of(&["host", "user-agent", "accept", "cookie", "x-forwarded-for"]);
         assert_eq!(request, Fields(0));
         assert!(!request.has(Fields::HOP_BY_HOP));
+    }
+
+    #[test]
+    fn a_claim_is_known_by_any_separator() {
+        for claim in [
+            "forwarded",
+            "x-real-ip",
+            "x_real_ip",
+            "x-real_ip",
+            "x.real-ip",
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x_forwarded-proto",
+            "x_forwarded-host",
+            "x-forwarded-prefix",
+            "x-forwarded-port",
+            "x_forwarded_port",
+            "x-forwarded-server",
+            "x-forwarded-user",
+        ] {
+            assert!(of(&["host", claim]).has(Fields::CLAIM), "{claim}");
+        }
+        for other in [
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded",
+            "x-forwardedly",
+            "x-real-ips",
+            "xxreal-ip",
+            "x-request-id",
+            "x",
+        ] {
+            assert!(!of(&["host", other]).has(Fields::CLAIM), "{other}");
+        }
     }
 
     #[test]

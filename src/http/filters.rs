@@ -5,8 +5,6 @@
 //! response of every request that it has let pass, and of no other; whoever fails, the client gets
 //! one whole answer or a closed connection. Called by `proxy.rs`.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use bytes::Bytes;
 use http::Extensions;
 use log::error;
@@ -238,7 +236,7 @@ fn context<'a>(
     } = &mut ctx.filters;
     let cx = Context {
         session,
-        client: ctx.client.unwrap_or(UNKNOWN),
+        client: ctx.client.ip(),
         route: &route.label,
         upstream: route.upstream.label(),
         endpoint: ctx.endpoint.as_deref().map(|endpoint| endpoint.label()),
@@ -250,5 +248,3 @@ fn context<'a>(
     };
     Some((&route.filters, cx, passed))
 }
-
-const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

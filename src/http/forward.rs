@@ -2,20 +2,19 @@
 //! that are only for one hop.
 //!
 //! Its own file because each line answers to a section of an RFC and none of them needs a session.
-//! Invariant: what a client says about itself is passed on only when its address is trusted.
+//! Invariant: what a client says about itself is passed on only when its address is trusted;
+//! [`disclaim`] is called before anyone sees the request, what is replaced is by [`request`].
 //! Pingora has already removed hop-by-hop headers from the request (its `standard` policy) when
 //! [`request`] is called; for responses it does not, so [`response`] does.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::http::fields::Fields;
+use crate::http::fields::{self, Fields};
 
 /// What a request becomes for one endpoint.
 pub struct Outgoing<'a> {
@@ -53,6 +52,20 @@ pub fn request(request: &mut RequestHeader, out: &Outgoing<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Removes what a client that nobody trusts says as if it were a proxy, but for the three fields
+/// that [`request`] replaces.
+pub fn disclaim(request: &mut RequestHeader) {
+    let claims: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| fields::is_claim(name.as_str()))
+        .cloned()
+        .collect();
+    for name in claims {
+        request.remove_header(&name);
+    }
+}
+
 fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
     let has = out.has;
     if !out.upgrade && has.has(Fields::CONNECTION.or(Fields::UPGRADE)) {
@@ -61,18 +74,11 @@ fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
         headers.remove(header::UPGRADE);
     }
     let original_host = headers.get(header::HOST).cloned();
-    if !out.trusted && has.has(Fields::FORWARDED) {
-        // RFC 7239 says the same in another header; unchecked it would contradict ours.
-        headers.remove(header::FORWARDED);
-    }
-    if !out.trusted && has.has(Fields::X_FORWARDED_PORT) {
-        headers.remove(X_FORWARDED_PORT);
-    }
     headers
         .try_reserve(MOST_ADDED)
         .or_err(ErrorType::InvalidHTTPHeader, "too many fields")?;
     let client = match out.trusted {
-        true => after(joined(headers, &X_FORWARDED_FOR), out.client)?,
+        true => after(lines(headers, &X_FORWARDED_FOR), out.client)?,
         false => out.client.clone(),
     };
     headers.insert(X_FORWARDED_FOR, client);
@@ -98,11 +104,13 @@ fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
         headers.insert(header::HOST, host);
     }
     // RFC 9110, section 7.6.3: a gateway says so in each request it forwards.
-    let earlier = match has.has(Fields::VIA) {
-        true => joined(headers, &header::VIA),
-        false => None,
+    let via = match has.has(Fields::VIA) {
+        true => after(
+            lines(headers, &header::VIA),
+            &HeaderValue::from_static(VIA_SELF),
+        )?,
+        false => HeaderValue::from_static(VIA_SELF),
     };
-    let via = after(earlier, &HeaderValue::from_static(VIA_SELF))?;
     headers.insert(header::VIA, via);
     Ok(())
 }
@@ -203,34 +211,6 @@ pub fn expects_continue(request: &RequestHeader) -> bool {
     request.version == http::Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
 }
 
-/// The address a request came from: the peer's, or, when that is a trusted proxy, the last address
-/// in `X-Forwarded-For` that is not one. What cannot be read ends the walk.
-pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
-    let mut client = peer;
-    if !is_trusted(peer, trusted_proxies) {
-        return client;
-    }
-    let Some(chain) = joined(headers, &X_FORWARDED_FOR) else {
-        return client;
-    };
-    for hop in chain.rsplit(',') {
-        let Ok(ip) = hop.trim().parse::<IpAddr>() else {
-            break;
-        };
-        client = ip;
-        if !is_trusted(ip, trusted_proxies) {
-            break;
-        }
-    }
-    client
-}
-
-/// Whether `ip` is in `trusted_proxies`. An IPv4 address that came as IPv6 counts as IPv4.
-pub fn is_trusted(ip: IpAddr, trusted_proxies: &[IpNet]) -> bool {
-    let ip = ip.to_canonical();
-    trusted_proxies.iter().any(|net| net.contains(&ip))
-}
-
 /// All lines of one header as one list; lines that are not text are left out.
 fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
     let mut lines = headers
@@ -246,12 +226,23 @@ fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>>
     Some(list)
 }
 
+/// All lines of one header, byte for byte: what is not text was said, too.
+fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes)
+}
+
 /// A list with one more member.
-fn after(list: Option<Cow<'_, str>>, last: &HeaderValue) -> Result<HeaderValue> {
-    let Some(list) = list else {
+fn after<'h>(lines: impl Iterator<Item = &'h [u8]>, last: &HeaderValue) -> Result<HeaderValue> {
+    let mut lines = lines.peekable();
+    if lines.peek().is_none() {
         return Ok(last.clone());
-    };
-    let longer = [list.as_bytes(), b", ", last.as_bytes()].concat();
+    }
+    let mut longer = Vec::new();
+    for line in lines {
+        longer.extend_from_slice(line);
+        longer.extend_from_slice(b", ");
+    }
+    longer.extend_from_slice(last.as_bytes());
     HeaderValue::from_maybe_shared(Bytes::from(longer))
         .or_err(ErrorType::InvalidHTTPHeader, "a list of addresses or hops")
 }
@@ -259,10 +250,9 @@ fn after(list: Option<Cow<'_, str>>, last: &HeaderValue) -> Result<HeaderValue> 
 const VIA_SELF: &str = "1.1 harbr-router";
 /// `X-Forwarded-For`, `-Proto`, `-Host`, `Host` and `Via`.
 const MOST_ADDED: usize = 5;
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const HOP_BY_HOP: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -326,7 +316,10 @@ mod tests {
             ("X-Forwarded-Host", "evil"),
             ("X-Forwarded-Port", "1"),
             ("Forwarded", "for=10.9.9.9"),
+            ("X-Real-IP", "10.9.9.9"),
+            ("X_Forwarded_For", "10.9.9.9"),
         ]);
+        disclaim(&mut request);
         sent(&mut request, to_endpoint(false));
         assert_eq!(request.raw_path(), b"/v1/x?q=1");
         assert_eq!(text(&request, "x-forwarded-for").unwrap(), "203.0.113.9");
@@ -335,7 +328,20 @@ mod tests {
         assert_eq!(text(&request, "host").unwrap(), "example.org");
         assert_eq!(text(&request, "via").unwrap(), "1.1 harbr-router");
         assert_eq!(text(&request, "forwarded"), None);
-        assert_eq!(text(&request, "x-forwarded-port"), None);
+        for gone in ["x-forwarded-port", "x-real-ip", "x_forwarded_for"] {
+            assert_eq!(text(&request, gone), None, "{gone}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_text_stays_in_a_list() {
+        let mut request = incoming(&[]);
+        let strange = HeaderValue::from_bytes(b"caf\xe9").unwrap();
+        request.append_header("X-Forwarded-For", "1.1.1.1").unwrap();
+        request.append_header("X-Forwarded-For", strange).unwrap();
+        sent(&mut request, to_endpoint(true));
+        let list = request.headers[X_FORWARDED_FOR].as_bytes();
+        assert_eq!(list, b"1.1.1.1, caf\xe9, 203.0.113.9");
     }
 
     #[test]
@@ -387,21 +393,6 @@ mod tests {
         sent(&mut request, to_endpoint(false));
         assert_eq!(text(&request, "host").unwrap(), "10.0.0.1:80");
         assert_eq!(text(&request, "x-forwarded-host"), None);
-    }
-
-    #[test]
-    fn the_last_untrusted_hop_is_the_client() {
-        let proxies = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        let chain = incoming(&[("X-Forwarded-For", "1.1.1.1, 203.0.113.7,10.1.1.1")]);
-        let ip = |peer: &str| client_ip(peer.parse().unwrap(), &chain.headers, &proxies);
-        assert_eq!(ip("10.0.0.1").to_string(), "203.0.113.7");
-        assert_eq!(ip("::ffff:10.0.0.1").to_string(), "203.0.113.7");
-        assert_eq!(ip("192.0.2.1").to_string(), "192.0.2.1");
-        let broken = incoming(&[("X-Forwarded-For", "1.1.1.1, junk, 10.1.1.1")]);
-        assert_eq!(
-            client_ip("10.0.0.1".parse().unwrap(), &broken.headers, &proxies).to_string(),
-            "10.1.1.1"
-        );
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! [`proxy`] is Pingora's `ProxyHttp`, a few lines in each phase; what it decides is decided in
 //! [`retry`] (whether to send again), [`respond`] (which status), [`deadline`] (how long),
-//! [`forward`] (what changes on the way) and by the route's own [`filters`]. [`exchange`] is the state of one request.
+//! [`forward`] (what changes on the way) and by the route's own [`filters`]. [`exchange`] is the state of one request,
+//! and `client` says who sent it.
 
 pub mod arrival;
+mod client;
 pub mod deadline;
 pub mod exchange;
 pub mod fields;

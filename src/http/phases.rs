@@ -23,7 +23,7 @@ use crate::filter::{self, Last};
 use crate::http::exchange::{Exchange, Sendable};
 use crate::http::filters;
 use crate::http::forward::{self, Outgoing};
-use crate::http::record::record;
+use crate::http::record::{self, record};
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
 use crate::telemetry::AccessLog;
@@ -317,7 +317,9 @@ pub fn log(
         (None, None) => {}
     }
     if access_log.is_on() {
-        access_log.log(&record(session, ctx, status, end.reason, total));
+        let behind = record::behind(ctx.client);
+        let behind = behind.as_deref();
+        access_log.log(&record(session, ctx, behind, status, end.reason, total));
     }
     let end = filter::End {
         status,

@@ -26,6 +26,7 @@ use crate::config::Target;
 use crate::error::{Fault, Reason};
 use crate::filter::Failed;
 use crate::http::arrival::Arrival;
+use crate::http::client::{Client, is_trusted};
 use crate::http::exchange::{self, End, Exchange, Next, Silence};
 use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
@@ -70,20 +71,24 @@ impl Proxy {
     /// Matches the request and fills the exchange, or says why it cannot be carried.
     fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
         let snapshot = self.snapshots.load();
-        let request = session.req_header();
         if ctx.arrival.is_none() {
             // Not of our own connection loop.
             ctx.begin(Instant::now());
         }
-        ctx.fields = Fields::of(&request.headers);
-        ctx.upgrade = ctx.fields.has(Fields::UPGRADE) && forward::is_websocket(request);
         let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
         let trusted_proxies = &snapshot.config.trusted_proxies;
-        ctx.trusted = peer.is_some_and(|ip| forward::is_trusted(ip, trusted_proxies));
-        ctx.client = peer.map(|ip| match ctx.trusted {
-            true => forward::client_ip(ip, &request.headers, trusted_proxies),
-            false => ip,
-        });
+        ctx.trusted = peer.is_some_and(|ip| is_trusted(ip, trusted_proxies));
+        ctx.fields = Fields::of(&session.req_header().headers);
+        if !ctx.trusted && ctx.fields.has(Fields::CLAIM) {
+            forward::disclaim(session.req_header_mut());
+        }
+        let request = session.req_header();
+        ctx.upgrade = ctx.fields.has(Fields::UPGRADE) && forward::is_websocket(request);
+        ctx.client = match peer {
+            Some(ip) if ctx.trusted => Client::behind(ip, &request.headers, trusted_proxies),
+            Some(ip) => Client::Peer(ip),
+            None => Client::Unknown,
+        };
         let found = matched(request, &snapshot.routes);
         ctx.snapshot = Some(snapshot);
         let (route, target) = found?;
@@ -104,7 +109,7 @@ fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
         return Err(Reason::NoRoute);
     };
     let request = session.req_header();
-    ctx.hash = hash_key(route, request, ctx.client, &ctx.target);
+    ctx.hash = hash_key(route, request, ctx.client.ip(), &ctx.target);
     let has = ctx.fields;
     if !has.has(Fields::HOP_BY_HOP) {
         ctx.hop_by_hop = HopByHop::Absent;

@@ -3,19 +3,31 @@
 //! Its own file because it is a long list that decides nothing. Called by `proxy.rs` when a request
 //! has ended; requests that the edge refuses are recorded by `server/`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header;
 use pingora_proxy::Session;
 
 use crate::error::Reason;
+use crate::http::client::Client;
 use crate::http::exchange::Exchange;
 use crate::telemetry::{Record, wall_clock};
 
-/// The record of a request that has ended.
+/// The client's address where it is not its connection's own.
+pub fn behind(client: Client) -> Option<String> {
+    match client {
+        Client::Peer(_) => None,
+        Client::Named(_) => client.ip().as_ref().map(IpAddr::to_string),
+        Client::Unknown => Some("-".to_string()),
+    }
+}
+
+/// The record of a request that has ended, of a client [`behind`] a proxy or none.
 pub fn record<'a>(
     session: &'a Session,
     ctx: &'a Exchange,
+    behind: Option<&'a str>,
     status: u16,
     reason: Reason,
     total: Duration,
@@ -28,8 +40,10 @@ pub fn record<'a>(
             .map_or(&b""[..], |value| value.as_bytes())
     };
     let arrival = ctx.arrival.as_ref();
+    let peer = arrival.map_or("", |arrival| &arrival.connection.client);
     Record {
-        client: arrival.map_or("", |arrival| &arrival.connection.client),
+        client: behind.unwrap_or(peer),
+        proxy: behind.map_or("", |_| peer),
         route: ctx.route.as_ref().map_or("-", |route| &route.label),
         upstream: ctx
             .route

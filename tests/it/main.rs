@@ -6,6 +6,7 @@ mod balance;
 mod bodies;
 mod chaos;
 mod cli;
+mod clients;
 mod config;
 mod connects;
 mod daemon;

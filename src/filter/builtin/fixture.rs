@@ -17,7 +17,7 @@ use crate::filter::{
 /// One request that was matched by the route `/api`, from 192.0.2.7.
 pub(super) struct Bed {
     session: Session,
-    pub(super) client: IpAddr,
+    pub(super) client: Option<IpAddr>,
     pub(super) target: String,
     pub(super) extensions: Extensions,
     attempt: Attempt,
@@ -36,7 +36,7 @@ impl Bed {
         assert!(session.as_downstream_mut().read_request().await.unwrap());
         Bed {
             session,
-            client: [192, 0, 2, 7].into(),
+            client: Some([192, 0, 2, 7].into()),
             target: target.to_owned(),
             extensions: Extensions::new(),
             attempt: Attempt::default(),

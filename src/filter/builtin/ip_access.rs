@@ -1,8 +1,8 @@
 //! `ip_access`: lets clients in by their address.
 //!
 //! Its own file as each built-in. Invariants: `deny` wins; an address that came as an IPv4-mapped
-//! IPv6 one (RFC 4291, section 2.5.5.2) is its IPv4 one, in settings and in requests. Registered by
-//! `builtin`.
+//! IPv6 one (RFC 4291, section 2.5.5.2) is its IPv4 one, in settings and in requests; a client that is
+//! not known is on no list. Registered by `builtin`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -49,12 +49,17 @@ impl Filter for IpAccess {
     }
 
     async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
-        let client = cx.client_ip().to_canonical();
-        let allowed = self
-            .allow
-            .as_ref()
-            .is_none_or(|allow| allow.contain(client));
-        Ok(match allowed && !self.deny.contain(client) {
+        let client = cx.client_ip().map(|ip| ip.to_canonical());
+        let is_in = |networks: &Networks| match client {
+            Some(ip) => networks.contain(ip),
+            None => networks.are_everyone(),
+        };
+        let allowed = match (&self.allow, client) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(allow), Some(_)) => is_in(allow),
+        };
+        Ok(match allowed && !is_in(&self.deny) {
             true => Verdict::Continue,
             false => Verdict::Respond(Response::refusal(Reason::FilterRefused)),
         })
@@ -88,6 +93,11 @@ impl Networks {
         ranges.v4.sort_unstable();
         ranges.v6.sort_unstable();
         Ok(ranges)
+    }
+
+    fn are_everyone(&self) -> bool {
+        self.v4 == [(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)]
+            && self.v6 == [(Ipv6Addr::UNSPECIFIED, Ipv6Addr::from_bits(u128::MAX))]
     }
 
     fn contain(&self, ip: IpAddr) -> bool {
@@ -126,7 +136,7 @@ mod tests {
     async fn is_let_in(yaml: &str, client: &str) -> bool {
         let filter = make(settings(yaml)).unwrap();
         let mut bed = Bed::get("/", &["Host: a"]).await;
-        bed.client = client.parse().unwrap();
+        bed.client = client.parse().ok();
         match bed.request(&filter).await.unwrap() {
             Verdict::Continue => true,
             Verdict::Respond(response) => {
@@ -163,6 +173,21 @@ mod tests {
             ("{allow: ['::/0']}", "2001:db8::1", true),
         ] {
             assert_eq!(is_let_in(yaml, client).await, expected, "{yaml} {client}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_known_is_on_no_list() {
+        for (yaml, expected) in [
+            ("{}", true),
+            ("{allow: ['0.0.0.0/0', '::/0']}", false),
+            ("{allow: [127.0.0.0/8], deny: [10.0.0.0/8]}", false),
+            ("{deny: [10.0.0.0/8]}", true),
+            ("{deny: ['0.0.0.0/0']}", true),
+            ("{deny: ['0.0.0.0/0', '::/0']}", false),
+            ("{deny: ['0.0.0.0/1', '128.0.0.0/1', '::/0']}", false),
+        ] {
+            assert_eq!(is_let_in(yaml, "unknown").await, expected, "{yaml}");
         }
     }
 

@@ -53,7 +53,11 @@ impl Template {
         for part in parts {
             match part {
                 Part::Text(text) => value.push_str(text),
-                Part::ClientIp => write!(value, "{}", cx.client_ip().to_canonical()).ok()?,
+                Part::ClientIp => match cx.client_ip() {
+                    Some(ip) => write!(value, "{}", ip.to_canonical()).ok()?,
+                    // RFC 7239, section 6.2.
+                    None => value.push_str("unknown"),
+                },
                 Part::RequestId => value.push_str(RequestId::of(cx.extensions_mut()).as_str()),
                 Part::Route => value.push_str(cx.route()),
                 Part::Host => value.push_str(host(cx)?),
@@ -140,6 +144,10 @@ mod tests {
             let value = value(text, &["Host: example.org:81"]).await;
             assert_eq!(value.as_deref(), Some(expected), "{text}");
         }
+        let mut bed = Bed::get("/", &["Host: a"]).await;
+        bed.client = None;
+        let template = Template::parse("for=${client_ip}").unwrap();
+        assert_eq!(template.value(&mut bed.context()).unwrap(), "for=unknown");
         let id = value("${request_id}", &["Host: a"]).await.unwrap();
         assert_eq!(id.len(), 32, "{id}");
     }

@@ -15,8 +15,11 @@ use crate::error::Reason;
 pub struct Record<'a> {
     /// When it ended.
     pub time: SystemTime,
-    /// Address and port, as `SocketAddr` shows them: nothing in it is escaped.
+    /// Address and port, as `SocketAddr` shows them: nothing in it is escaped. Whom a trusted proxy
+    /// names has the address alone, `-` where it names nobody.
     pub client: &'a str,
+    /// Address and port of the trusted proxy that sent it for the client.
+    pub proxy: &'a str,
     /// The address as written in the configuration.
     pub listener: &'a str,
     pub route: &'a str,
@@ -61,6 +64,7 @@ impl<'a> Record<'a> {
         Record {
             time,
             client: "",
+            proxy: "",
             listener,
             route: "",
             upstream: "",
@@ -90,6 +94,9 @@ impl<'a> Record<'a> {
         second.write(self.time, line);
         line.push(b'"');
         plain(line, b",\"client\":\"", self.client);
+        if !self.proxy.is_empty() {
+            plain(line, b",\"proxy\":\"", self.proxy);
+        }
         text(
             line,
             b",\"listener\":\"",
@@ -401,6 +408,7 @@ mod tests {
         let record = Record {
             time: UNIX_EPOCH + Duration::from_millis(1_709_209_199_007),
             client: "[2001:db8::1]:4711",
+            proxy: "10.0.0.1:80",
             listener: "0.0.0.0:80",
             route: "/api",
             upstream: "api",
@@ -424,7 +432,7 @@ mod tests {
         assert_eq!(
             line(&record),
             "{\"time\":\"2024-02-29T12:19:59.007Z\",\"client\":\"[2001:db8::1]:4711\",\
-             \"listener\":\"0.0.0.0:80\",\"route\":\"/api\",\"upstream\":\"api\",\
+             \"proxy\":\"10.0.0.1:80\",\"listener\":\"0.0.0.0:80\",\"route\":\"/api\",\"upstream\":\"api\",\
              \"endpoint\":\"10.0.0.1:8080\",\"method\":\"GET\",\"host\":\"example.org\",\
              \"path\":\"/api?x=1\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"reason\":\"ok\",\
              \"bytes_in\":12,\"bytes_out\":18446744073709551615,\"tries\":2,\"queue_ms\":0.005,\

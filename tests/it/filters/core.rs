@@ -283,7 +283,8 @@ impl Filter for Both {
     }
 
     fn upstream_request(&self, cx: &mut Context<'_>, head: &mut RequestHead<'_>) -> Result<()> {
-        let text = format!("try of {} by {}", cx.route(), cx.client_ip());
+        let client = cx.client_ip().expect("nobody speaks for another");
+        let text = format!("try of {} by {client}", cx.route());
         head.add(MARK, HeaderValue::try_from(text)?)?;
         head.set(HeaderName::from_static("x-forwarded-for"), value("changed"))
     }
