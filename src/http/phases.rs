@@ -256,7 +256,12 @@ pub fn response(
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return filters::response(session, ctx, response);
     }
-    if response.status.is_informational() {
+    // Pingora 0.9.1 takes any head that goes out before the body is in for the end of the upload,
+    // and closes the connection behind it. Only a final one is (RFC 9110, sections 10.1.1 and 15.2).
+    let interim = response.status.is_informational();
+    let client = session.as_downstream_mut();
+    client.set_close_on_response_before_downstream_finish(!interim);
+    if interim {
         return Ok(());
     }
     forward::response(response);

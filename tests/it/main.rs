@@ -19,6 +19,7 @@ mod examples;
 mod filters;
 mod forwarding;
 mod health;
+mod interim;
 mod layering;
 mod lifecycle;
 mod limits;
