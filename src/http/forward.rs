@@ -184,6 +184,12 @@ pub fn is_chunked(headers: &HeaderMap) -> bool {
         .is_some_and(|codings| codings.rsplit(',').next().is_some_and(is_chunked_coding))
 }
 
+/// Whether no transfer coding but `chunked` was applied, however often it is said.
+pub fn is_only_chunked(headers: &HeaderMap) -> bool {
+    joined(headers, &header::TRANSFER_ENCODING)
+        .is_some_and(|codings| codings.split(',').all(is_chunked_coding))
+}
+
 fn is_chunked_coding(coding: &str) -> bool {
     coding.trim().eq_ignore_ascii_case("chunked")
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -111,7 +111,7 @@ pub fn upstream_request(
             &joined
         }
     };
-    if session.req_header().version == http::Version::HTTP_10 {
+    if session.req_header().version == Version::HTTP_10 {
         // RFC 9110, section 10.1.1.
         request.remove_header(&header::EXPECT);
     }
@@ -183,8 +183,8 @@ pub fn upstream_response(
         }
         return Ok(());
     }
-    if status == 101 && !ctx.upgrade {
-        // RFC 9110, section 15.2.2: nobody asked for it.
+    if status == 101 && !(ctx.upgrade && response.version == Version::HTTP_11) {
+        // RFC 9110, section 15.2.2: nobody asked for it, or HTTP/1.0, which does not know it.
         return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
     }
     let now = Instant::now();
@@ -253,6 +253,8 @@ pub fn response(
     ctx: &mut Exchange,
     closing: bool,
 ) -> Result<()> {
+    // RFC 9112, section 2.3: the version is this hop's own, whatever the endpoint speaks.
+    response.set_version(Version::HTTP_11);
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return filters::response(session, ctx, response);
     }
@@ -271,16 +273,30 @@ pub fn response(
         session.set_keepalive(None);
     }
     if response.headers.contains_key(header::TRANSFER_ENCODING) {
-        if session.req_header().version == http::Version::HTTP_10 {
-            // RFC 9112, section 6.1: such a client cannot read chunks; its body ends with the
-            // connection.
-            response.remove_header(&header::TRANSFER_ENCODING);
-            session.set_keepalive(None);
-        } else if !forward::is_chunked(&response.headers) {
-            // Section 6.3: its body ends with the connection as well.
+        framed_for(session, response)?;
+    }
+    Ok(())
+}
+
+/// Makes a body that comes in chunks end in a way that the client knows.
+fn framed_for(session: &mut Session, response: &mut ResponseHeader) -> Result<()> {
+    let chunked = forward::is_chunked(&response.headers);
+    if session.req_header().version != Version::HTTP_10 {
+        if !chunked {
+            // RFC 9112, section 6.3: its body ends with the connection.
             session.set_keepalive(None);
         }
+        return Ok(());
     }
+    // RFC 9112, section 6.1: such a client knows no transfer coding. Its body ends with the
+    // connection, and is not of use to it in any other coding.
+    if respond::has_body(session, response) {
+        if !forward::is_only_chunked(&response.headers) {
+            return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+        }
+        session.set_keepalive(None);
+    }
+    response.remove_header(&header::TRANSFER_ENCODING);
     Ok(())
 }
 

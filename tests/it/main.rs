@@ -34,3 +34,4 @@ mod smuggling;
 mod strictness;
 mod support;
 mod upgrade;
+mod versions;
