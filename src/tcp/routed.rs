@@ -3,7 +3,8 @@
 //! Its own file because it is where a client and a server belong to each other, in the order in
 //! which it happens. Invariants: it owns both sockets until the end; a socket that carried a
 //! client's bytes is never given to another client; a warm socket that turns out dead before any
-//! byte came back is replaced once, unseen. Called by `session.rs`.
+//! byte came back is replaced once, unseen, unless the client has sent something that may have had an
+//! effect. Called by `session.rs`.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -25,8 +26,8 @@ use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
 use crate::tcp::session::Sessions;
 use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
-use crate::wire::postgres;
 use crate::wire::proxy_protocol::{self, Addresses};
+use crate::wire::{postgres, replay};
 
 /// What a session is from its opening to its end.
 pub struct Routed<'s> {
@@ -99,7 +100,10 @@ impl Routed<'_> {
         };
         let ended = self.relay(&lease, pairing).await;
         if let Rest::Unanswered { client, sent } = ended.rest {
-            return self.replace(lease, client, sent).await;
+            return match replay::is_harmless(self.route.db_type, &sent) {
+                true => self.replace(lease, client, sent).await,
+                false => self.give_up(lease, client, sent).await,
+            };
         }
         self.part(ended.reason, ended.rest).await;
         lease.finish(Outcome::Neutral);
@@ -255,6 +259,16 @@ impl Routed<'_> {
         self.part(ended.reason, ended.rest).await;
         lease.finish(Outcome::Neutral);
         ended.reason
+    }
+
+    /// The server may have done what the client asked for, and has not said so. Nobody but the
+    /// client can know whether to ask again.
+    async fn give_up(&mut self, lease: Lease, client: TcpStream, sent: Bytes) -> Reason {
+        let reason = Reason::UpstreamReset;
+        self.told.up += sent.len() as u64;
+        refuse::client(client, self.route.db_type, reason, &sent).await;
+        lease.finish(Outcome::Neutral);
+        reason
     }
 
     /// A connection in the place of a warm one that was dead.

@@ -4,7 +4,8 @@
 //! runtime, no panic; every reader here is bounded and can be fed one byte at a time.
 //!
 //! [`sniff`] tells the protocols apart, [`refusal`] says no in each of them, [`probe`] asks whether
-//! a server lives, [`login`] also which role it has. The other modules are one protocol each.
+//! a server lives, [`login`] also which role it has, [`replay`] knows what may be said twice. The other
+//! modules are one protocol each.
 
 mod cql;
 pub mod http1;
@@ -18,6 +19,7 @@ pub mod proxy_protocol;
 mod reader;
 mod redis;
 pub mod refusal;
+pub mod replay;
 pub mod sniff;
 mod tds;
 pub mod tls;

@@ -37,6 +37,52 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
     }
 }
 
+/// Whether these are whole messages of a client that say `hello` (`isMaster` in its older words)
+/// and nothing else.
+pub(super) fn only_says_hello(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let length = Reader::new(bytes).u32_le().unwrap_or_default() as usize;
+        let Some((message, rest)) = bytes.split_at_checked(length) else {
+            return false;
+        };
+        if !is_hello(message) {
+            return false;
+        }
+        bytes = rest;
+    }
+    true
+}
+
+fn is_hello(message: &[u8]) -> bool {
+    let command = || {
+        let mut reader = Reader::new(message);
+        reader.take(12)?;
+        let (opcode, flags) = (reader.u32_le()?, reader.u32_le()?);
+        match opcode {
+            // One section, of kind 0: the document, and perhaps a checksum.
+            OP_MSG if reader.u8()? == 0 => (),
+            // The collection is that of commands; skip and return.
+            OP_QUERY if reader.c_string()?.ends_with(b".$cmd") => {
+                reader.take(8)?;
+            }
+            _ => return None,
+        }
+        let checksum = if opcode == OP_MSG && flags & 1 == 1 {
+            4
+        } else {
+            0
+        };
+        let document = reader.rest();
+        let document = document.get(..document.len().checked_sub(checksum)?)?;
+        let declared = Reader::new(document).u32_le()? as usize;
+        // What follows it may be another section.
+        (declared == document.len()).then_some(())?;
+        let (name, _) = Document::read(document)?.next()??;
+        Some(name)
+    };
+    matches!(command(), Some(b"hello" | b"isMaster" | b"ismaster"))
+}
+
 /// The answer `ok: 0`, code 91 (drivers look for another server and retry) to the request that
 /// begins with `first`. `None` until its header is there.
 pub(super) fn shutdown_in_progress(text: &str, first: &[u8]) -> Option<Vec<u8>> {
@@ -206,6 +252,54 @@ mod tests {
             text: "no".into(),
         };
         assert_eq!(read_hello(&reply), error);
+    }
+
+    #[test]
+    fn hello_is_told_from_other_commands() {
+        let msg = |name| message(0, OP_MSG, &op_msg(bson::write(&[(name, Value::Int32(1))])));
+        let query = |collection: &[u8], name| {
+            let document = bson::write(&[(name, Value::Int32(1)), ("helloOk", Value::Bool(true))]);
+            let body = [&[0; 4], collection, &[0; 5], &[0xff; 4], &document].concat();
+            message(0, OP_QUERY, &body)
+        };
+        let hellos = [
+            probe(),
+            msg("isMaster"),
+            query(b"admin.$cmd", "ismaster"),
+            query(b"admin.$cmd", "hello"),
+        ];
+        let mut with_checksum = msg("hello");
+        with_checksum.extend([1, 2, 3, 4]);
+        with_checksum[0] += 4;
+        assert!(
+            !only_says_hello(&with_checksum),
+            "bytes that belong to nothing"
+        );
+        with_checksum[16] = 1;
+        assert!(only_says_hello(&with_checksum));
+        for hello in &hellos {
+            assert!(only_says_hello(hello));
+            for end in 1..hello.len() {
+                assert!(!only_says_hello(&hello[..end]), "{end}");
+            }
+            assert!(only_says_hello(&[&hello[..], &hellos[0]].concat()));
+        }
+        let mut compressed = probe();
+        compressed[12..16].copy_from_slice(&OP_COMPRESSED.to_le_bytes());
+        let mut sections = probe();
+        sections.extend(&op_msg(bson::write(&[("documents", Value::Other)]))[4..]);
+        sections[0] = sections.len() as u8;
+        for other in [
+            msg("insert"),
+            msg("Hello"),
+            query(b"admin.$cmd", "insert"),
+            query(b"shop.items", "hello"),
+            compressed,
+            sections,
+        ] {
+            assert!(!only_says_hello(&other));
+            assert!(!only_says_hello(&[&hellos[0], &other[..]].concat()));
+        }
     }
 
     #[test]

@@ -10,10 +10,10 @@
 mod startup;
 mod stream;
 
-pub(super) use startup::startup_packet;
 pub use startup::{
     CancelKey, GSSENC_REQUEST, MAX_STARTUP_BYTES, SSL_REQUEST, Start, StartupMessage, parse_start,
 };
+pub(super) use startup::{only_starts, startup_packet};
 pub use stream::{IdleTracker, Progress, StartupTracker};
 
 /// An ErrorResponse of severity FATAL with its SQLSTATE, as servers since 9.6 send it (`S` and `V`).

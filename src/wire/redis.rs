@@ -123,6 +123,45 @@ pub(super) fn is_set_up(verb: &[u8]) -> bool {
         .any(|known| verb.eq_ignore_ascii_case(known.as_bytes()))
 }
 
+/// Whether these are whole commands that set up the client's own connection, and nothing else:
+/// HELLO, AUTH, PING, SELECT, COMMAND, and CLIENT where it concerns nobody else.
+pub(super) fn only_sets_up(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Command::Named {
+            verb,
+            length: Some(length),
+        } = command(bytes)
+        else {
+            return false;
+        };
+        let (whole, rest) = bytes.split_at(length);
+        let is_one_of = |verbs: &[&str], word: &[u8]| {
+            verbs
+                .iter()
+                .any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
+        };
+        let concerns_only_itself = is_one_of(&["HELLO", "AUTH", "PING", "SELECT", "COMMAND"], verb)
+            || is_one_of(&["CLIENT"], verb)
+                && second_word(whole).is_some_and(|word| is_one_of(OF_ITS_OWN_CLIENT, word));
+        if !concerns_only_itself {
+            return false;
+        }
+        bytes = rest;
+    }
+    true
+}
+
+/// What follows the name of a whole command.
+fn second_word(command: &[u8]) -> Option<&[u8]> {
+    let Ok(Some((_, words))) = number(command, b'*') else {
+        let line = command.trim_ascii_end();
+        return line.split(|byte| *byte == b' ').nth(1);
+    };
+    let (length, content) = number(words, b'$').ok()??;
+    let (length, content) = number(content.get(length + 2..)?, b'$').ok()??;
+    content.get(..length)
+}
+
 /// Judges the answer to [`PROBE`].
 pub(super) fn judge(answer: &[u8]) -> Verdict {
     match line(answer) {
@@ -258,6 +297,25 @@ const INLINE_VERBS: &[&[u8]] = &[
     b"REPLCONF",
 ];
 
+/// What CLIENT does for the connection that says it, or tells it. KILL, PAUSE, UNPAUSE and UNBLOCK
+/// are done to others.
+const OF_ITS_OWN_CLIENT: &[&str] = &[
+    "SETNAME",
+    "SETINFO",
+    "GETNAME",
+    "ID",
+    "INFO",
+    "LIST",
+    "REPLY",
+    "TRACKING",
+    "TRACKINGINFO",
+    "CACHING",
+    "GETREDIR",
+    "NO-EVICT",
+    "NO-TOUCH",
+    "HELP",
+];
+
 /// Redis takes up to 1,048,576 arguments.
 const MAX_DIGITS: usize = 7;
 
@@ -309,6 +367,59 @@ mod tests {
         ] {
             assert_eq!(command(bytes), Command::Malformed, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn what_sets_up_a_connection_is_told_from_what_has_an_effect() {
+        for words in [
+            &["HELLO"][..],
+            &["hello", "3", "AUTH", "default", "secret", "SETNAME", "INCR"],
+            &["Auth", "KILL"],
+            &["PING", "INCR n"],
+            &["SELECT", "7"],
+            &["COMMAND", "DOCS", "INCR"],
+            &["CLIENT", "SETINFO", "LIB-NAME", "redis-py"],
+            &["client", "id"],
+            &["CLIENT", "NO-EVICT", "on"],
+        ] {
+            let resp = write_command(words);
+            assert!(only_sets_up(&resp), "{words:?}");
+            assert!(!only_sets_up(&resp[..resp.len() - 1]), "cut {words:?}");
+            let inline = [words.join(" ").as_bytes(), b"\r\n"].concat();
+            assert!(only_sets_up(&inline), "{words:?}");
+            assert!(only_sets_up(&[&resp[..], &inline, &resp].concat()));
+            let then_more = [&resp[..], &write_command(&["INCR", "n"])].concat();
+            assert!(!only_sets_up(&then_more), "{words:?}");
+        }
+        for words in [
+            &["INCR", "n"][..],
+            &["GET", "n"],
+            &["MULTI"],
+            &["QUIT"],
+            &["CLIENT"],
+            &["CLIENT", "KILL", "TYPE", "normal"],
+            &["CLIENT", "PAUSE", "1000"],
+            &["CLIENT", "UNBLOCK", "5"],
+            &["PINGS"],
+            &[""],
+        ] {
+            let inline = [words.join(" ").as_bytes(), b"\r\n"].concat();
+            for sent in [write_command(words), inline] {
+                assert!(!only_sets_up(&sent), "{words:?}");
+                let after = [&write_command(&["PING"])[..], &sent].concat();
+                assert!(!only_sets_up(&after), "{words:?}");
+            }
+        }
+        for sent in [
+            &b"*0\r\n"[..],
+            b"\r\n",
+            b"PING",
+            b"PING\t\r\n",
+            b"$4\r\nPING\r\n",
+        ] {
+            assert!(!only_sets_up(sent), "{sent:?}");
+        }
+        assert!(only_sets_up(b""));
     }
 
     #[test]

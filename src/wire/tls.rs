@@ -101,6 +101,16 @@ pub fn parse(bytes: &[u8]) -> Hello {
     }
 }
 
+/// Whether these bytes are a ClientHello, or the first part of one, and nothing after it: no early
+/// data (RFC 8446 2.3), which a server may act on.
+pub fn is_only_hello(bytes: &[u8]) -> bool {
+    match parse(bytes) {
+        Hello::NotTls => false,
+        Hello::NeedMore => begins(bytes),
+        Hello::Hello(_) => parse(&bytes[..bytes.len() - 1]) == Hello::NeedMore,
+    }
+}
+
 enum Record<'a> {
     Whole(&'a [u8]),
     /// What is there of a record that goes on.

@@ -19,6 +19,7 @@ mod mariadb;
 mod others;
 mod raw;
 mod redis;
+mod replay;
 mod resets;
 mod shared;
 

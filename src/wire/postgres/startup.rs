@@ -120,6 +120,30 @@ pub fn parse_start(bytes: &[u8]) -> Start {
     }
 }
 
+/// Whether these are whole packets with which a client begins and logs in, and nothing else:
+/// requests for encryption, one StartupMessage, then messages of type `p`, which carry passwords.
+pub(in crate::wire) fn only_starts(mut bytes: &[u8]) -> bool {
+    loop {
+        match parse_start(bytes) {
+            Start::Ssl | Start::Gssenc => bytes = &bytes[SSL_REQUEST.len()..],
+            Start::Startup(message) => {
+                bytes = &bytes[message.length..];
+                break;
+            }
+            Start::NeedMore => return bytes.is_empty(),
+            Start::Cancel(_) | Start::Malformed => return false,
+        }
+    }
+    while let Some((b'p', rest)) = bytes.split_first() {
+        let length = Reader::new(rest).u32().unwrap_or_default() as usize;
+        match rest.get(length..) {
+            Some(rest) if length >= 4 => bytes = rest,
+            _ => return false,
+        }
+    }
+    bytes.is_empty()
+}
+
 /// Pairs of names and values, each ended by NUL, then one NUL more.
 fn parameters(content: &[u8]) -> Option<StartupMessage> {
     let mut reader = Reader::new(content);
@@ -213,6 +237,32 @@ mod tests {
         assert_eq!(message.database, "bob");
         assert_eq!(message.application_name, None);
         assert_eq!(started(b"\0\0\0\x09\0\x03\0\0\0").user, "");
+    }
+
+    #[test]
+    fn a_start_is_told_from_what_follows_it() {
+        let startup = startup_packet(&[("user", "bob")]);
+        let password = b"p\0\0\0\x07pw\0";
+        let asked = [&GSSENC_REQUEST[..], &SSL_REQUEST, &startup].concat();
+        for start in [&startup, &asked] {
+            assert!(only_starts(start));
+            assert!(only_starts(&[&start[..], password].concat()));
+            for more in [
+                &b"Q\0\0\0\x06;\0"[..],
+                b"S\0\0\0\x04",
+                b"p\0\0\0\x03",
+                b"p\0",
+                b"\0",
+            ] {
+                assert!(!only_starts(&[&start[..], more].concat()), "{more:02x?}");
+                assert!(!only_starts(&[&start[..], password, more].concat()));
+            }
+        }
+        assert!(only_starts(&SSL_REQUEST) && only_starts(b""));
+        assert!(!only_starts(&startup[..startup.len() - 1]));
+        assert!(!only_starts(password));
+        let cancel = CancelKey::from_bytes(&[1; 8]).unwrap();
+        assert!(!only_starts(&cancel.to_request()));
     }
 
     #[test]

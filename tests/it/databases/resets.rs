@@ -127,11 +127,13 @@ fn a_server_that_resets_at_once_is_a_failed_connect_or_a_reset() {
         let _sent = client.write_all(b"GET key\r\n");
         // It depends on whether the connect is known to have succeeded before the reset comes.
         let told = ends(&mut client);
-        assert!(
-            told.is_empty() || told == b"-ERR connect_failed\r\n",
-            "{}",
-            told.escape_ascii()
-        );
+        let words = [
+            &b""[..],
+            b"-ERR connect_failed\r\n",
+            // It was connected ahead, and may have read the command.
+            b"-ERR upstream_reset\r\n",
+        ];
+        assert!(words.contains(&&*told), "{}", told.escape_ascii());
     }
     nothing_is_left(&gw);
     let (reset, failed) = (
