@@ -6,6 +6,7 @@
 //! and `client` says who sent it.
 
 pub mod arrival;
+mod blame;
 mod client;
 pub mod deadline;
 pub mod exchange;

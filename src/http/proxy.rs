@@ -26,6 +26,7 @@ use crate::config::Target;
 use crate::error::{Fault, Reason};
 use crate::filter::Failed;
 use crate::http::arrival::Arrival;
+use crate::http::blame;
 use crate::http::client::{Client, is_trusted};
 use crate::http::exchange::{self, End, Exchange, Next, Silence};
 use crate::http::fields::Fields;
@@ -292,7 +293,9 @@ impl ProxyHttp for Proxy {
         mut e: Box<Error>,
     ) -> Box<Error> {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
-        let again = ctx.failed(exchange::connect_failure(&e), sendable(session));
+        let failure = exchange::connect_failure(&e);
+        blame::endpoint(ctx, failure, &e);
+        let again = ctx.failed(failure, sendable(session));
         e.set_retry(again);
         if !again {
             let reason = match (timed_out, ctx.remaining().is_zero()) {
@@ -438,6 +441,7 @@ impl ProxyHttp for Proxy {
             RetryType::ReusedOnly if client_reused => Failure::Stale,
             _ => Failure::Broken,
         };
+        blame::endpoint(ctx, failure, &e);
         let again = ctx.failed(failure, sendable(session));
         e.set_retry(again);
         if !again && cut_off {

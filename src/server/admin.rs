@@ -16,6 +16,7 @@ use pingora_http::RequestHeader;
 use serde_json::{Value, json};
 
 use crate::server::drain::Drain;
+use crate::server::last_errors;
 use crate::server::reload::Reload;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{EndpointHealthy, Metrics};
@@ -102,9 +103,23 @@ impl Admin {
                 status: StatusCode::OK,
                 content_type: "application/yaml",
                 allow: None,
-                body: self.snapshots.load().config.redacted_text(),
+                body: self.config(),
             },
         }
+    }
+
+    /// The configuration, with what went wrong last as comments at its end.
+    fn config(&self) -> String {
+        let snapshot = self.snapshots.load();
+        let mut text = snapshot.config.redacted_text();
+        let errors = snapshot.upstreams.iter().flat_map(last_errors::comments);
+        for (nth, comment) in errors.enumerate() {
+            if nth == 0 {
+                text.push_str("\n# The last error of endpoints that had one:\n");
+            }
+            text.push_str(&comment);
+        }
+        text
     }
 
     async fn reload(&self) -> Answer {
@@ -179,15 +194,22 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
             if endpoint.role() != Role::Unknown {
                 status["role"] = json!(endpoint.role().as_str());
             }
+            status["last_error"] = last_errors::shown(endpoint.last_error());
             status
         })
         .collect();
-    let unresolved: Vec<String> = upstream
-        .health()
-        .into_iter()
-        .map(|(label, _)| label)
-        .filter(|label| !upstream.endpoints().iter().any(|e| e.label() == label))
-        .collect();
+    let unresolved = upstream.unresolved();
+    let without_address = unresolved.iter().map(|(label, error)| {
+        json!({
+            "endpoint": label,
+            "address": null,
+            "healthy": false,
+            "ejected": false,
+            "last_error": last_errors::shown(error.clone()),
+        })
+    });
+    let endpoints: Vec<Value> = endpoints.into_iter().chain(without_address).collect();
+    let unresolved: Vec<&str> = unresolved.iter().map(|(label, _)| label.as_str()).collect();
     json!({
         "upstream": upstream.label(),
         "in_flight": upstream.in_flight(),

@@ -17,6 +17,7 @@ pub mod drain;
 pub mod edge;
 pub mod handoff;
 pub mod io;
+mod last_errors;
 pub mod listener;
 pub mod occasions;
 pub mod paths;

@@ -5,6 +5,7 @@
 //! sent when a try is repeated. Called by `session.rs`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -150,12 +151,16 @@ async fn fresh(
         }
         Ok(Err(error)) => {
             log::debug!("{}: cannot connect: {error}", endpoint.label());
+            endpoint.note_connect_error(&error);
             match dial::is_ours(&error) {
                 true => Err(Failed::ForWantHere),
                 false => Err(Failed::Refused),
             }
         }
-        Err(_) => Err(Failed::TimedOut),
+        Err(_) => {
+            endpoint.note_connect_error(&io::ErrorKind::TimedOut.into());
+            Err(Failed::TimedOut)
+        }
     }
 }
 

@@ -152,10 +152,12 @@ impl Routed<'_> {
         if answer == Some(b'S') {
             return Ok(connected);
         }
+        let endpoint = connected.lease.endpoint();
+        endpoint.note_error("no TLS, although its route is chosen by server name");
         log::warn!(
             "{} is chosen by server name, but its server has no TLS; endpoint={}",
             self.route.label,
-            connected.lease.endpoint().label()
+            endpoint.label()
         );
         connected.lease.finish(Outcome::Failed);
         Err(Reason::UpstreamError)
@@ -231,6 +233,9 @@ impl Routed<'_> {
         }
         self.told.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
+            lease
+                .endpoint()
+                .note_error("the connection of a session broke");
             lease.record(Outcome::Failed);
             sessions.warm.flush(lease.endpoint());
         }

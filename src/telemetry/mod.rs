@@ -3,7 +3,7 @@
 mod access_log;
 mod metrics;
 
-pub use access_log::{AccessLog, Record, Second, wall_clock};
+pub use access_log::{AccessLog, Record, Second, rfc3339, wall_clock};
 pub use metrics::{
     ActiveConnection, Direction, EndpointHealthy, HttpRouteMetrics, InFlight, ListenerMetrics,
     Metrics, ReloadResult, TcpRouteMetrics, TcpSession, WarmSocket,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{LOOK, Upstream, UpstreamSource, lock, stopped};
+use super::{LOOK, LastError, Upstream, UpstreamSource, lock, stopped};
 use crate::config::Host;
 
 /// How long an answer is good for.
@@ -109,6 +109,8 @@ struct Record {
     /// Lookups in a row that gave nothing.
     failures: u32,
     answer: Option<Vec<SocketAddr>>,
+    /// Why the last lookup gave nothing.
+    error: Option<LastError>,
 }
 
 impl Record {
@@ -151,6 +153,8 @@ impl Discovery {
             if record.failures == 0 {
                 // Said once: the next failure is no news, the first answer is.
                 record.failures = 1;
+                let why = format_args!("resolve: no answer within {} ms", timeout.as_millis());
+                record.error = Some(LastError::new(why));
                 log::warn!(
                     "no answer for {}:{} within {} ms, starting without",
                     name.0,
@@ -186,6 +190,7 @@ impl Discovery {
                     due: now,
                     failures: 0,
                     answer: None,
+                    error: None,
                 })
             });
         }
@@ -229,10 +234,12 @@ impl Discovery {
                     log::info!("name resolves again: {}:{}", name.0, name.1);
                 }
                 record.failures = 0;
+                record.error = None;
                 record.due = Instant::now() + refresh;
                 record.answer = Some(addresses);
             }
             Err(error) => {
+                record.error = Some(LastError::new(format_args!("resolve: {error}")));
                 if record.failures == 0 {
                     let kept = record.answer.as_ref().map_or(0, Vec::len);
                     log::warn!(
@@ -274,12 +281,18 @@ fn names_of(upstream: &Upstream) -> Vec<Name> {
         .collect()
 }
 
-/// Passes every answer on. An upstream that has it already does nothing.
+/// Passes every answer on, good or bad. An upstream that has it already does nothing.
 fn tell(upstreams: &[Arc<Upstream>], names: &HashMap<Name, Record>) {
     for upstream in upstreams {
         for name in names_of(upstream) {
-            if let Some(answer) = names.get(&name).and_then(|record| record.answer.as_ref()) {
+            let Some(record) = names.get(&name) else {
+                continue;
+            };
+            if let Some(answer) = &record.answer {
                 upstream.note_addresses(&name.0, name.1, answer);
+            }
+            if let Some(error) = &record.error {
+                upstream.note_unresolved(&name.0, name.1, error);
             }
         }
     }

@@ -3,15 +3,19 @@
 //! Its own file because balancing, limits, health and discovery all read it and none owns it.
 //! Invariant: what the configuration says is fixed for the life of an [`Endpoint`]; what changes
 //! (health, in-flight, ejection) lives in its vitals, which pass from one generation of the
-//! configuration to the next. Everything here is read without a lock.
+//! configuration to the next. What a pick reads here is read without a lock.
 
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 
+use super::dial;
 use super::eject::Ejector;
+use super::last_error::{LastError, Remembered};
 use super::warm::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
 
@@ -68,6 +72,7 @@ struct Vitals {
     ejector: Ejector,
     picks: AtomicU64,
     failures: AtomicU64,
+    last_error: Remembered,
     warm: Shelf,
 }
 
@@ -93,6 +98,7 @@ impl Endpoint {
                 ejector: Ejector::new(),
                 picks: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
+                last_error: Remembered::default(),
                 warm: Shelf::default(),
             }),
         })
@@ -164,6 +170,27 @@ impl Endpoint {
     /// Leases that ended with a failure of the endpoint.
     pub fn failures(&self) -> u64 {
         self.vitals.failures.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong with it last; stays when all is well again.
+    pub fn last_error(&self) -> Option<LastError> {
+        self.vitals.last_error.last()
+    }
+
+    /// Takes note of an error of the endpoint. `why` is for operators and holds nothing secret.
+    pub fn note_error(&self, why: impl fmt::Display) {
+        self.remember(LastError::new(why));
+    }
+
+    /// Takes note of a connect that failed, unless for want of something here.
+    pub fn note_connect_error(&self, error: &io::Error) {
+        if !dial::is_ours(error) {
+            self.note_error(format_args!("connect: {error}"));
+        }
+    }
+
+    pub(super) fn remember(&self, error: LastError) {
+        self.vitals.last_error.note(error);
     }
 
     /// Passes its checks and is not ejected. What is picked may differ: ejection is undone while

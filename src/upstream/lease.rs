@@ -69,9 +69,12 @@ impl Lease {
             Outcome::Answered(status) if !self.upstream.counts_as_failure(status) => {
                 self.endpoint.ejector().note_success();
             }
-            Outcome::Answered(_) | Outcome::ConnectFailed | Outcome::Failed => {
-                self.upstream.note_failure(&self.endpoint)
+            Outcome::Answered(status) => {
+                let why = format_args!("answered with status {status}");
+                self.endpoint.note_error(why);
+                self.upstream.note_failure(&self.endpoint);
             }
+            Outcome::ConnectFailed | Outcome::Failed => self.upstream.note_failure(&self.endpoint),
             Outcome::Neutral => {}
         }
     }

@@ -10,7 +10,7 @@
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
-//! `limit` (how many at once, and the queue), `eject` (out after failures), `lease`, [`budget`]
+//! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `lease`, [`budget`]
 //! (retries), [`dial`] (connects), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
 //! [`peer`] (Pingora's peer).
 
@@ -24,6 +24,7 @@ pub mod endpoint;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+mod last_error;
 mod lease;
 mod limit;
 pub mod peer;
@@ -35,7 +36,7 @@ mod tune;
 mod view;
 pub mod warm;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +48,7 @@ use tokio::time::Instant;
 
 pub use self::custom::{Balancer, Balancers, Candidate, Wish};
 pub use self::endpoint::{Endpoint, EndpointId, Role};
+pub use self::last_error::LastError;
 pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
@@ -58,7 +60,7 @@ use self::custom::{Custom, Rule};
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
 use self::view::{GROUPS, Regime, View};
-use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec};
+use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec, UpstreamUrl};
 
 /// Gives the upstreams of the current configuration. Asked several times a second by the work in
 /// the background, which so sees a reload without being told.
@@ -91,6 +93,8 @@ struct Lineage {
     /// The next endpoint id.
     ids: Arc<AtomicU64>,
     budget: Arc<RetryBudget>,
+    /// Why names have no address, by label.
+    unresolved: Arc<Mutex<HashMap<String, LastError>>>,
     /// Held while a view is built, and while an endpoint is ejected or taken in again.
     deciding: Arc<Mutex<()>>,
 }
@@ -262,6 +266,35 @@ impl Upstream {
         }
     }
 
+    /// Takes note that a name could not be resolved, this time.
+    fn note_unresolved(&self, host: &str, port: u16, why: &LastError) {
+        let is_it = |url: &UpstreamUrl| {
+            matches!(&url.host, Host::Name(name) if name == host) && url.port == port
+        };
+        let set = self.endpoints();
+        for endpoint in set.iter().filter(|endpoint| is_it(endpoint.url())) {
+            endpoint.remember(why.clone());
+        }
+        let mut unresolved = lock(&self.lineage.unresolved);
+        let configured = &self.spec.endpoints;
+        unresolved.retain(|label, _| configured.iter().any(|e| e.url.label == *label));
+        for endpoint in configured.iter().filter(|endpoint| is_it(&endpoint.url)) {
+            unresolved.insert(endpoint.url.label.clone(), why.clone());
+        }
+    }
+
+    /// The configured endpoints without an address, by label, and why they have none.
+    pub fn unresolved(&self) -> Vec<(String, Option<LastError>)> {
+        let set = self.endpoints();
+        let known: HashSet<&str> = set.iter().map(|endpoint| endpoint.label()).collect();
+        let unresolved = lock(&self.lineage.unresolved);
+        let labels = self.spec.endpoints.iter().map(|e| e.url.label.as_str());
+        labels
+            .filter(|label| !known.contains(label))
+            .map(|label| (label.to_owned(), unresolved.get(label).cloned()))
+            .collect()
+    }
+
     /// Takes the result of an active check. Returns the new verdict when it has changed.
     fn note_check(
         &self,
@@ -272,7 +305,10 @@ impl Upstream {
         // Before the verdict: who comes back never does so in the role it had.
         let new_role = match result {
             Ok(role) => endpoint.note_role(*role).then_some(*role),
-            Err(_) => None,
+            Err(why) => {
+                endpoint.note_error(format_args!("check: {why}"));
+                None
+            }
         };
         if let Some(role) = new_role {
             log::info!(

@@ -4,6 +4,7 @@
 //! all checks of an endpoint, none of them keeps a connection, and each has a timeout at every
 //! step. Made by the prober when it first sees an endpoint.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,8 +76,27 @@ struct Checked {
 impl Probe for Checked {
     async fn check(&self, _endpoint: &Endpoint, _timeout: Duration) -> Result<Role, String> {
         let check = self.check.check(&self.target);
-        check.await.map_err(|error| error.to_string())?;
+        check.await.map_err(|error| words(&error))?;
         Ok(Role::Unknown)
+    }
+}
+
+/// Pingora's error as a line of our own. Not its context, which may quote a whole response head with
+/// whatever is secret in it.
+fn words(error: &Error) -> String {
+    use ErrorType::*;
+    let root = error.root_cause();
+    // Pingora 0.9 hides the system's error behind details of its own where a connect failed.
+    let behind = || root.source()?.downcast_ref::<io::Error>();
+    let cause = root.downcast_ref::<io::Error>().or_else(behind);
+    match (error.etype(), cause) {
+        (CustomCode(STATUS, got), _) => format!("status {got} is not among the healthy ones"),
+        (ConnectTimedout, _) => "connect: timed out".to_owned(),
+        (ConnectRefused | ConnectNoRoute | ConnectError | SocketError, Some(cause)) => {
+            format!("connect: {cause}")
+        }
+        (kind, Some(cause)) => format!("{}: {cause}", kind.as_str()),
+        (kind, None) => kind.as_str().to_owned(),
     }
 }
 
@@ -116,7 +136,7 @@ fn http(
             Ok(())
         } else {
             Error::e_explain(
-                ErrorType::CustomCode("status", got),
+                ErrorType::CustomCode(STATUS, got),
                 "not among the healthy statuses",
             )
         }
@@ -131,6 +151,9 @@ fn clear_text_only() -> ConnectorOptions {
     options.ca_file = Some("/dev/null".to_owned());
     options
 }
+
+/// The kind of our own error about a status.
+const STATUS: &str = "status";
 
 /// An upper bound for the shared check; each check is cut by its own timeout before.
 const LONGEST: Duration = Duration::from_secs(3600);

@@ -20,6 +20,7 @@ mod filters;
 mod forwarding;
 mod health;
 mod interim;
+mod last_errors;
 mod layering;
 mod lifecycle;
 mod limits;

@@ -339,6 +339,13 @@ impl Second {
     }
 }
 
+/// A time as in RFC 3339, in UTC, with milliseconds: as the lines have it.
+pub fn rfc3339(time: SystemTime) -> String {
+    let mut text = Vec::new();
+    Second::new().write(time, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 fn write_second(since: u64, line: &mut Vec<u8>) {
     let (days, second) = (since / 86_400, since % 86_400);
     let (year, month, day) = civil(days);

@@ -195,6 +195,7 @@ impl Connected {
                 state.failures = state.failures.saturating_add(1);
                 state.doubt();
                 state.retry_at = Some(now + wait.min(LAST_RETRY));
+                endpoint.note_connect_error(&error);
                 log::debug!(
                     "connect ahead failed: {error}; upstream={} endpoint={} addr={}",
                     upstream.label(),

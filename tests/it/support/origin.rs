@@ -237,6 +237,10 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }

@@ -1,0 +1,74 @@
+//! What an endpoint is blamed for, in words.
+//!
+//! Its own file because Pingora's errors are not made to be read by operators, and may quote a whole
+//! response head: here only their kind and the system's own cause are taken. Called by `proxy.rs`
+//! when a try failed, before its lease is given back.
+
+use std::io;
+
+use pingora_core::{Error, ErrorType};
+
+use crate::http::exchange::{Exchange, told};
+use crate::http::retry::Failure;
+
+/// Tells the endpoint of the current try how it failed.
+pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
+    let Some(lease) = &ctx.lease else { return };
+    let endpoint = lease.endpoint();
+    match failure {
+        // An idle connection may be closed, and what is missing here is nobody else's fault. Which
+        // statuses are errors is the upstream's to say.
+        Failure::Stale | Failure::NoSocket | Failure::Status(_) => {}
+        Failure::Connect => match cause(error) {
+            Some(cause) => endpoint.note_connect_error(cause),
+            None => endpoint.note_error(format_args!("connect: {}", words(error))),
+        },
+        Failure::TryTimeout => endpoint.note_error(match ctx.first_byte {
+            None => "no response in time",
+            Some(_) => "silent in its response for too long",
+        }),
+        Failure::Broken => {
+            let when = match ctx.first_byte {
+                None => "before a response",
+                Some(_) => "in its response",
+            };
+            match cause(error) {
+                Some(cause) => endpoint.note_error(format_args!("{when}: {cause}")),
+                None => endpoint.note_error(format_args!("{when}: {}", words(error))),
+            }
+        }
+    }
+}
+
+/// What the system said. Pingora 0.9 hides it behind details of its own where a connect failed.
+fn cause(error: &Error) -> Option<&io::Error> {
+    let root = error.root_cause();
+    let behind = || root.source()?.downcast_ref();
+    root.downcast_ref().or_else(behind)
+}
+
+fn words(error: &Error) -> String {
+    match error.etype() {
+        ErrorType::ConnectTimedout => "timed out".into(),
+        ErrorType::ConnectionClosed => "closed the connection".into(),
+        _ => told(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_do_not_quote_what_an_endpoint_said() {
+        let head = "buf: HTTP/1.1 200 OK\r\nSet-Cookie: secret";
+        for (kind, text) in [
+            (ErrorType::ConnectTimedout, "timed out"),
+            (ErrorType::ConnectionClosed, "closed the connection"),
+            (ErrorType::InvalidHTTPHeader, "InvalidHTTPHeader"),
+        ] {
+            let error = Error::explain(kind, head).more_context("Peer: somebody");
+            assert_eq!(words(&error), text);
+        }
+    }
+}
