@@ -18,6 +18,8 @@ pub struct Response {
     pub body: Bytes,
     /// The word for the access log and the metrics.
     pub reason: Reason,
+    /// Where the gateway answers for `reason`: which rule the client broke, for the client to read.
+    pub detail: Option<&'static str>,
 }
 
 impl Response {
@@ -32,6 +34,7 @@ impl Response {
                 ..400 => Reason::Ok,
                 _ => Reason::FilterRefused,
             },
+            detail: None,
         }
     }
 
@@ -42,6 +45,15 @@ impl Response {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             reason,
+            detail: None,
+        }
+    }
+
+    /// The same refusal, told why.
+    pub fn because(self, detail: &'static str) -> Response {
+        Response {
+            detail: Some(detail),
+            ..self
         }
     }
 

@@ -92,6 +92,18 @@ pub enum Next {
 pub struct End {
     pub reason: Reason,
     pub fault: Option<Fault>,
+    /// Which rule the client broke, to be told to it.
+    pub detail: Option<&'static str>,
+}
+
+impl End {
+    /// A request that breaks a rule.
+    pub fn bad_request(detail: &'static str) -> End {
+        End {
+            detail: Some(detail),
+            ..Reason::BadRequest.into()
+        }
+    }
 }
 
 impl From<Reason> for End {
@@ -99,6 +111,7 @@ impl From<Reason> for End {
         End {
             reason,
             fault: reason.fault(),
+            detail: None,
         }
     }
 }
@@ -297,20 +310,21 @@ pub struct Sendable {
 /// Says in our words what Pingora's error says in its own.
 pub fn classify(error: &Error) -> End {
     use ErrorType::*;
+    let malformed = || Malformed::behind(error.root_cause());
     let reason = match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Reason::BodyTooLarge,
         (_, HTTPStatus(400..=499)) => Reason::BadRequest,
         (ErrorSource::Downstream, ReadTimedout | WriteTimedout) => {
             return End {
-                reason: Reason::Timeout,
                 fault: Some(Fault::Client),
+                ..Reason::Timeout.into()
             };
         }
-        (ErrorSource::Downstream, ReadError) if Malformed::behind(error.root_cause()).is_some() => {
-            Reason::BadRequest
-        }
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => {
-            Reason::ClientClosed
+            match malformed().filter(|_| *error.etype() == ReadError) {
+                Some(Malformed(why)) => return End::bad_request(why),
+                None => Reason::ClientClosed,
+            }
         }
         (ErrorSource::Downstream, _) => Reason::BadRequest,
         (_, ConnectTimedout) => Reason::ConnectTimeout,

@@ -20,6 +20,7 @@ use crate::filter::{
 use crate::http::exchange::{End, Exchange};
 use crate::http::respond::{self, Answer};
 use crate::route::normalise;
+use crate::wire::http1::escaped;
 
 /// What the filters of one request keep with it.
 #[derive(Default)]
@@ -66,10 +67,7 @@ pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
         *passed = chain.len();
         return Requested::Unfiltered;
     }
-    let run = chain.request(&mut cx, passed, |target| {
-        let target = normalise(target).map_err(|bad| bad.to_string())?;
-        Ok(target.into_target().into_owned())
-    });
+    let run = chain.request(&mut cx, passed, normalised);
     let result = tokio::time::timeout_at(deadline, run).await;
     match result {
         Ok(Ok(Verdict::Continue)) => Requested::Passed,
@@ -81,6 +79,14 @@ pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
             Requested::Ended(Reason::Timeout)
         }
     }
+}
+
+/// What a filter wants to be sent, as a client would have to send it.
+fn normalised(target: &str) -> std::result::Result<String, String> {
+    let target = escaped(target.as_bytes());
+    let target = String::from_utf8_lossy(&target);
+    let target = normalise(&target).map_err(|bad| bad.to_string())?;
+    Ok(target.into_target().into_owned())
 }
 
 fn answered(response: filter::Response, name: &str, route: &str) -> Requested {
@@ -175,7 +181,7 @@ pub async fn deliver(session: &mut Session, ctx: &mut Exchange, mut answer: Answ
     while let Err(Failed { .. }) = filtered(session, ctx, &mut answer) {
         // One filter less sees the next one.
         ctx.end = Some(Reason::FilterError.into());
-        answer = respond::refusal(Reason::FilterError, Reason::FilterError.fault())?;
+        answer = respond::refusal(Reason::FilterError.into())?;
     }
     respond::write(session, answer).await
 }

@@ -13,14 +13,16 @@ use pingora_http::RequestHeader;
 
 use crate::config::HashOn;
 use crate::error::Reason;
+use crate::http::exchange::End;
 use crate::route::{Route, Table, normalise, strip_prefix};
 
 /// The route of a request and the target to send: path normalised, prefix stripped where asked.
 pub fn matched(
     request: &RequestHeader,
     routes: &Table<Arc<Route>>,
-) -> Result<(Arc<Route>, String), Reason> {
-    let raw = std::str::from_utf8(request.raw_path()).map_err(|_| Reason::BadRequest)?;
+) -> Result<(Arc<Route>, String), End> {
+    let raw = std::str::from_utf8(request.raw_path())
+        .map_err(|_| End::bad_request("the target is not ASCII"))?;
     let host = request
         .headers
         .get(header::HOST)
@@ -30,7 +32,7 @@ pub fn matched(
         let route = routes.lookup(host, "/").ok_or(Reason::NoRoute)?;
         return Ok((route.clone(), raw.to_string()));
     }
-    let target = normalise(&raw).map_err(|_| Reason::BadRequest)?;
+    let target = normalise(&raw).map_err(|bad| End::bad_request(bad.as_str()))?;
     let route = routes
         .lookup(host, target.path())
         .ok_or(Reason::NoRoute)?

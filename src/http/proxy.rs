@@ -70,7 +70,7 @@ impl Proxy {
     }
 
     /// Matches the request and fills the exchange, or says why it cannot be carried.
-    fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), Reason> {
+    fn admit(&self, session: &mut Session, ctx: &mut Exchange) -> Result<(), End> {
         let snapshot = self.snapshots.load();
         if ctx.arrival.is_none() {
             // Not of our own connection loop.
@@ -105,9 +105,9 @@ impl Proxy {
 }
 
 /// What is known of the request once its filters have let it pass.
-fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
+fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), End> {
     let (Some(route), Some(snapshot)) = (&ctx.route, &ctx.snapshot) else {
-        return Err(Reason::NoRoute);
+        return Err(Reason::NoRoute.into());
     };
     let request = session.req_header();
     ctx.hash = hash_key(route, request, ctx.client.ip(), &ctx.target);
@@ -123,7 +123,7 @@ fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), Reason> {
     ctx.expects_continue = ctx.uploading && forward::expects_continue(request);
     let max_body = snapshot.config.max_body_bytes;
     match max_body.is_some_and(|most| length.is_some_and(|length| length > most)) {
-        true => Err(Reason::BodyTooLarge),
+        true => Err(Reason::BodyTooLarge.into()),
         false => Ok(()),
     }
 }
@@ -188,7 +188,7 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         let ended = match self.admit(session, ctx) {
-            Err(reason) => Err(reason),
+            Err(end) => Err(end),
             Ok(()) => match filters::request(session, ctx).await {
                 Requested::Unfiltered => accept(session, ctx),
                 Requested::Passed => {
@@ -201,15 +201,14 @@ impl ProxyHttp for Proxy {
                     filters::deliver(session, ctx, *answer).await?;
                     return Ok(true);
                 }
-                Requested::Ended(reason) => Err(reason),
+                Requested::Ended(reason) => Err(reason.into()),
             },
         };
-        let Err(reason) = ended else {
+        let Err(end) = ended else {
             return Ok(false);
         };
-        let end = End::from(reason);
         ctx.end = Some(end);
-        if reason == Reason::BadRequest {
+        if end.reason == Reason::BadRequest {
             // Who writes such a target may mean something else by the bytes behind it, too.
             session.set_keepalive(None);
         }
@@ -570,7 +569,7 @@ fn ended(ctx: &mut Exchange, reason: Reason) -> Box<Error> {
 
 /// Sends the gateway's own response, as the filters leave it.
 async fn refuse(session: &mut Session, ctx: &mut Exchange, end: End) -> Result<u16> {
-    let answer = respond::refusal(end.reason, end.fault)?;
+    let answer = respond::refusal(end)?;
     filters::deliver(session, ctx, answer).await
 }
 

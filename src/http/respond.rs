@@ -1,8 +1,9 @@
 //! The only place where the gateway's own statuses are chosen and its own responses written.
 //!
 //! Its own file so that nothing else can leak something internal to a client: a response made here
-//! has `status`, `title` and `reason`, and nothing more. Shape: `application/problem+json`
-//! (RFC 9457). Called by `proxy.rs`; the edge uses [`status`] for what it refuses earlier.
+//! has `status`, `title` and `reason`, to a client at fault a `detail` that names the rule it broke,
+//! and nothing more; nothing of the request comes back. Shape: `application/problem+json`
+//! (RFC 9457). Called by `proxy.rs`; the edge uses [`problem`] for what it refuses earlier.
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
@@ -12,6 +13,7 @@ use pingora_proxy::Session;
 
 use crate::error::{Fault, Reason};
 use crate::filter;
+use crate::http::exchange::End;
 
 /// The status for an end with this reason. `fault` tells a client that is late with its body from
 /// an endpoint that is late with its response.
@@ -46,9 +48,13 @@ pub struct Answer {
 }
 
 /// The gateway's own response.
-pub fn refusal(reason: Reason, fault: Option<Fault>) -> Result<Answer> {
-    let status = status(reason, fault);
-    let body = problem(status, reason);
+pub fn refusal(end: End) -> Result<Answer> {
+    let status = status(end.reason, end.fault);
+    let detail = match end.detail {
+        None if status == 400 => Some("the request breaks the grammar of HTTP"),
+        detail => detail,
+    };
+    let body = Bytes::from(problem(status, end.reason, detail));
     let mut head = ResponseHeader::build_no_case(status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
     head.insert_header(header::CACHE_CONTROL, "no-store")?;
@@ -64,7 +70,10 @@ pub fn refusal(reason: Reason, fault: Option<Fault>) -> Result<Answer> {
 /// One with a status that ends no request (RFC 9110, section 15.2).
 pub fn of_filter(response: filter::Response) -> Result<Answer> {
     let mut answer = match response.status {
-        None => refusal(response.reason, response.reason.fault())?,
+        None => refusal(End {
+            detail: response.detail,
+            ..response.reason.into()
+        })?,
         Some(status) if status.is_informational() => {
             return Error::e_explain(ErrorType::InternalError, "a filter answers with 1xx");
         }
@@ -116,14 +125,17 @@ pub async fn write(session: &mut Session, answer: Answer) -> Result<u16> {
     Ok(status)
 }
 
-fn problem(status: u16, reason: Reason) -> Bytes {
+/// A problem document. `detail` is text of ours.
+pub fn problem(status: u16, reason: Reason, detail: Option<&'static str>) -> String {
     let title = http::StatusCode::from_u16(status)
         .ok()
         .and_then(|code| code.canonical_reason())
         .unwrap_or("Error");
-    Bytes::from(format!(
-        "{{\"status\":{status},\"title\":\"{title}\",\"reason\":\"{reason}\"}}"
-    ))
+    let detail = match detail {
+        Some(detail) => format!(",\"detail\":{}", serde_json::Value::from(detail)),
+        None => String::new(),
+    };
+    format!("{{\"status\":{status},\"title\":\"{title}\",\"reason\":\"{reason}\"{detail}}}")
 }
 
 /// What a client is told to wait before it comes again.
@@ -155,10 +167,14 @@ mod tests {
     #[test]
     fn the_body_is_a_problem_document() {
         let body: serde_json::Value =
-            serde_json::from_slice(&problem(503, Reason::QueueTimeout)).unwrap();
+            serde_json::from_str(&problem(503, Reason::QueueTimeout, None)).unwrap();
         assert_eq!(
             body,
             serde_json::json!({"status": 503, "title": "Service Unavailable", "reason": "queue_timeout"})
         );
+        let why = "a \"b\" `\\` 'c'";
+        let body = problem(400, Reason::BadRequest, Some(why));
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["detail"], why);
     }
 }

@@ -109,15 +109,22 @@ pub enum BadPath {
     HiddenDots,
 }
 
-impl fmt::Display for BadPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl BadPath {
+    /// The rule, without anything of the path.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             BadPath::NotOriginForm => "the target does not start with a slash",
             BadPath::BadEscape => "the path has an invalid percent escape",
             BadPath::ForbiddenByte => "the target has a control character, a space or a #",
             BadPath::AboveRoot => "the path leads above its root",
             BadPath::HiddenDots => "the path hides a dot segment",
-        })
+        }
+    }
+}
+
+impl fmt::Display for BadPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

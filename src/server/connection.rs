@@ -122,11 +122,12 @@ where
             Gate::Closed(reason) => return reason,
             Gate::Refused(refused) => {
                 report(edge, &refused, &stream, &listener);
-                let refusal = refused.refusal;
                 if let Some(socket) = stream.into_socket() {
-                    refusal::refuse(socket, refusal.status, None).await;
+                    let method = refused.method.as_deref();
+                    // Boxed: an idle connection must not keep room for it.
+                    Box::pin(refusal::refuse_head(socket, refused.refusal, method)).await;
                 }
-                return refusal.reason;
+                return refused.refusal.reason;
             }
         };
         let arrival = Arrival {

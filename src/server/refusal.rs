@@ -1,7 +1,7 @@
 //! Answers that the edge gives before there is a request, and how a connection ends after one.
 //!
-//! Its own file because both the listener (connection limit) and the connection loop (bad heads)
-//! refuse, and every refusal must linger: closing a socket with unread bytes sends a RST that can
+//! Its own file because both the listener (connection limit, a bare status) and the connection loop
+//! (bad heads, with the rule that was broken) refuse, and every refusal must linger: closing a socket with unread bytes sends a RST that can
 //! destroy the answer on its way (RFC 9112 9.6). Invariant: bounded in time and bytes, whatever the
 //! client does.
 
@@ -14,11 +14,36 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::http::respond::problem;
+use crate::wire::http1::Refusal;
+
 /// Answers `status` without a body, then closes the connection. Takes at most two seconds.
 ///
 /// `retry_after` is in seconds (RFC 9110 10.2.3).
-pub async fn refuse(mut socket: TcpStream, status: u16, retry_after: Option<u32>) {
-    let answer = answer(status, retry_after);
+pub async fn refuse(socket: TcpStream, status: u16, retry_after: Option<u32>) {
+    let mut answer = head(status, 0, retry_after);
+    answer.push_str("Connection: close\r\n\r\n");
+    send(socket, answer).await;
+}
+
+/// Answers a head that must not pass with the reason, then closes the connection. Takes at most two
+/// seconds. `method` is there if the request line was well formed: HEAD gets no body.
+pub(super) fn refuse_head(
+    socket: TcpStream,
+    refusal: Refusal,
+    method: Option<&str>,
+) -> impl Future<Output = ()> + use<> {
+    let body = problem(refusal.status, refusal.reason, Some(refusal.why));
+    let mut answer = head(refusal.status, body.len(), None);
+    answer.push_str("Content-Type: application/problem+json\r\nCache-Control: no-store\r\n");
+    answer.push_str("Connection: close\r\n\r\n");
+    if method != Some("HEAD") {
+        answer.push_str(&body);
+    }
+    send(socket, answer)
+}
+
+async fn send(mut socket: TcpStream, answer: String) {
     if let Ok(Ok(())) = timeout(LINGER, socket.write_all(answer.as_bytes())).await {
         linger(socket).await;
     }
@@ -55,13 +80,13 @@ async fn discard(socket: &mut TcpStream) -> std::io::Result<usize> {
     .await
 }
 
-/// A bare status: no body, and nothing about us.
-fn answer(status: u16, retry_after: Option<u32>) -> String {
+/// Status and what belongs to it: nothing about us.
+fn head(status: u16, length: usize, retry_after: Option<u32>) -> String {
     let reason = StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason())
         .unwrap_or_default();
-    let mut answer = format!("HTTP/1.1 {status} {reason}\r\nContent-Length: 0\r\n");
+    let mut answer = format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\n");
     if status == StatusCode::METHOD_NOT_ALLOWED {
         // RFC 9110 15.5.6 demands it.
         answer.push_str("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
@@ -69,7 +94,6 @@ fn answer(status: u16, retry_after: Option<u32>) -> String {
     if let Some(seconds) = retry_after {
         answer.push_str(&format!("Retry-After: {seconds}\r\n"));
     }
-    answer.push_str("Connection: close\r\n\r\n");
     answer
 }
 

@@ -15,11 +15,13 @@ pub(crate) mod cases;
 mod fields;
 mod head;
 mod request_line;
+mod target;
 #[cfg(test)]
 mod tests;
 
 pub use body::{BodyTracker, Malformed};
 pub use head::{BodyFraming, HeadScanner, HeadSummary, Refusal, Scan, Version};
+pub use target::escaped;
 
 /// Most header fields in one head, and most trailer fields in one body.
 pub const MAX_FIELDS: usize = 100;

@@ -34,5 +34,6 @@ mod retries;
 mod smuggling;
 mod strictness;
 mod support;
+mod targets;
 mod upgrade;
 mod versions;

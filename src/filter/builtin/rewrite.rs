@@ -128,7 +128,7 @@ impl Filter for Rewrite {
             },
             Rewrite::Regex(replacement) => match replacement.apply(path) {
                 Ok(rewritten) => rewritten,
-                Err(TooLong) => return Ok(bad_request()),
+                Err(TooLong) => return Ok(bad_request("the rewritten path is too long")),
             },
         };
         let Some(mut rewritten) = rewritten else {
@@ -139,7 +139,7 @@ impl Filter for Rewrite {
             return Err(format!("`{path}` is no path: it does not begin with a slash").into());
         }
         if !is_unambiguous_path(path) {
-            return Ok(bad_request());
+            return Ok(bad_request("the rewritten path has more than one reading"));
         }
         if let Some(query) = query {
             rewritten.push(if rewritten.contains('?') { '&' } else { '?' });
@@ -150,8 +150,8 @@ impl Filter for Rewrite {
     }
 }
 
-fn bad_request() -> Verdict {
-    Verdict::Respond(Response::refusal(Reason::BadRequest))
+fn bad_request(detail: &'static str) -> Verdict {
+    Verdict::Respond(Response::refusal(Reason::BadRequest).because(detail))
 }
 
 fn redirect(to: &str, status: StatusCode, query: Option<&str>) -> Result<Verdict> {

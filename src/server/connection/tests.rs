@@ -305,7 +305,7 @@ async fn refuses_what_the_table_refuses_and_reports_each_once() {
             "{name}: {answer}"
         );
         assert!(
-            answer.ends_with("Connection: close\r\n\r\n"),
+            answer.contains("Connection: close\r\n\r\n{\"status\":") && answer.ends_with("\"}"),
             "{name}: {answer}"
         );
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{name}: {answer}");

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
@@ -50,6 +51,12 @@ impl Inbox {
         buf.put_slice(&self.unread()[..given]);
         self.consume(given);
         given
+    }
+
+    /// Puts `bytes` in the place of some that are unread.
+    pub(super) fn replace(&mut self, unread: Range<usize>, bytes: &[u8]) {
+        let place = self.given + unread.start..self.given + unread.end;
+        self.bytes.splice(place, bytes.iter().copied());
     }
 
     /// Forgets the first `count` unread bytes.

@@ -49,7 +49,7 @@ pub struct Refusal {
     pub status: u16,
     /// The word for access log and metrics.
     pub reason: Reason,
-    /// What was wrong, for the log; never sent to the client.
+    /// Which rule was broken, for the log and for the client. Holds nothing of what was sent.
     pub why: &'static str,
 }
 
@@ -63,6 +63,8 @@ pub struct HeadSummary {
     pub method: Range<usize>,
     /// The target's bytes.
     pub target: Range<usize>,
+    /// How many of them go on as escapes; see [`escaped`](super::escaped).
+    pub escapes: usize,
     pub version: Version,
     /// How to find the end of the body.
     pub body: BodyFraming,
@@ -178,6 +180,9 @@ impl HeadScanner {
         if !line.is_empty() {
             return self.fields.add(bytes, line).map(|()| None);
         }
+        if self.line - self.start + 2 * request.escapes > self.max_bytes {
+            return Err(too_large("head too long"));
+        }
         let body = self.fields.framing(request.version)?;
         self.fields.check_host(bytes, request)?;
         let http11 = request.version == Version::Http11;
@@ -185,6 +190,7 @@ impl HeadScanner {
             head: self.start..self.line,
             method: request.method.clone(),
             target: request.target.clone(),
+            escapes: request.escapes,
             version: request.version,
             body,
             connection_close: self.fields.close || !(http11 || self.fields.keep_alive),

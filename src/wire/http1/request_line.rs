@@ -1,12 +1,14 @@
 //! The first line of a head: method, target, version.
 //!
 //! Its own file because it has a grammar of its own (RFC 9112 3). Invariant: a line that passes has
-//! one reading; the target is of a form that Pingora holds unchanged. Called by `head`.
+//! one reading; with its escapes the target is of a form that Pingora holds unchanged. Called by
+//! `head`.
 
 use std::ops::Range;
 
 use super::authority::is_authority;
 use super::head::{Refusal, Version, bad, too_large};
+use super::target::{Fate, fate};
 use super::{MAX_METHOD_BYTES, MAX_TARGET_BYTES, is_tchar};
 use crate::error::Reason;
 
@@ -15,6 +17,8 @@ use crate::error::Reason;
 pub(super) struct RequestLine {
     pub(super) method: Range<usize>,
     pub(super) target: Range<usize>,
+    /// How many bytes of the target go on as escapes.
+    pub(super) escapes: usize,
     /// The authority of an absolute-form target.
     pub(super) authority: Option<Range<usize>>,
     pub(super) version: Version,
@@ -36,7 +40,9 @@ impl RequestLine {
             .filter_map(|(at, byte)| (*byte == b' ').then_some(at));
         let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next())
         else {
-            return Err(bad("request line does not have three parts"));
+            return Err(bad(
+                "the request line is not method, target and version with one space between them",
+            ));
         };
         let method = line.start..line.start + first;
         let target = line.start + first + 1..line.start + second;
@@ -50,6 +56,7 @@ impl RequestLine {
         let mut request = RequestLine {
             method,
             target,
+            escapes: 0,
             authority: None,
             version: version(&text[second + 1..])?,
         };
@@ -69,15 +76,15 @@ impl RequestLine {
     /// RFC 9112 3.2: origin-form, absolute-form with `http`, or `*` with OPTIONS.
     fn check_target(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let target = &bytes[self.target.clone()];
-        if target.len() > MAX_TARGET_BYTES {
-            return Err(too_large("target too long"));
+        for byte in target {
+            match fate(*byte) {
+                Fate::Kept => {}
+                Fate::Escaped => self.escapes += 1,
+                Fate::Refused => return Err(bad("a fragment (`#`) in the target")),
+            }
         }
-        let query = target.iter().position(|byte| *byte == b'?');
-        let (path, query) = target.split_at(query.unwrap_or(target.len()));
-        if !path.iter().all(|byte| is_path_byte(*byte))
-            || !query.iter().all(|byte| is_query_byte(*byte))
-        {
-            return Err(bad("invalid byte in the target"));
+        if target.len() + 2 * self.escapes > MAX_TARGET_BYTES {
+            return Err(too_large("target too long"));
         }
         match target {
             [b'/', ..] => Ok(()),
@@ -88,7 +95,7 @@ impl RequestLine {
                 if !(target.len() > scheme.len()
                     && target[..scheme.len()].eq_ignore_ascii_case(scheme))
                 {
-                    return Err(bad("invalid target"));
+                    return Err(bad("the target is neither a path nor an http URL"));
                 }
                 let rest = &target[scheme.len()..];
                 let end = rest
@@ -119,16 +126,4 @@ fn version(text: &[u8]) -> Result<Version, Refusal> {
         }),
         _ => Err(bad("invalid version")),
     }
-}
-
-/// Visible ASCII without `#` (a fragment is never sent, RFC 9112 3.2) and what every client escapes
-/// and Pingora cannot hold. RFC 3986 allows less, but clients send the rest as it is.
-fn is_query_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>')
-}
-
-/// In a path also no backslash: some servers take it for a slash, and would see another path than
-/// the one that was routed.
-fn is_path_byte(byte: u8) -> bool {
-    is_query_byte(byte) && !matches!(byte, b'\\' | b'`')
 }

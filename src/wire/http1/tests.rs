@@ -221,6 +221,25 @@ fn bounds_size_and_number_of_fields() {
         judge(target(65_535).as_bytes(), 100_000),
         Verdict::Status(431)
     );
+    // What goes on must fit as well.
+    let quoted = |length: usize| target(length).replacen("tttt", "\"\"\"\"", 1);
+    assert_eq!(
+        judge(quoted(65_526).as_bytes(), 100_000),
+        Verdict::Pass(BodyFraming::None)
+    );
+    assert_eq!(
+        judge(quoted(65_527).as_bytes(), 100_000),
+        Verdict::Status(431)
+    );
+    let short = quoted(10);
+    assert_eq!(
+        judge(short.as_bytes(), short.len() + 8),
+        Verdict::Pass(BodyFraming::None)
+    );
+    assert_eq!(
+        judge(short.as_bytes(), short.len() + 7),
+        Verdict::Status(431)
+    );
 }
 
 /// How much of `bytes` is the body, and whether it ends there.
@@ -354,7 +373,10 @@ proptest! {
             let head = &bytes[summary.head.clone()];
             prop_assert!(head.ends_with(b"\r\n\r\n"));
             prop_assert!(summary.head.end <= max);
-            prop_assert!(bytes[summary.target].is_ascii());
+            let target = escaped(&bytes[summary.target.clone()]);
+            prop_assert!(target.iter().all(u8::is_ascii_graphic));
+            prop_assert_eq!(target.len(), summary.target.len() + 2 * summary.escapes);
+            prop_assert!(summary.head.len() + 2 * summary.escapes <= max);
             prop_assert!(!head.contains(&0));
             // What passes passes again, alone.
             prop_assert!(matches!(HeadScanner::new(max).scan(head), Scan::Complete(_)));
