@@ -27,6 +27,7 @@ fn written<'a>(refuser: &mut Refuser, pieces: impl Iterator<Item = &'a [u8]>) ->
         match refuser.advance(piece) {
             Step::NeedMore => (),
             Step::Send(more) => bytes.extend(more),
+            Step::Cancel(_) => break,
             Step::Done(last) => {
                 bytes.extend(last);
                 return (bytes, true);

@@ -272,7 +272,7 @@ fn hash(client: IpAddr) -> u64 {
 /// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of
 /// an opening. A client that sent something and then closed its direction may still wait for the
 /// answer, in a protocol in which that is all it has to say.
-async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_type: DbType) {
+pub(super) async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_type: DbType) {
     let one_word = matches!(db_type, DbType::Redis | DbType::Tcp) || db_type.speaks_http();
     while first.len() < sniff::MAX_BYTES {
         first.reserve(1024);

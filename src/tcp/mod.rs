@@ -1,7 +1,7 @@
 //! TCP through the gateway: database sessions from accept to their log line.
 //!
 //! [`session`] is the life of one session: [`opening`] (its first bytes and its route), `filtered` (what the
-//! route's filters say), then [`routed`]: [`connect`] (turn, endpoint, socket), [`relay`] (both directions until the end). [`refuse`] tells
+//! route's filters say), then [`routed`]: [`connect`] (turn, endpoint, socket), `negotiation` (of TLS, with Postgres), [`relay`] (both directions until the end). [`refuse`] tells
 //! a client no in its own protocol, `login` watches a Postgres login for what a
 //! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers. [`carried`] counts
 //! the sessions of a thread.
@@ -11,6 +11,7 @@ pub mod carried;
 pub mod connect;
 mod filtered;
 mod login;
+mod negotiation;
 pub mod opening;
 pub mod probe;
 pub mod refuse;

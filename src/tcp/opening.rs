@@ -58,6 +58,8 @@ pub enum PostgresTls {
     Asked,
     /// We said yes in the server's name; the server must say so too.
     Promised,
+    /// We said no, as all servers of the route did of late; the server must say so too.
+    Denied,
 }
 
 /// Reads the PROXY header of a trusted peer, if it sends one. Returns the client it names.
@@ -108,6 +110,7 @@ pub async fn open(
             other => other?,
         }
     }
+    let mut tls = PostgresTls::No;
     // A client may ask for GSS encryption and for TLS, each once.
     for _ in 0..=MAX_NEGOTIATIONS {
         let sniffed = classify(stream, first, until).await?;
@@ -115,16 +118,26 @@ pub async fn open(
             (Sniffed::PostgresCancel(key), Some(_)) => return Ok(Opening::Cancel(key.clone())),
             (Sniffed::PostgresGssenc, Some(_)) => b'N',
             (Sniffed::PostgresSsl, Some(SslRequest::PassOn(route))) => {
-                return Ok(session(route, PostgresTls::Asked, Told::default));
+                // Known before a server is picked: a cancel that follows waits for none.
+                if !route.upstream.declines_encryption() {
+                    return Ok(session(route, PostgresTls::Asked, Told::default));
+                }
+                tls = PostgresTls::Denied;
+                b'N'
             }
             (Sniffed::PostgresSsl, Some(SslRequest::AskForName)) => {
                 return by_name(stream, first, table, until).await;
             }
             (Sniffed::PostgresSsl, Some(SslRequest::Decline)) => b'N',
             _ => {
-                return Ok(table.select(&sniffed).map_or(Opening::Unmatched, |route| {
-                    session(route, PostgresTls::No, || Told::of(&sniffed))
-                }));
+                // Filters are told the same of a client whether it is known what its server says.
+                let told = || match tls {
+                    PostgresTls::Denied => Told::default(),
+                    _ => Told::of(&sniffed),
+                };
+                return Ok(table
+                    .select(&sniffed)
+                    .map_or(Opening::Unmatched, |route| session(route, tls, told)));
             }
         };
         first.advance(NEGOTIATION_BYTES);
@@ -176,7 +189,11 @@ async fn classify(
 }
 
 /// Reads more of the opening.
-async fn read(stream: &mut TcpStream, first: &mut BytesMut, until: Instant) -> Result<(), Reason> {
+pub(super) async fn read(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    until: Instant,
+) -> Result<(), Reason> {
     if first.len() >= sniff::MAX_BYTES {
         return Err(Reason::BadRequest);
     }
@@ -188,7 +205,8 @@ async fn read(stream: &mut TcpStream, first: &mut BytesMut, until: Instant) -> R
     }
 }
 
-async fn reply(stream: &mut TcpStream, answer: u8) -> Result<(), Reason> {
+/// Answers a request for encryption.
+pub(super) async fn reply(stream: &mut TcpStream, answer: u8) -> Result<(), Reason> {
     // One byte into an empty send buffer cannot block.
     let written = stream.write_all(&[answer]).await;
     written.map_err(|_| Reason::ClientClosed)

@@ -27,7 +27,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::config::{self, DbType, Secret};
 use crate::upstream::health::{Probe, ProbeFactory};
 use crate::upstream::warm::Ready;
-use crate::upstream::{Endpoint, Role};
+use crate::upstream::{Encryption, Endpoint, Role};
 use crate::wire::login::{self, Login, LoginStep};
 use crate::wire::postgres::GSSENC_REQUEST;
 use crate::wire::probe::{self, Verdict};
@@ -105,7 +105,7 @@ impl Probe for DatabaseProbe {
         match self.db_type {
             DbType::Mysql if has_login => self.log_in_to_mysql(addr).await,
             DbType::Mysql => knock(addr).await,
-            DbType::Postgres if !has_login => self.ask_postgres(addr).await,
+            DbType::Postgres if !has_login => self.ask_postgres(endpoint).await,
             DbType::Postgres | DbType::Redis if has_login => {
                 let mut talk = Talk::connect(addr).await?;
                 let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
@@ -146,9 +146,12 @@ impl DatabaseProbe {
 
     /// Asks for encryption by GSSAPI, which any answer refuses or grants, and leaves. Asking for
     /// TLS is the fallback for what does not know that (PostgreSQL before 12, some poolers): a
-    /// server with TLS logs each client that goes without it.
-    async fn ask_postgres(&self, addr: SocketAddr) -> Result<Role, String> {
-        if !self.without_gssenc.load(Ordering::Relaxed) {
+    /// server with TLS logs each client that goes without it. One that declined TLS is asked for it
+    /// again and again, since sessions are told so before they reach it.
+    async fn ask_postgres(&self, endpoint: &Endpoint) -> Result<Role, String> {
+        let addr = endpoint.addr();
+        let declines_tls = endpoint.encryption() == Some(Encryption::Declined);
+        if !declines_tls && !self.without_gssenc.load(Ordering::Relaxed) {
             let mut talk = Talk::connect(addr).await?;
             talk.write(&GSSENC_REQUEST).await?;
             if let Ok(Some(b'G' | b'N')) = talk.read_byte().await {
@@ -158,8 +161,11 @@ impl DatabaseProbe {
         }
         let question = probe::probe(DbType::Postgres).unwrap_or_default();
         let mut talk = Talk::connect(addr).await?;
-        talk.ask(DbType::Postgres, &question).await?;
-        self.without_gssenc.store(true, Ordering::Relaxed);
+        let answer = talk.ask(DbType::Postgres, &question).await?;
+        note_encryption(endpoint, answer.first().copied());
+        if !declines_tls {
+            self.without_gssenc.store(true, Ordering::Relaxed);
+        }
         talk.end().await;
         Ok(Role::Unknown)
     }
@@ -184,6 +190,15 @@ impl DatabaseProbe {
             LoginStep::Done { role, .. } => known(role),
             _ => Role::Unknown,
         })
+    }
+}
+
+/// Takes note of the answer to a request for TLS.
+pub(super) fn note_encryption(endpoint: &Endpoint, answer: Option<u8>) {
+    match answer {
+        Some(b'S') => endpoint.note_encryption(Encryption::Offered),
+        Some(b'N') => endpoint.note_encryption(Encryption::Declined),
+        _ => {}
     }
 }
 

@@ -13,17 +13,22 @@ use tokio::time::timeout;
 
 use crate::config::DbType;
 use crate::error::Reason;
+use crate::wire::postgres::CancelKey;
 use crate::wire::refusal::{Refusal, Refuser, Step};
 use crate::wire::{mysql, postgres};
 
 /// Refuses the client of a route, which ended with `reason` before a server connection stood.
-/// `first` is what it sent so far.
-pub async fn client(stream: TcpStream, db_type: DbType, reason: Reason, first: &[u8]) {
-    let Some(refusal) = refusal(reason) else {
-        return;
-    };
+/// `first` is what it sent so far. Returned is what it turns out to want after all, and itself,
+/// which then was told nothing.
+pub async fn client(
+    stream: TcpStream,
+    db_type: DbType,
+    reason: Reason,
+    first: &[u8],
+) -> Option<(CancelKey, TcpStream)> {
+    let refusal = refusal(reason)?;
     let refuser = Refuser::new(db_type, refusal, reason.as_str());
-    tell(stream, refuser, first).await;
+    tell(stream, refuser, first).await
 }
 
 /// Refuses a client whose protocol no route has told.
@@ -31,7 +36,9 @@ pub async fn unmatched(stream: TcpStream, reason: Reason, first: &[u8]) {
     let Some(refusal) = refusal(reason) else {
         return;
     };
-    tell(stream, Refuser::sniffing(refusal, reason.as_str()), first).await;
+    let refuser = Refuser::sniffing(refusal, reason.as_str());
+    // A listener without a Postgres route has nobody to cancel anything of.
+    let _cancel = tell(stream, refuser, first).await;
 }
 
 /// Says goodbye to a client whose session is over although neither side ended it. Only Postgres
@@ -77,7 +84,11 @@ fn refusal(reason: Reason) -> Option<Refusal> {
     }
 }
 
-async fn tell(mut stream: TcpStream, mut refuser: Refuser, first: &[u8]) {
+async fn tell(
+    mut stream: TcpStream,
+    mut refuser: Refuser,
+    first: &[u8],
+) -> Option<(CancelKey, TcpStream)> {
     let talk = async {
         let mut step = refuser.advance(first);
         let mut buffer = [0; 1024];
@@ -95,6 +106,7 @@ async fn tell(mut stream: TcpStream, mut refuser: Refuser, first: &[u8]) {
                     }
                 }
                 Step::NeedMore => {}
+                Step::Cancel(key) => return Ok(Some(key)),
             }
             let read = stream.read(&mut buffer).await?;
             if read == 0 {
@@ -106,9 +118,12 @@ async fn tell(mut stream: TcpStream, mut refuser: Refuser, first: &[u8]) {
         // What the client sent meanwhile would turn our close into a reset, and it would never
         // read what it was told.
         while stream.read(&mut buffer).await? > 0 {}
-        Ok::<(), std::io::Error>(())
+        Ok::<_, std::io::Error>(None)
     };
-    let _ = timeout(PATIENCE, talk).await;
+    match timeout(PATIENCE, talk).await {
+        Ok(Ok(Some(key))) => Some((key, stream)),
+        _ => None,
+    }
 }
 
 /// ReadyForQuery outside of a transaction (PostgreSQL, "Message Formats").

@@ -50,6 +50,10 @@ pub struct Relay<'a> {
     pub to_server: Bytes,
     /// Of the server, read already: written to the client before anything else.
     pub to_client: Bytes,
+    /// Bytes of the client that the server was given before the relay began.
+    pub passed_up: u64,
+    /// Bytes of the server that the client was given before the relay began.
+    pub passed_down: u64,
     /// Sees what is read from the client.
     pub on_client_bytes: Option<Observer<'a>>,
     /// Sees what is read from the server.
@@ -96,7 +100,7 @@ pub struct Ended {
     /// `upstream_error`: the server spoke and left before the client had sent anything.
     /// `idle_timeout`, `half_open`, `drained`.
     pub reason: Reason,
-    /// Bytes written to the server, those given to begin with included.
+    /// Bytes written to the server, those given to begin with and before included.
     pub up: u64,
     /// Bytes written to the client.
     pub down: u64,
@@ -139,6 +143,8 @@ impl<'a> Relay<'a> {
             preface: Bytes::new(),
             to_server: Bytes::new(),
             to_client: Bytes::new(),
+            passed_up: 0,
+            passed_down: 0,
             on_client_bytes: None,
             on_server_bytes: None,
             silent_client: SilentClient::PassEnd,

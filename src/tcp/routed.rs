@@ -10,28 +10,31 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
-use crate::route::TcpRoute;
+use crate::route::{TcpRoute, TcpTable};
+use crate::tcp::cancel;
 use crate::tcp::carried::Carried;
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::login::Login;
+use crate::tcp::negotiation::Settled;
 use crate::tcp::opening::PostgresTls;
 use crate::tcp::refuse;
 use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
 use crate::tcp::session::Sessions;
 use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
+use crate::wire::postgres::{CancelKey, SSL_REQUEST};
 use crate::wire::proxy_protocol::{self, Addresses};
-use crate::wire::{postgres, replay};
+use crate::wire::replay;
 
 /// What a session is from its opening to its end.
 pub struct Routed<'s> {
     pub sessions: &'s Sessions,
+    pub table: &'s TcpTable,
     pub route: &'s TcpRoute,
     /// By its proxy's word, where it has one.
     pub client: SocketAddr,
@@ -60,6 +63,16 @@ struct Pairing {
     preface: Bytes,
     /// And then, of the client's.
     first: Bytes,
+    /// What the server has said already.
+    answer: Bytes,
+    /// Whether what is said can be read, where the protocol tells.
+    in_clear: InClear,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InClear {
+    Yes,
+    No,
 }
 
 impl Routed<'_> {
@@ -71,16 +84,25 @@ impl Routed<'_> {
         mut first: BytesMut,
     ) -> Reason {
         let connected = self.connect(settings, &mut stream, &mut first).await;
-        let connected = match connected {
-            Ok(connected) if self.tls == PostgresTls::Promised => {
-                self.keep_promise(connected).await
+        let settled = match connected {
+            Ok(connected) if self.tls != PostgresTls::No => {
+                let settling = self.settle_encryption(settings, connected, &mut stream, &mut first);
+                // Boxed: a session has no room for it once it goes on.
+                Box::pin(settling).await
             }
-            connected => connected,
+            connected => connected.map(|c| (c, Settled::InClear(Bytes::new()))),
         };
-        let connected = match connected {
-            Ok(connected) => connected,
+        let (connected, in_clear, answer) = match settled {
+            Ok((connected, Settled::InClear(answer))) => (connected, InClear::Yes, answer),
+            Ok((connected, Settled::Encrypted)) => (connected, InClear::No, Bytes::new()),
+            Ok((connected, Settled::Cancel(key))) => {
+                // Its place is free before the cancel is out: the server has not begun a session.
+                drop(connected);
+                self.cancel(&key, stream).await;
+                return Reason::Ok;
+            }
             Err(reason) => {
-                refuse::client(stream, self.route.db_type, reason, &first).await;
+                self.refuse(stream, reason, &first).await;
                 return reason;
             }
         };
@@ -97,11 +119,13 @@ impl Routed<'_> {
             warmth,
             next,
             first: first.freeze(),
+            answer,
+            in_clear,
         };
         let ended = self.relay(&lease, pairing).await;
         if let Rest::Unanswered { client, sent } = ended.rest {
             return match replay::is_harmless(self.route.db_type, &sent) {
-                true => self.replace(lease, client, sent).await,
+                true => self.replace(lease, client, sent, in_clear).await,
                 false => self.give_up(lease, client, sent).await,
             };
         }
@@ -135,43 +159,6 @@ impl Routed<'_> {
         }
     }
 
-    /// We told the client that there is TLS. Whether its server says so, too.
-    async fn keep_promise(&mut self, mut connected: Connected) -> Result<Connected, Reason> {
-        let mut answer = self.ask_for_tls(&mut connected.server).await;
-        if answer.is_none() && connected.warmth == Warmth::Warm {
-            // Dead before any byte came back: replaced once, unseen.
-            let (server, lease) = self.instead(connected.lease).await?;
-            connected = Connected {
-                server,
-                lease,
-                warmth: Warmth::Fresh,
-                next: connected.next,
-            };
-            answer = self.ask_for_tls(&mut connected.server).await;
-        }
-        if answer == Some(b'S') {
-            return Ok(connected);
-        }
-        let endpoint = connected.lease.endpoint();
-        endpoint.note_error("no TLS, although its route is chosen by server name");
-        log::warn!(
-            "{} is chosen by server name, but its server has no TLS; endpoint={}",
-            self.route.label,
-            endpoint.label()
-        );
-        connected.lease.finish(Outcome::Failed);
-        Err(Reason::UpstreamError)
-    }
-
-    /// Exactly the server's one byte is read; `None` when none comes.
-    async fn ask_for_tls(&self, server: &mut TcpStream) -> Option<u8> {
-        let ask = async {
-            server.write_all(&postgres::SSL_REQUEST).await?;
-            server.read_u8().await
-        };
-        timeout_at(self.deadline, ask).await.ok()?.ok()
-    }
-
     /// The PROXY header, where the route has one.
     fn preface(&self, stream: &TcpStream) -> Bytes {
         let Some(version) = self.route.proxy_protocol else {
@@ -193,6 +180,11 @@ impl Routed<'_> {
         relay.pipes = Some(sessions.pipes.clone());
         relay.preface = pairing.preface;
         relay.to_server = pairing.first;
+        relay.to_client = pairing.answer;
+        if self.tls != PostgresTls::No {
+            relay.passed_up = SSL_REQUEST.len() as u64;
+            relay.passed_down = 1;
+        }
         relay.carried = self.carried.take();
         if route.db_type == DbType::Mysql {
             relay.silent_client = SilentClient::HandBack;
@@ -200,9 +192,9 @@ impl Routed<'_> {
         if pairing.warmth == Warmth::Warm {
             relay.keep_unanswered = KEEP_UNANSWERED;
         }
-        if route.db_type == DbType::Postgres && self.tls != PostgresTls::Promised {
+        if route.db_type == DbType::Postgres && pairing.in_clear == InClear::Yes {
             let endpoint = lease.endpoint();
-            let mut login = Login::new(self.tls);
+            let mut login = Login::new();
             let registered = &registered;
             let mut next = pairing.next;
             relay.on_server_bytes = Some(Box::new(move |bytes| {
@@ -244,11 +236,17 @@ impl Routed<'_> {
 
     /// A warm socket was dead before any byte came back: once, and unseen by the client, a fresh
     /// one takes its place.
-    async fn replace(&mut self, lease: Lease, client: TcpStream, sent: Bytes) -> Reason {
+    async fn replace(
+        &mut self,
+        lease: Lease,
+        client: TcpStream,
+        sent: Bytes,
+        in_clear: InClear,
+    ) -> Reason {
         let (server, lease) = match self.instead(lease).await {
             Ok(instead) => instead,
             Err(reason) => {
-                refuse::client(client, self.route.db_type, reason, &sent).await;
+                self.refuse(client, reason, &sent).await;
                 return reason;
             }
         };
@@ -259,6 +257,8 @@ impl Routed<'_> {
             warmth: Warmth::Fresh,
             next: None,
             first: sent,
+            answer: Bytes::new(),
+            in_clear,
         };
         let ended = self.relay(&lease, pairing).await;
         self.part(ended.reason, ended.rest).await;
@@ -271,13 +271,13 @@ impl Routed<'_> {
     async fn give_up(&mut self, lease: Lease, client: TcpStream, sent: Bytes) -> Reason {
         let reason = Reason::UpstreamReset;
         self.told.up += sent.len() as u64;
-        refuse::client(client, self.route.db_type, reason, &sent).await;
+        self.refuse(client, reason, &sent).await;
         lease.finish(Outcome::Neutral);
         reason
     }
 
     /// A connection in the place of a warm one that was dead.
-    async fn instead(&mut self, lease: Lease) -> Result<(TcpStream, Lease), Reason> {
+    pub(super) async fn instead(&mut self, lease: Lease) -> Result<(TcpStream, Lease), Reason> {
         let instead = connect::instead(
             self.route,
             self.client.ip(),
@@ -287,6 +287,18 @@ impl Routed<'_> {
             &mut self.told.efforts,
         );
         instead.await.ok_or(Reason::ConnectFailed)
+    }
+
+    /// Tells the client no, unless what it is told no to turns out to be a cancel.
+    pub async fn refuse(&self, stream: TcpStream, reason: Reason, first: &[u8]) {
+        let refused = refuse::client(stream, self.route.db_type, reason, first).await;
+        if let Some((key, stream)) = refused {
+            self.cancel(&key, stream).await;
+        }
+    }
+
+    async fn cancel(&self, key: &CancelKey, stream: TcpStream) {
+        cancel::carry(key, &self.sessions.cancels, self.table, stream).await;
     }
 
     /// Takes leave of whoever is still there.

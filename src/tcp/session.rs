@@ -116,7 +116,10 @@ impl Sessions {
         let why = Reason::TooManyConnections;
         match opening(&mut stream, &mut first, &table, config, &mut client).await {
             Ok(Opening::Session { route, .. }) => {
-                refuse::client(stream, route.db_type, why, &first).await;
+                let refused = refuse::client(stream, route.db_type, why, &first).await;
+                if let Some((key, stream)) = refused {
+                    cancel::carry(&key, &self.cancels, &table, stream).await;
+                }
             }
             Ok(Opening::Cancel(key)) => {
                 cancel::carry(&key, &self.cancels, &table, stream).await;
@@ -188,6 +191,7 @@ impl Sessions {
         let session = route.metrics.session(story.started.into_std());
         let routed = Routed {
             sessions: self,
+            table: &table,
             route: &route,
             client: story.client,
             tls,
@@ -198,7 +202,7 @@ impl Sessions {
         let reason = match let_in {
             Ok(()) => routed.carry(&config.tcp_proxy, stream, first).await,
             Err(reason) => {
-                refuse::client(stream, route.db_type, reason, &first).await;
+                routed.refuse(stream, reason, &first).await;
                 reason
             }
         };

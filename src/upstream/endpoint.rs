@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::dial;
 use super::eject::Ejector;
+use super::encryption::{Answer, Encryption};
 use super::last_error::{LastError, Remembered};
 use super::warm::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
@@ -70,6 +71,7 @@ struct Vitals {
     /// A [`Role`], as `u8`.
     role: AtomicU8,
     ejector: Ejector,
+    encryption: Answer,
     picks: AtomicU64,
     failures: AtomicU64,
     last_error: Remembered,
@@ -96,6 +98,7 @@ impl Endpoint {
                 against: AtomicU32::new(0),
                 role: AtomicU8::new(Role::Unknown as u8),
                 ejector: Ejector::new(),
+                encryption: Answer::new(),
                 picks: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
                 last_error: Remembered::default(),
@@ -215,6 +218,21 @@ impl Endpoint {
             return Role::Unknown;
         }
         Role::from_u8(self.vitals.role.load(Ordering::SeqCst))
+    }
+
+    /// What it answered last to a client that asked for TLS. `None`: it was never asked.
+    pub fn encryption(&self) -> Option<Encryption> {
+        self.vitals.encryption.last()
+    }
+
+    /// Takes note of its answer to a client that asked for TLS.
+    pub fn note_encryption(&self, encryption: Encryption) {
+        self.vitals.encryption.note(encryption);
+    }
+
+    /// Whether it declined TLS of late.
+    pub(super) fn declines_encryption(&self) -> bool {
+        self.vitals.encryption.is_fresh_no()
     }
 
     /// Whether too many failures in a row have put it out for now.

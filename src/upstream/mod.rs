@@ -10,8 +10,9 @@
 //! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
-//! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `lease`, [`budget`]
-//! (retries), [`dial`] (connects), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
+//! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
+//! speaks TLS), `lease`, [`budget`] (retries), [`dial`] (connects), `ring` (Ketama), `probe` (Pingora's
+//! checks), [`warm`] (sockets connected ahead),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
@@ -20,6 +21,7 @@ mod custom;
 pub mod dial;
 pub mod discovery;
 mod eject;
+mod encryption;
 pub mod endpoint;
 #[cfg(test)]
 mod fixture;
@@ -47,6 +49,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use self::custom::{Balancer, Balancers, Candidate, Wish};
+pub use self::encryption::Encryption;
 pub use self::endpoint::{Endpoint, EndpointId, Role};
 pub use self::last_error::LastError;
 pub use self::lease::{Lease, Outcome};
@@ -176,6 +179,35 @@ impl Upstream {
             .iter()
             .map(|e| (e.url.label.clone(), healthy.contains(e.url.label.as_str())))
             .collect()
+    }
+
+    /// What its servers answer to clients that ask for TLS: yes, where one of them has said so.
+    /// `None`: no client has asked one, nor has a check.
+    pub fn encryption(&self) -> Option<Encryption> {
+        let set = self.endpoints();
+        let mut answers = set.iter().filter_map(|endpoint| endpoint.encryption());
+        let first = answers.next()?;
+        let offered = first == Encryption::Offered || answers.any(|a| a == Encryption::Offered);
+        Some(match offered {
+            true => Encryption::Offered,
+            false => Encryption::Declined,
+        })
+    }
+
+    /// Whether each of its servers that can be picked has declined TLS of late, and none has ever
+    /// offered it last: then the answer is known before a server is picked.
+    pub fn declines_encryption(&self) -> bool {
+        let set = self.endpoints();
+        let mut declined = false;
+        for endpoint in set.iter() {
+            match endpoint.declines_encryption() {
+                true => declined = true,
+                false if endpoint.is_healthy() => return false,
+                false if endpoint.encryption() == Some(Encryption::Offered) => return false,
+                false => {}
+            }
+        }
+        declined
     }
 
     /// Leases held now, those of earlier generations of the configuration included.

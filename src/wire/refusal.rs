@@ -5,7 +5,7 @@
 //! [`Step::Done`], after a bounded number of bytes. Called by TCP sessions; only `why` varies, and
 //! it is a text of the gateway's own.
 
-use super::postgres::{self, Start};
+use super::postgres::{self, CancelKey, Start};
 use super::sniff::{self, Sniffed};
 use super::{cql, http_db, mongodb, mysql, redis, tds, tls, tns};
 use crate::config::DbType;
@@ -102,6 +102,9 @@ pub enum Step {
     /// Write this (it may be empty) and close, with a moment for the client to read: bytes of it
     /// that lie unread would turn the close into a reset and take the answer away.
     Done(Vec<u8>),
+    /// A Postgres client wants no session, but a query of another one cancelled, which is refused to
+    /// nobody. It is owed nothing but the end.
+    Cancel(CancelKey),
 }
 
 /// Leads one client to its refusal.
@@ -295,8 +298,13 @@ impl Refuser {
                 }
                 Start::Ssl => had_ssl,
                 Start::Gssenc => had_gssenc,
-                // Neither is answered by servers.
-                Start::Cancel(_) | Start::Malformed => return self.done(written),
+                Start::Cancel(_) if !written.is_empty() => return Step::Send(written),
+                Start::Cancel(key) => {
+                    self.done(Vec::new());
+                    return Step::Cancel(key);
+                }
+                // Servers do not answer it.
+                Start::Malformed => return self.done(written),
             };
             if std::mem::replace(asked, true) {
                 return self.done(written);

@@ -96,6 +96,13 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Counts so many bytes that were read and written before.
+    pub(super) fn having_passed(mut self, bytes: u64) -> Flow<'a> {
+        self.taken += bytes;
+        self.given += bytes;
+        self
+    }
+
     /// Writes `preface`, which is not the source's, before all else.
     pub(super) fn after(mut self, preface: Bytes) -> Flow<'a> {
         if !preface.is_empty() {

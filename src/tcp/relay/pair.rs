@@ -75,10 +75,12 @@ impl<'a> Pair<'a> {
             client,
             server,
             up: Flow::new(relay.to_server, relay.on_client_bytes)
+                .having_passed(relay.passed_up)
                 // Before the preface, which is not of the client and is not sent again as if it were.
                 .keeping(keep)
                 .after(relay.preface),
-            down: Flow::new(relay.to_client, relay.on_server_bytes),
+            down: Flow::new(relay.to_client, relay.on_server_bytes)
+                .having_passed(relay.passed_down),
             first: None,
             clock: Clock::new(),
             checks: 0,

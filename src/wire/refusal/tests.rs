@@ -26,7 +26,7 @@ fn written(refuser: &mut Refuser, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     for piece in pieces {
         match refuser.advance(piece) {
-            Step::NeedMore => (),
+            Step::NeedMore | Step::Cancel(_) => (),
             Step::Send(more) => bytes.extend(more),
             Step::Done(last) => {
                 bytes.extend(last);
@@ -178,9 +178,33 @@ fn postgres_is_told_no_to_encryption_and_only_then_the_error() {
 }
 
 #[test]
-fn postgres_says_nothing_to_cancels_repetitions_and_nonsense() {
-    let cancel = CancelKey::from_bytes(&[1; 8]).unwrap().to_request();
-    for bytes in [&cancel[..], b"\0\0\xff\xff", b"\x16\x03\x01\0\0\x02"] {
+fn a_cancel_is_handed_back_wherever_it_comes() {
+    let key = CancelKey::from_bytes(&[1; 8]).unwrap();
+    let cancel = key.to_request();
+    for asked in [vec![], vec![SSL_REQUEST], vec![GSSENC_REQUEST, SSL_REQUEST]] {
+        let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "w");
+        for request in &asked {
+            assert_eq!(refuser.advance(request), Step::Send(b"N".to_vec()));
+        }
+        for byte in &cancel[..cancel.len() - 1] {
+            assert_eq!(refuser.advance(&[*byte]), Step::NeedMore);
+        }
+        let last = refuser.advance(&cancel[cancel.len() - 1..]);
+        assert_eq!(last, Step::Cancel(key.clone()));
+        // All at once.
+        let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "w");
+        let mut step = refuser.advance(&[&asked.concat()[..], &cancel].concat());
+        if !asked.is_empty() {
+            assert_eq!(step, Step::Send(vec![b'N'; asked.len()]));
+            step = refuser.advance(b"");
+        }
+        assert_eq!(step, Step::Cancel(key.clone()));
+    }
+}
+
+#[test]
+fn postgres_says_nothing_to_repetitions_and_nonsense() {
+    for bytes in [&b"\0\0\xff\xff"[..], b"\x16\x03\x01\0\0\x02"] {
         let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "w");
         assert_eq!(refuser.advance(bytes), Step::Done(Vec::new()));
     }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use super::raw::Raw;
 use super::{gateway, psql, tcp};
 use crate::support::drivers::psycopg;
 use crate::support::{Gw, Postgres, eventually, loaded, route_entry};
@@ -164,4 +165,195 @@ fn a_cancel_of_a_session_that_is_over_disturbs_nobody() {
     eventually(Duration::from_secs(5), "the server was asked", || {
         server.log().contains("did not match any process")
     });
+}
+
+/// Eight sessions, one after another, whose query is cancelled as drivers do it: on a connection that
+/// asks for TLS first, as theirs did. Prints how many were.
+const BY_DRIVERS: [(&str, &str); 2] = [
+    (
+        "psycopg",
+        r#"
+cancelled = 0
+for n in range(8):
+    with connect(sslmode="prefer") as db:
+        cancel = threading.Thread(target=db.cancel_safe)
+        db.add_notice_handler(lambda notice: cancel.start())
+        try:
+            db.execute("DO $$ BEGIN RAISE NOTICE 'running'; PERFORM pg_sleep(20); END $$")
+        except psycopg.errors.QueryCanceled:
+            cancelled += 1
+        cancel.join()
+print(cancelled)
+"#,
+    ),
+    (
+        "asyncpg",
+        r#"
+import asyncio, asyncpg
+async def main():
+    cancelled = 0
+    for n in range(8):
+        db = await asyncpg.connect()
+        began = time.monotonic()
+        try:
+            await db.fetch("SELECT pg_sleep(20)", timeout=0.3)
+        except asyncio.TimeoutError:
+            # The driver waits until its cancel is out, and the server until it is ready again.
+            cancelled += await db.fetchval("SELECT 1") if time.monotonic() - began < 10 else 0
+        await db.close()
+    print(cancelled)
+asyncio.run(main())
+"#,
+    ),
+];
+
+/// Reads the cancel key of a session that has just begun.
+fn key_of(client: &mut Raw) -> Vec<u8> {
+    loop {
+        let (kind, body) = client.message();
+        match kind {
+            b'K' => return body,
+            b'E' => panic!("refused: {}", String::from_utf8_lossy(&body)),
+            _ => {}
+        }
+    }
+}
+
+fn cancel_request(key: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(key.len() + 8).unwrap().to_be_bytes();
+    [&length, &b"\x04\xd2\x16\x2e"[..], key].concat()
+}
+
+const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+const GSSENC_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x30";
+
+#[test]
+fn a_cancel_after_a_request_for_tls_reaches_the_server_of_its_query() {
+    for keys in ["", "health_check: false", "max_connections: 1"] {
+        for (driver, program) in BY_DRIVERS {
+            let servers = [Postgres::new(), Postgres::new()];
+            let gw = gateway(&[&servers[0], &servers[1]], keys);
+            let said = psycopg(gw.tcp_addr(0), program).unwrap();
+            assert_eq!(said, "8", "{driver} {keys}");
+            let asked = asked(&servers);
+            assert_eq!(asked.iter().sum::<usize>(), 8, "{driver} {keys}");
+            assert!(asked.iter().all(|n| *n > 0), "{driver} {keys}: {asked:?}");
+            for server in &servers {
+                let log = server.log();
+                assert!(!log.contains("cancel request"), "{driver} {keys}: {log}");
+            }
+        }
+    }
+}
+
+/// Nothing is known of what the servers answer: no session has asked, and no check.
+#[test]
+fn a_cancel_finds_its_server_whatever_encryption_it_asks_for_and_however_it_is_cut() {
+    let servers = [(); 3].map(|()| Postgres::trusting(&[]));
+    let [a, b, c] = &servers;
+    let requests: [&[&[u8]]; 4] = [
+        &[SSL_REQUEST],
+        &[GSSENC_REQUEST, SSL_REQUEST],
+        &[SSL_REQUEST, GSSENC_REQUEST],
+        &[GSSENC_REQUEST],
+    ];
+    for requests in requests {
+        let gw = gateway(&[a, b, c], "health_check: false");
+        let mut session = Raw::login(gw.tcp_addr(0));
+        let key = key_of(&mut session);
+        while session.message().0 != b'Z' {}
+        session.query("SELECT pg_sleep(60)");
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'";
+        eventually(Duration::from_secs(10), "it runs", || {
+            servers.iter().any(|server| server.sql(running) == "1")
+        });
+        let mut canceller = Raw::connect(gw.tcp_addr(0));
+        for request in requests {
+            canceller.send(request);
+            assert_eq!(canceller.byte(), b'N');
+        }
+        for byte in cancel_request(&key) {
+            canceller.send(&[byte]);
+        }
+        assert_eq!(canceller.rest(), b"", "as a server answers");
+        let error = loop {
+            let (kind, body) = session.message();
+            if kind == b'E' {
+                break String::from_utf8_lossy(&body).into_owned();
+            }
+        };
+        assert!(error.contains("57014"), "{error}");
+    }
+}
+
+#[test]
+fn a_cancel_after_a_request_for_tls_is_neither_queued_nor_limited() {
+    let server = Postgres::new();
+    let program = r#"
+db = connect(sslmode="prefer")
+def wait():
+    try:
+        connect(sslmode="prefer").execute("SELECT 1")
+    except psycopg.OperationalError:
+        pass
+waiting = threading.Thread(target=wait)
+cancel = threading.Thread(target=db.cancel_safe)
+db.add_notice_handler(lambda notice: (waiting.start(), cancel.start()))
+try:
+    db.execute("DO $$ BEGIN RAISE NOTICE 'running'; PERFORM pg_sleep(20); END $$")
+except psycopg.errors.QueryCanceled:
+    print("cancelled")
+db.close()
+waiting.join()
+cancel.join()
+"#;
+    let queue = "max_connections: 1\nqueue_timeout_ms: 30000\nhealth_check: false";
+    let gw = gateway(&[&server], queue);
+    assert_eq!(psycopg(gw.tcp_addr(0), program).unwrap(), "cancelled");
+    let sessions = |gw: &Gw| {
+        gw.metrics()
+            .sum("tcp_proxy_connection_new", &[("route", "db")])
+    };
+    assert_eq!(sessions(&gw), 2.0, "a cancel is no session");
+    // Above the limit of the gateway itself, where sessions are refused.
+    let gw = Gw::start(format!(
+        "max_connections: 1\n{}",
+        tcp(&route_entry("db", &[server.url()], ""))
+    ));
+    assert_eq!(psycopg(gw.tcp_addr(0), program).unwrap(), "cancelled");
+}
+
+/// A server that has declined TLS may have it later: nobody who asks goes on in clear for that.
+#[test]
+fn a_server_that_begins_to_offer_tls_gets_no_session_in_clear_that_asked_for_it() {
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let server = Postgres::new();
+    // What was connected ahead is answered by the rules of that moment.
+    let gateway = |keys: &str| {
+        Gw::start(format!(
+            "tcp_proxy: {{enabled: true, listen_addr: \"127.0.0.1:0\", connection_pooling: false}}\nroutes:\n{}",
+            route_entry("db", &[server.url()], keys)
+        ))
+    };
+    let gw = gateway("health_check: false");
+    let checked = gateway("health_check: {interval_ms: 50}");
+    let ask = |gw: &Gw, mode: &str| psql(gw.tcp_addr(0), &format!("sslmode={mode}"), encrypted);
+    for gw in [&gw, &checked] {
+        assert_eq!(ask(gw, "prefer").unwrap(), "f");
+    }
+    server.sql("ALTER SYSTEM SET ssl = on");
+    server.sql("SELECT pg_reload_conf()");
+    eventually(Duration::from_secs(10), "it has TLS", || {
+        psql(server.addr(), "sslmode=require", encrypted).is_ok()
+    });
+    // The first is told that something is wrong, and from then on it is known.
+    let error = ask(&gw, "prefer").unwrap_err();
+    assert!(error.contains("upstream_error"), "{error}");
+    assert_eq!(ask(&gw, "prefer").unwrap(), "t");
+    assert_eq!(ask(&gw, "require").unwrap(), "t");
+    // A check finds it out before anybody does.
+    eventually(Duration::from_secs(10), "it is found out", || {
+        ask(&checked, "require").is_ok()
+    });
+    assert_eq!(ask(&checked, "prefer").unwrap(), "t");
 }

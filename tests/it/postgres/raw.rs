@@ -43,6 +43,24 @@ impl Raw {
         byte[0]
     }
 
+    /// The kind and the body of the next message.
+    #[track_caller]
+    pub fn message(&mut self) -> (u8, Vec<u8>) {
+        let kind = self.byte();
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).expect("a length");
+        let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
+        self.0.read_exact(&mut body).expect("a body");
+        (kind, body)
+    }
+
+    /// Sends a query, in clear.
+    #[track_caller]
+    pub fn query(&mut self, text: &str) {
+        let length = u32::try_from(text.len() + 5).expect("short").to_be_bytes();
+        self.send(&[b"Q", &length[..], text.as_bytes(), b"\0"].concat());
+    }
+
     /// Reads the kind of the next message.
     #[track_caller]
     pub fn expect(&mut self, kind: u8) {

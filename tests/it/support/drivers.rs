@@ -1,4 +1,5 @@
-//! Database drivers as applications use them: psycopg, PyMySQL and redis-py, in a Python of their own.
+//! Database drivers as applications use them: psycopg, asyncpg, PyMySQL and redis-py, in a Python of
+//! their own.
 //!
 //! Its own file because what a driver makes of an error is what an application sees of the gateway.
 //! Invariant: the drivers are installed once, into a virtual environment beside the build, within
@@ -14,7 +15,12 @@ use super::Postgres;
 use super::daemon::{output, program};
 
 /// The drivers, as pip is asked for them.
-const DRIVERS: [&str; 3] = ["psycopg[binary]==3.2.*", "PyMySQL==1.1.*", "redis==5.*"];
+const DRIVERS: [&str; 4] = [
+    "psycopg[binary]==3.2.*",
+    "asyncpg==0.32.*",
+    "PyMySQL==1.1.*",
+    "redis==5.*",
+];
 
 /// A Python that has the drivers: add `-c` and a program.
 pub fn python() -> Command {
@@ -116,7 +122,7 @@ mod tests {
     fn all_drivers_are_there_and_psycopg_talks_to_a_server() {
         let versions = output(python().args([
             "-c",
-            "import psycopg, pymysql, redis; print(psycopg.__version__)",
+            "import asyncpg, psycopg, pymysql, redis; print(psycopg.__version__)",
         ]));
         assert!(versions.unwrap().starts_with("3."));
         let server = Postgres::new();
