@@ -26,8 +26,8 @@ fn main() -> Result<(), Error> {
     let answered = AtomicU64::new(0);
     let count = from_response_fn(move |cx, head| {
         let nth = answered.fetch_add(1, Ordering::Relaxed) + 1;
-        head.set("x-answer".parse()?, nth.to_string().parse()?)?;
-        head.set("x-route".parse()?, cx.route().parse()?)
+        head.set("x-answer", nth)?;
+        head.set("x-route", cx.route())
     });
 
     Gateway::from_file(config)?

@@ -76,7 +76,7 @@ impl Filter for ApiKey {
     fn upstream_request(&self, cx: &mut Context<'_>, head: &mut RequestHead<'_>) -> Result<()> {
         head.remove(&self.header)?;
         if let Some(Caller(name)) = cx.extensions().get() {
-            head.set(HeaderName::from_static("x-caller"), name.clone())?;
+            head.set("x-caller", name)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use harbr_router::server::Gateway;
 fn main() -> Result<(), harbr_router::Error> {
     let config = std::env::args().nth(1).unwrap_or("config.yml".into());
     let hello = from_fn(|cx| {
-        cx.request_mut().set("x-hello".parse()?, "world".parse()?)?;
+        cx.request_mut().set("x-hello", "world")?;
         Ok(Verdict::Continue)
     });
     Gateway::from_file(config)?

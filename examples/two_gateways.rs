@@ -10,7 +10,7 @@ use harbr_router::server::{Gateway, Running};
 /// A gateway that notes on each request that it came through here.
 fn start(name: &'static str, config: &str) -> Result<Running, Error> {
     let via = from_fn(move |cx| {
-        cx.request_mut().add("x-via".parse()?, name.parse()?)?;
+        cx.request_mut().add("x-via", name)?;
         Ok(Verdict::Continue)
     });
     let running = Gateway::from_file(config)?

@@ -9,7 +9,7 @@
 //!
 //! fn main() -> Result<(), harbr_router::Error> {
 //!     let hello = from_fn(|cx| {
-//!         cx.request_mut().set("x-hello".parse()?, "world".parse()?)?;
+//!         cx.request_mut().set("x-hello", "world")?;
 //!         Ok(Verdict::Continue)
 //!     });
 //!     let running = Gateway::from_file("config.yml")?

@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
 /// fn main() -> std::process::ExitCode {
 ///     cli::main_with(|gateway| {
 ///         gateway.every_request("greet", filter::from_fn(|cx| {
-///             cx.request_mut().set("x-greeting".parse()?, "hello".parse()?)?;
+///             cx.request_mut().set("x-greeting", "hello")?;
 ///             Ok(filter::Verdict::Continue)
 ///         }))
 ///     })

@@ -12,6 +12,7 @@ use log::error;
 
 use super::files::FileRead;
 use super::guard::{guarded, guarded_future};
+use super::left_out::{Found, LeftOut};
 use super::{Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, Verdict};
 use crate::config::{FilterSpec, OnError, Settings};
 
@@ -24,8 +25,7 @@ pub struct Chain {
 #[derive(Debug)]
 struct Inner {
     steps: Vec<Step<dyn Filter>>,
-    /// For each phase, in the order of its bit, the steps that take part in it.
-    by_phase: [Vec<usize>; Phases::COUNT],
+    left_out: LeftOut,
 }
 
 /// One filter and its place in the configuration.
@@ -60,14 +60,9 @@ pub type Normalise = fn(&str) -> std::result::Result<String, String>;
 
 impl Chain {
     pub(super) fn new(steps: Vec<Step<dyn Filter>>) -> Chain {
-        let by_phase = Phases::EACH.map(|phase| {
-            let all = steps.iter().enumerate();
-            all.filter(|(_, step)| step.filter.phases().contains(phase))
-                .map(|(nth, _)| nth)
-                .collect()
-        });
+        let left_out = LeftOut::new(steps.iter().map(|step| step.filter.phases()));
         Chain {
-            inner: Arc::new(Inner { steps, by_phase }),
+            inner: Arc::new(Inner { steps, left_out }),
         }
     }
 
@@ -84,9 +79,9 @@ impl Chain {
         self.inner.steps.len()
     }
 
-    /// Whether any filter takes part in this one phase.
+    /// Whether any filter may take part in this one phase.
     pub fn takes_part(&self, phase: Phases) -> bool {
-        !self.of(phase).is_empty()
+        self.inner.left_out.any_in(phase)
     }
 
     /// The name of a filter by its place.
@@ -105,10 +100,11 @@ impl Chain {
         passed: &mut usize,
         normalise: Normalise,
     ) -> std::result::Result<Verdict, Failed> {
-        for &nth in self.of(Phases::REQUEST) {
+        for (nth, step) in self.of(Phases::REQUEST) {
             *passed = nth;
-            let step = &self.steps()[nth];
+            cx.idle = false;
             let result = guarded_future(|| step.filter.request(cx)).await;
+            self.called(nth, Phases::REQUEST, "request", cx);
             match result.and_then(|verdict| settled(cx, normalise).map(|()| verdict)) {
                 Ok(Verdict::Continue) => {}
                 Ok(answer) => return Ok(answer),
@@ -129,10 +125,12 @@ impl Chain {
         body: &mut Option<Bytes>,
         last: Last,
     ) -> std::result::Result<(), Failed> {
-        for &nth in self.of(Phases::REQUEST_BODY) {
-            let step = &self.steps()[nth];
+        for (nth, step) in self.of(Phases::REQUEST_BODY) {
             let before = step.before(body);
-            if let Err(error) = guarded(|| step.filter.request_body(cx, body, last)) {
+            cx.idle = false;
+            let result = guarded(|| step.filter.request_body(cx, body, last));
+            self.called(nth, Phases::REQUEST_BODY, "request_body", cx);
+            if let Err(error) = result {
                 step.failed(nth, "request_body", error, cx.route)?;
                 *body = before;
             }
@@ -149,9 +147,11 @@ impl Chain {
         cx: &mut Context<'_>,
         head: &mut RequestHead<'_>,
     ) -> std::result::Result<(), Failed> {
-        for &nth in self.of(Phases::UPSTREAM_REQUEST) {
-            let step = &self.steps()[nth];
-            if let Err(error) = guarded(|| step.filter.upstream_request(cx, head)) {
+        for (nth, step) in self.of(Phases::UPSTREAM_REQUEST) {
+            cx.idle = false;
+            let result = guarded(|| step.filter.upstream_request(cx, head));
+            self.called(nth, Phases::UPSTREAM_REQUEST, "upstream_request", cx);
+            if let Err(error) = result {
                 step.failed(nth, "upstream_request", error, cx.route)?;
             }
         }
@@ -168,9 +168,11 @@ impl Chain {
         head: &mut ResponseHead<'_>,
         among: usize,
     ) -> std::result::Result<(), Failed> {
-        for nth in self.reversed(Phases::RESPONSE, among) {
-            let step = &self.steps()[nth];
-            if let Err(error) = guarded(|| step.filter.response(cx, head)) {
+        for (nth, step) in self.reversed(Phases::RESPONSE, among) {
+            cx.idle = false;
+            let result = guarded(|| step.filter.response(cx, head));
+            self.called(nth, Phases::RESPONSE, "response", cx);
+            if let Err(error) = result {
                 step.failed(nth, "response", error, cx.route)?;
             }
         }
@@ -188,10 +190,12 @@ impl Chain {
         last: Last,
         among: usize,
     ) -> std::result::Result<(), Failed> {
-        for nth in self.reversed(Phases::RESPONSE_BODY, among) {
-            let step = &self.steps()[nth];
+        for (nth, step) in self.reversed(Phases::RESPONSE_BODY, among) {
             let before = step.before(body);
-            if let Err(error) = guarded(|| step.filter.response_body(cx, body, last)) {
+            cx.idle = false;
+            let result = guarded(|| step.filter.response_body(cx, body, last));
+            self.called(nth, Phases::RESPONSE_BODY, "response_body", cx);
+            if let Err(error) = result {
                 step.failed(nth, "response_body", error, cx.route)?;
                 *body = before;
             }
@@ -201,25 +205,45 @@ impl Chain {
 
     /// The end of the request.
     pub fn log(&self, cx: &mut Context<'_>, end: &End) {
-        for &nth in self.of(Phases::LOG) {
-            let step = &self.steps()[nth];
+        for (nth, step) in self.of(Phases::LOG) {
+            cx.idle = false;
             let logged = guarded(|| {
                 step.filter.log(cx, end);
                 Ok(())
             });
+            self.called(nth, Phases::LOG, "log", cx);
             if let Err(error) = logged {
                 report(&step.name, "log", &*error, cx.route);
             }
         }
     }
 
-    fn of(&self, phase: Phases) -> &[usize] {
-        &self.inner.by_phase[phase.nth()]
+    /// The filters that are called in `phase`.
+    fn of(&self, phase: Phases) -> impl DoubleEndedIterator<Item = (usize, &Step<dyn Filter>)> {
+        let all = self.steps().iter().enumerate();
+        all.filter(move |(nth, _)| self.inner.left_out.is_called(*nth, phase))
     }
 
-    fn reversed(&self, phase: Phases, among: usize) -> impl Iterator<Item = usize> {
-        let all = self.of(phase).iter().rev().copied();
-        all.skip_while(move |nth| *nth >= among)
+    fn reversed(
+        &self,
+        phase: Phases,
+        among: usize,
+    ) -> impl Iterator<Item = (usize, &Step<dyn Filter>)> {
+        let all = self.of(phase).rev();
+        all.skip_while(move |(nth, _)| *nth >= among)
+    }
+
+    /// A filter was called in `phase`: the first time where it leaves that out, it is told whether
+    /// that was true.
+    fn called(&self, nth: usize, phase: Phases, named: &str, cx: &Context<'_>) {
+        if let Found::Work = self.inner.left_out.called(nth, phase, cx.idle) {
+            error!(
+                "filter `{}` has work in `{named}`, which its `phases()` leaves out: it is called \
+                 all the same. Name the phase, or leave `phases` out (route {})",
+                self.name(nth),
+                cx.route
+            );
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Context<'a> {
     pub(crate) replaced: Option<String>,
     pub(crate) extensions: &'a mut Extensions,
     pub(crate) attempt: &'a mut Attempt,
+    /// The filter that is called has said that it has nothing to do in this phase.
+    pub(crate) idle: bool,
 }
 
 /// What belongs to one try of a request; empty again when the next one begins.
@@ -102,6 +104,13 @@ impl Context<'_> {
         &mut self.attempt.extensions
     }
 
+    /// Says, in a phase that [`Filter::phases`](super::Filter::phases) leaves out, that this filter
+    /// does nothing in it for any request: it is not called there again. Every method of `Filter`
+    /// that is not written says so. Changes nothing in a phase that is not left out.
+    pub fn take_no_part(&mut self) {
+        self.idle = true;
+    }
+
     /// The way out: Pingora's own session. Nothing about it is promised by this crate's version.
     pub fn pingora(&mut self) -> &mut Session {
         self.session
@@ -141,23 +150,43 @@ impl<'a> RequestHead<'a> {
         &self.head.headers
     }
 
-    /// Replaces all values of `name`.
-    pub fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
-        allowed(&name)?;
+    /// Replaces all values of `name`. Texts and numbers will do as well as the types of `http`.
+    ///
+    /// # Errors
+    /// A name or a value that cannot be one, or a name that is the gateway's.
+    pub fn set<N, V>(&mut self, name: N, value: V) -> Result<()>
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        let (name, value) = (allowed(name)?, parsed(value)?);
         Ok(self.head.insert_header(name, value)?)
     }
 
-    /// Adds one more value.
-    pub fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
-        allowed(&name)?;
+    /// Adds one more value, as [`set`](Self::set).
+    ///
+    /// # Errors
+    /// As `set`.
+    pub fn add<N, V>(&mut self, name: N, value: V) -> Result<()>
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        let (name, value) = (allowed(name)?, parsed(value)?);
         self.head.append_header(name, value)?;
         Ok(())
     }
 
     /// Removes all values.
-    pub fn remove(&mut self, name: &HeaderName) -> Result<()> {
-        allowed(name)?;
-        self.head.remove_header(name);
+    ///
+    /// # Errors
+    /// A name that cannot be one, or is the gateway's.
+    pub fn remove<N>(&mut self, name: N) -> Result<()>
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+    {
+        let name = allowed(name)?;
+        self.head.remove_header(&name);
         Ok(())
     }
 
@@ -199,23 +228,43 @@ impl<'a> ResponseHead<'a> {
         &self.head.headers
     }
 
-    /// Replaces all values of `name`.
-    pub fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
-        allowed(&name)?;
+    /// Replaces all values of `name`. Texts and numbers will do as well as the types of `http`.
+    ///
+    /// # Errors
+    /// A name or a value that cannot be one, or a name that is the gateway's.
+    pub fn set<N, V>(&mut self, name: N, value: V) -> Result<()>
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        let (name, value) = (allowed(name)?, parsed(value)?);
         Ok(self.head.insert_header(name, value)?)
     }
 
-    /// Adds one more value.
-    pub fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
-        allowed(&name)?;
+    /// Adds one more value, as [`set`](Self::set).
+    ///
+    /// # Errors
+    /// As `set`.
+    pub fn add<N, V>(&mut self, name: N, value: V) -> Result<()>
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        let (name, value) = (allowed(name)?, parsed(value)?);
         self.head.append_header(name, value)?;
         Ok(())
     }
 
     /// Removes all values.
-    pub fn remove(&mut self, name: &HeaderName) -> Result<()> {
-        allowed(name)?;
-        self.head.remove_header(name);
+    ///
+    /// # Errors
+    /// A name that cannot be one, or is the gateway's.
+    pub fn remove<N>(&mut self, name: N) -> Result<()>
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+    {
+        let name = allowed(name)?;
+        self.head.remove_header(&name);
         Ok(())
     }
 
@@ -234,12 +283,23 @@ impl<'a> ResponseHead<'a> {
     }
 }
 
+fn parsed<T, V>(text: V) -> Result<T>
+where
+    V: TryInto<T, Error: Into<http::Error>>,
+{
+    text.try_into().map_err(|wrong| wrong.into().into())
+}
+
 /// Two sides that disagree on where a message ends are how requests are smuggled (RFC 9112,
 /// section 11.2).
-fn allowed(name: &HeaderName) -> Result<()> {
-    match FRAMING.contains(name) {
+fn allowed<N>(name: N) -> Result<HeaderName>
+where
+    N: TryInto<HeaderName, Error: Into<http::Error>>,
+{
+    let name: HeaderName = parsed(name)?;
+    match FRAMING.contains(&name) {
         true => Err(format!("`{name}` belongs to the gateway and cannot be changed").into()),
-        false => Ok(()),
+        false => Ok(name),
     }
 }
 

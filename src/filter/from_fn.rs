@@ -18,6 +18,18 @@ where
     FromFn { call }
 }
 
+/// As [`from_fn`], for a closure or a function that waits: `from_async_fn(async move |cx| …)`.
+///
+/// It is cloned for each request, so what it captures is best behind an `Arc`. Its own function
+/// because Rust cannot tell `|cx|` from `async |cx|` before it knows what `cx` is.
+pub fn from_async_fn<C>(call: C) -> FromAsyncFn<C>
+where
+    C: AsyncFnOnce(&mut Context<'_>) -> Result<Verdict>,
+    C: for<'f, 'c> CallAsync<&'f mut Context<'c>> + Clone + Send + Sync + 'static,
+{
+    FromAsyncFn { call }
+}
+
 /// A closure that sees the head of each response before the client does.
 pub fn from_response_fn<C>(call: C) -> FromResponseFn<C>
 where
@@ -43,6 +55,47 @@ where
 
     async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
         (self.call)(cx)
+    }
+}
+
+/// See [`from_async_fn`].
+#[derive(Clone, Copy)]
+pub struct FromAsyncFn<C> {
+    call: C,
+}
+
+#[async_trait]
+impl<C> Filter for FromAsyncFn<C>
+where
+    C: for<'f, 'c> CallAsync<&'f mut Context<'c>> + Clone + Send + Sync + 'static,
+{
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
+        self.call.clone().call_async(cx).await
+    }
+}
+
+/// What an async closure makes may go from one thread to another. `AsyncFn` itself cannot ask for
+/// that: to name the future of a closure that borrows from itself takes return type notation
+/// (rust-lang/rust#109417). A clone that is called once borrows from nobody.
+pub trait CallAsync<A> {
+    type Future: Future<Output = Result<Verdict>> + Send;
+
+    fn call_async(self, argument: A) -> Self::Future;
+}
+
+impl<A, C, F> CallAsync<A> for C
+where
+    C: FnOnce(A) -> F,
+    F: Future<Output = Result<Verdict>> + Send,
+{
+    type Future = F;
+
+    fn call_async(self, argument: A) -> F {
+        self(argument)
     }
 }
 

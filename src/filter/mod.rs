@@ -14,6 +14,7 @@ mod context;
 mod files;
 mod from_fn;
 mod guard;
+mod left_out;
 mod registry;
 mod response;
 mod schema;
@@ -35,7 +36,9 @@ pub use self::compile::Chains;
 pub(crate) use self::context::FRAMING;
 pub use self::context::{Attempt, Context, RequestHead, ResponseHead};
 pub use self::files::Files;
-pub use self::from_fn::{FromFn, FromResponseFn, from_fn, from_response_fn};
+pub use self::from_fn::{
+    FromAsyncFn, FromFn, FromResponseFn, from_async_fn, from_fn, from_response_fn,
+};
 pub use self::registry::Registry;
 pub use self::response::Response;
 pub use self::tcp::{TcpContext, TcpEnd, TcpFilter, TcpVerdict};
@@ -55,14 +58,20 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 /// in the order written, responses in reverse.
 #[async_trait]
 pub trait Filter: Send + Sync + 'static {
-    /// The phases this filter takes part in; the others are never called. All, unless it says less.
+    /// The phases this filter takes part in. All, unless it says less: that spares the calls of
+    /// methods that are not written.
+    ///
+    /// One that is left out is called once all the same. When it turns out to be written, that is
+    /// an error in the log, and it goes on being called. A filter that has nothing to do in a phase
+    /// because of its settings leaves it out here and says [`Context::take_no_part`] there.
     fn phases(&self) -> Phases {
         Phases::ALL
     }
 
     /// The request is matched, and no endpoint is picked yet. Its head and target may be changed; a
     /// [`Verdict::Respond`] answers it here.
-    async fn request(&self, _cx: &mut Context<'_>) -> Result<Verdict> {
+    async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
+        cx.take_no_part();
         Ok(Verdict::Continue)
     }
 
@@ -71,21 +80,24 @@ pub trait Filter: Send + Sync + 'static {
     /// [`Context::attempt`].
     fn request_body(
         &self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         _body: &mut Option<Bytes>,
         _last: Last,
     ) -> Result<()> {
+        cx.take_no_part();
         Ok(())
     }
 
     /// The head as this try will send it, after the gateway's own changes.
-    fn upstream_request(&self, _cx: &mut Context<'_>, _head: &mut RequestHead<'_>) -> Result<()> {
+    fn upstream_request(&self, cx: &mut Context<'_>, _head: &mut RequestHead<'_>) -> Result<()> {
+        cx.take_no_part();
         Ok(())
     }
 
     /// The head of the response that the client gets, also of one that the gateway or a later
     /// filter made.
-    fn response(&self, _cx: &mut Context<'_>, _head: &mut ResponseHead<'_>) -> Result<()> {
+    fn response(&self, cx: &mut Context<'_>, _head: &mut ResponseHead<'_>) -> Result<()> {
+        cx.take_no_part();
         Ok(())
     }
 
@@ -93,15 +105,18 @@ pub trait Filter: Send + Sync + 'static {
     /// which may be `None`.
     fn response_body(
         &self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         _body: &mut Option<Bytes>,
         _last: Last,
     ) -> Result<()> {
+        cx.take_no_part();
         Ok(())
     }
 
     /// The request is over. What it does with it must not wait.
-    fn log(&self, _cx: &mut Context<'_>, _end: &End) {}
+    fn log(&self, cx: &mut Context<'_>, _end: &End) {
+        cx.take_no_part();
+    }
 }
 
 /// What becomes of a request after a filter saw it.
@@ -144,23 +159,8 @@ impl Phases {
     pub const LOG: Phases = Phases(1 << 5);
     pub const ALL: Phases = Phases((1 << 6) - 1);
 
-    pub(crate) const COUNT: usize = 6;
-    /// Each alone, in the order of its bit.
-    pub(crate) const EACH: [Phases; Phases::COUNT] = [
-        Phases::REQUEST,
-        Phases::REQUEST_BODY,
-        Phases::UPSTREAM_REQUEST,
-        Phases::RESPONSE,
-        Phases::RESPONSE_BODY,
-        Phases::LOG,
-    ];
-
-    /// The place of the first phase in it; of none, that of the last one.
-    pub(crate) const fn nth(self) -> usize {
-        match self.0.trailing_zeros() as usize {
-            nth if nth < Phases::COUNT => nth,
-            _ => Phases::COUNT - 1,
-        }
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
     }
 
     /// Whether all of `phases` are in it.
@@ -168,8 +168,8 @@ impl Phases {
         self.0 & phases.0 == phases.0
     }
 
-    /// Those of both.
-    pub const fn and(self, phases: Phases) -> Phases {
+    /// Those of either, as `|`.
+    pub const fn or(self, phases: Phases) -> Phases {
         Phases(self.0 | phases.0)
     }
 }
@@ -178,6 +178,6 @@ impl BitOr for Phases {
     type Output = Phases;
 
     fn bitor(self, other: Phases) -> Phases {
-        self.and(other)
+        self.or(other)
     }
 }

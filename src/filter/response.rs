@@ -4,7 +4,7 @@
 //! [`Reason`] and no status; statuses are chosen in `http/respond.rs` only.
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::error::Reason;
 
@@ -20,6 +20,8 @@ pub struct Response {
     pub reason: Reason,
     /// Where the gateway answers for `reason`: which rule the client broke, for the client to read.
     pub detail: Option<&'static str>,
+    /// Why it cannot be sent.
+    pub(crate) wrong: Option<String>,
 }
 
 impl Response {
@@ -35,6 +37,7 @@ impl Response {
                 _ => Reason::FilterRefused,
             },
             detail: None,
+            wrong: None,
         }
     }
 
@@ -46,6 +49,7 @@ impl Response {
             body: Bytes::new(),
             reason,
             detail: None,
+            wrong: None,
         }
     }
 
@@ -65,9 +69,19 @@ impl Response {
         }
     }
 
-    /// The same with one header more.
-    pub fn header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Response {
-        self.headers.append(name, value);
+    /// The same with one header more. Texts and numbers will do as well as the types of `http`; one
+    /// that cannot be a header makes the answer an error of the filter.
+    pub fn header<N, V>(mut self, name: N, value: V) -> Response
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        let name = name.try_into().map_err(Into::into);
+        let value = value.try_into().map_err(Into::into);
+        match name.and_then(|name| Ok((name, value?))) {
+            Ok((name, value)) => _ = self.headers.append(name, value),
+            Err(wrong) => self.wrong = Some(wrong.to_string()),
+        }
         self
     }
 }

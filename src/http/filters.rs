@@ -251,6 +251,7 @@ fn context<'a>(
         replaced: None,
         extensions,
         attempt,
+        idle: false,
     };
     Some((&route.filters, cx, passed))
 }

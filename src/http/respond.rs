@@ -69,6 +69,9 @@ pub fn refusal(end: End) -> Result<Answer> {
 /// # Errors
 /// One with a status that ends no request (RFC 9110, section 15.2).
 pub fn of_filter(response: filter::Response) -> Result<Answer> {
+    if let Some(wrong) = response.wrong {
+        return Error::e_explain(ErrorType::InternalError, wrong);
+    }
     let mut answer = match response.status {
         None => refusal(End {
             detail: response.detail,

@@ -6,9 +6,11 @@ mod builtin_access;
 mod builtin_headers;
 mod builtin_paths;
 mod builtin_rate_limit;
+mod closures;
 mod configured;
 mod core;
 mod failures;
+mod phases;
 mod tcp;
 
 use std::sync::{Arc, Mutex};

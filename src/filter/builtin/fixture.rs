@@ -56,6 +56,7 @@ impl Bed {
             replaced: None,
             extensions: &mut self.extensions,
             attempt: &mut self.attempt,
+            idle: false,
         }
     }
 

@@ -75,16 +75,17 @@ pub(super) fn make(settings: Settings) -> Result<Headers> {
 #[async_trait]
 impl Filter for Headers {
     fn phases(&self) -> Phases {
-        let used = |edits: &Vec<Edit>, phase| match edits.is_empty() {
+        let for_edits = |edits: &Vec<Edit>, phase| match edits.is_empty() {
             true => Phases::NONE,
             false => phase,
         };
-        used(&self.request, Phases::REQUEST)
-            | used(&self.upstream, Phases::UPSTREAM_REQUEST)
-            | used(&self.response, Phases::RESPONSE)
+        for_edits(&self.request, Phases::REQUEST)
+            | for_edits(&self.upstream, Phases::UPSTREAM_REQUEST)
+            | for_edits(&self.response, Phases::RESPONSE)
     }
 
     async fn request(&self, cx: &mut Context<'_>) -> Result<Verdict> {
+        used(&self.request, cx);
         for edit in &self.request {
             let value = edit.value(cx);
             edit.apply(value, &mut cx.request_mut())?;
@@ -93,6 +94,7 @@ impl Filter for Headers {
     }
 
     fn upstream_request(&self, cx: &mut Context<'_>, head: &mut RequestHead<'_>) -> Result<()> {
+        used(&self.upstream, cx);
         for edit in &self.upstream {
             edit.apply(edit.value(cx), head)?;
         }
@@ -100,10 +102,18 @@ impl Filter for Headers {
     }
 
     fn response(&self, cx: &mut Context<'_>, head: &mut ResponseHead<'_>) -> Result<()> {
+        used(&self.response, cx);
         for edit in &self.response {
             edit.apply(edit.value(cx), head)?;
         }
         Ok(())
+    }
+}
+
+/// A phase that `phases` leaves out since nothing is set for it.
+fn used(edits: &[Edit], cx: &mut Context<'_>) {
+    if edits.is_empty() {
+        cx.take_no_part();
     }
 }
 

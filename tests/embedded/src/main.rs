@@ -32,7 +32,7 @@ impl Filter for Stamp {
 
     fn response(&self, _: &mut Context<'_>, head: &mut ResponseHead<'_>) -> Result<()> {
         let nth = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
-        head.set("x-stamp".parse()?, format!("{} {nth}", self.word).parse()?)
+        head.set("x-stamp", format!("{} {nth}", self.word))
     }
 }
 

@@ -277,7 +277,7 @@ impl Filter for Both {
         assert_eq!((cx.tries(), cx.endpoint()), (0, None));
         let mut head = cx.request_mut();
         head.set(MARK, value("request"))?;
-        head.remove(&HeaderName::from_static("x-gone"))?;
+        head.remove(HeaderName::from_static("x-gone"))?;
         assert!(head.stream_body().is_err(), "how the body is read stays");
         Ok(Verdict::Continue)
     }
