@@ -42,6 +42,7 @@ fn upstream(balance: Balance, endpoints: u16, max_connections: Option<usize>) ->
         balance,
         max_connections,
         queue_timeout: Duration::from_secs(5),
+        keepalive_idle: Duration::from_secs(50),
         health_check: None,
         ejection: Some(Ejection {
             consecutive_failures: 5,

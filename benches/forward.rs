@@ -32,6 +32,7 @@ fn incoming(more: &[(&'static str, &str)]) -> RequestHeader {
 }
 
 static CLIENT: HeaderValue = HeaderValue::from_static("203.0.113.9");
+static VIA: HeaderValue = HeaderValue::from_static("1.1 harbr-router-9c0e51f2a7b3d846");
 
 fn to_endpoint<'a>(target: &'a str, trusted: bool, of: &RequestHeader) -> Outgoing<'a> {
     Outgoing {
@@ -42,6 +43,7 @@ fn to_endpoint<'a>(target: &'a str, trusted: bool, of: &RequestHeader) -> Outgoi
         client: &CLIENT,
         trusted,
         upgrade: false,
+        via: &VIA,
     }
 }
 
@@ -118,7 +120,10 @@ fn response(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched_ref(
                 || original.clone(),
-                forward::response,
+                |response| {
+                    let has = Fields::of(&response.headers);
+                    forward::response(response, has);
+                },
                 BatchSize::SmallInput,
             );
         });

@@ -40,6 +40,7 @@ pub enum Reason {
     FilterError,
     RateLimited,
     Unauthorized,
+    Loop,
     SniffTimeout,
     Unmatched,
     IdleTimeout,
@@ -50,7 +51,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 25] = [
+    pub const ALL: [Reason; 26] = [
         Reason::Ok,
         Reason::ClientClosed,
         Reason::NoRoute,
@@ -70,6 +71,7 @@ impl Reason {
         Reason::FilterError,
         Reason::RateLimited,
         Reason::Unauthorized,
+        Reason::Loop,
         Reason::SniffTimeout,
         Reason::Unmatched,
         Reason::IdleTimeout,
@@ -100,6 +102,7 @@ impl Reason {
             Reason::FilterError => "filter_error",
             Reason::RateLimited => "rate_limited",
             Reason::Unauthorized => "unauthorized",
+            Reason::Loop => "loop",
             Reason::SniffTimeout => "sniff_timeout",
             Reason::Unmatched => "unmatched",
             Reason::IdleTimeout => "idle_timeout",
@@ -119,9 +122,10 @@ impl Reason {
             | Reason::UpstreamError
             | Reason::Timeout
             | Reason::NoHealthyEndpoint => Some(Fault::Upstream),
-            Reason::QueueTimeout | Reason::TooManyConnections | Reason::FilterError => {
-                Some(Fault::Gateway)
-            }
+            Reason::QueueTimeout
+            | Reason::TooManyConnections
+            | Reason::FilterError
+            | Reason::Loop => Some(Fault::Gateway),
             Reason::ClientClosed
             | Reason::NoRoute
             | Reason::BadRequest

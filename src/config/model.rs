@@ -172,6 +172,8 @@ pub struct UpstreamSpec {
     pub balance: Balance,
     pub max_connections: Option<usize>,
     pub queue_timeout: Duration,
+    /// How long an unused HTTP connection is kept; zero: none is.
+    pub keepalive_idle: Duration,
     pub health_check: Option<HealthCheck>,
     /// `None`: `ejection: false`.
     pub ejection: Option<Ejection>,

@@ -321,6 +321,12 @@ const QUEUE_TIMEOUT: Key = shared(
     Default::Int(5_000),
     "how long a request or session may wait for one",
 );
+const KEEPALIVE_IDLE: Key = shared(
+    "keepalive_idle_secs",
+    SECS_OR_NONE,
+    Default::Int(50),
+    "HTTP: how long an unused connection to an endpoint is kept, `0` for not at all; less where the endpoint says so (`Keep-Alive: timeout=…`)",
+);
 const HEALTH_PATH: Key = shared(
     "health_check_path",
     Text(&HTTP_PATH),
@@ -353,6 +359,7 @@ pub(super) static UPSTREAM: &[Key] = &[
     HASH_KEY,
     LIMIT,
     QUEUE_TIMEOUT,
+    KEEPALIVE_IDLE,
     HEALTH_PATH,
     HEALTH,
     EJECT,
@@ -388,6 +395,7 @@ pub(super) static ROUTE: &[Key] = &[
     HASH_KEY,
     LIMIT,
     QUEUE_TIMEOUT,
+    KEEPALIVE_IDLE,
     HEALTH_PATH,
     HEALTH,
     EJECT,

@@ -18,7 +18,7 @@ pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
     match failure {
         // An idle connection may be closed, and what is missing here is nobody else's fault. Which
         // statuses are errors is the upstream's to say.
-        Failure::Stale | Failure::NoSocket | Failure::Status(_) => {}
+        Failure::Stale | Failure::Outlived | Failure::NoSocket | Failure::Status(_) => {}
         Failure::Connect => match cause(error) {
             Some(cause) => endpoint.note_connect_error(cause),
             None => endpoint.note_error(format_args!("connect: {}", words(error))),

@@ -60,6 +60,10 @@ impl Coarse {
         Coarse(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Into::into))
     }
 
+    pub fn after(self, wait: Duration) -> Coarse {
+        Coarse(self.0.saturating_add(wait))
+    }
+
     /// To be kept in an atomic: milliseconds.
     pub fn as_millis(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)

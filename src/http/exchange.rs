@@ -3,6 +3,7 @@
 //! Its own file so that `proxy.rs` shows the phases and this the bookkeeping. Invariant: what was
 //! taken for the request (in-flight count, lease, retry permit) is given back when this drops.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,12 @@ pub struct Exchange {
     pub moved: bool,
     pub lease: Option<Lease>,
     pub retry_permit: Option<RetryPermit>,
+    /// The connection of this try was not used: its endpoint may be closing it.
+    pub outlived: bool,
+    /// The descriptor of this try's connection.
+    pub socket: RawFd,
+    /// How long the endpoint keeps that connection open after its response, if it says so.
+    pub keeps: Option<Duration>,
     /// A retry was decided before the response went out; the error is only its messenger.
     pub retry_decided: bool,
     pub end: Option<End>,
@@ -144,6 +151,9 @@ impl Exchange {
             moved: false,
             lease: None,
             retry_permit: None,
+            outlived: false,
+            socket: -1,
+            keeps: None,
             retry_decided: false,
             end: None,
             try_started: past,
@@ -213,7 +223,7 @@ impl Exchange {
             lease.finish(match failure {
                 Failure::Connect => Outcome::ConnectFailed,
                 // The endpoint closed an idle connection, which is its right; or it never heard of us.
-                Failure::Stale | Failure::NoSocket => Outcome::Neutral,
+                Failure::Stale | Failure::Outlived | Failure::NoSocket => Outcome::Neutral,
                 Failure::Broken | Failure::TryTimeout => Outcome::Failed,
                 Failure::Status(status) => Outcome::Answered(status),
             });
@@ -251,13 +261,17 @@ impl Exchange {
         };
         match decision {
             Decision::Resend => {
-                self.resent = true;
                 // It is no worse than others.
                 self.tried.truncate(tried_before);
             }
             Decision::Elsewhere => self.moved = true,
             Decision::Retry | Decision::GiveUp => {}
         }
+        if failure == Failure::Outlived {
+            // Nothing failed, and nothing was sent.
+            return true;
+        }
+        self.resent |= decision == Decision::Resend;
         route.metrics.retried(failure.reason());
         true
     }

@@ -28,10 +28,13 @@ impl Fields {
     pub const NOMINATES: Fields = Fields(1 << 7);
     /// More than one line of `Content-Length`, or a list in one.
     pub const REPEATED_LENGTH: Fields = Fields(1 << 8);
+    /// How long the sender keeps the connection open; for one hop alone, too.
+    pub const KEEP_ALIVE: Fields = Fields(1 << 9);
     /// All that Pingora 0.9.1 takes out of a request by itself, or decides that by.
     pub const HOP_BY_HOP: Fields = Fields::CONNECTION
         .or(Fields::UPGRADE)
         .or(Fields::TRANSFER_ENCODING)
+        .or(Fields::KEEP_ALIVE)
         .or(Fields::OTHER_HOP_BY_HOP);
 
     /// What `headers` has.
@@ -74,7 +77,7 @@ fn field(name: &HeaderName) -> Fields {
         7 if name == "upgrade" => Fields::UPGRADE,
         7 if name == "trailer" => Fields::OTHER_HOP_BY_HOP,
         10 if name == "connection" => Fields::CONNECTION,
-        10 if name == "keep-alive" => Fields::OTHER_HOP_BY_HOP,
+        10 if name == "keep-alive" => Fields::KEEP_ALIVE,
         14 if name == "content-length" => Fields::CONTENT_LENGTH,
         14 if name == "http2-settings" => Fields::OTHER_HOP_BY_HOP,
         16 if name == "proxy-connection" => Fields::OTHER_HOP_BY_HOP,
@@ -128,7 +131,7 @@ mod tests {
             ("upgrade", Fields::UPGRADE),
             ("transfer-encoding", Fields::TRANSFER_ENCODING),
             ("content-length", Fields::CONTENT_LENGTH),
-            ("keep-alive", Fields::OTHER_HOP_BY_HOP),
+            ("keep-alive", Fields::KEEP_ALIVE),
             ("proxy-connection", Fields::OTHER_HOP_BY_HOP),
             ("proxy-authenticate", Fields::OTHER_HOP_BY_HOP),
             ("proxy-authorization", Fields::OTHER_HOP_BY_HOP),

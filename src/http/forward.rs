@@ -32,6 +32,8 @@ pub struct Outgoing<'a> {
     pub upgrade: bool,
     /// What the client's request has, its filters included.
     pub has: Fields,
+    /// Who this gateway is in `Via`: see [`pseudonym`].
+    pub via: &'a HeaderValue,
 }
 
 /// Turns the client's request, already a copy, into the one an endpoint gets.
@@ -105,11 +107,8 @@ fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
     }
     // RFC 9110, section 7.6.3: a gateway says so in each request it forwards.
     let via = match has.has(Fields::VIA) {
-        true => after(
-            lines(headers, &header::VIA),
-            &HeaderValue::from_static(VIA_SELF),
-        )?,
-        false => HeaderValue::from_static(VIA_SELF),
+        true => after(lines(headers, &header::VIA), out.via)?,
+        false => out.via.clone(),
     };
     headers.insert(header::VIA, via);
     Ok(())
@@ -117,8 +116,8 @@ fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
 
 /// Removes what was meant for this hop alone (RFC 9110, section 7.6.1). `Transfer-Encoding` stays:
 /// Pingora frames the body by it. `Connection` is written anew by Pingora, `Upgrade` belongs to 101.
-pub fn response(response: &mut ResponseHeader) {
-    let has = Fields::of(&response.headers);
+/// `has` is what it has.
+pub fn response(response: &mut ResponseHeader, has: Fields) {
     if has.has(Fields::NOMINATES)
         && let Some(nominated) = joined(&response.headers, &header::CONNECTION)
     {
@@ -133,7 +132,7 @@ pub fn response(response: &mut ResponseHeader) {
             }
         }
     }
-    if has.has(Fields::OTHER_HOP_BY_HOP) {
+    if has.has(Fields::OTHER_HOP_BY_HOP.or(Fields::KEEP_ALIVE)) {
         for name in &HOP_BY_HOP {
             response.remove_header(name);
         }
@@ -217,6 +216,30 @@ pub fn expects_continue(request: &RequestHeader) -> bool {
     request.version == http::Version::HTTP_11 && request.headers.contains_key(header::EXPECT)
 }
 
+/// A new name for a gateway: what it adds to `Via`. No two have the same, so that one that meets its
+/// own knows that the request has been here, while gateways of one configuration may follow each
+/// other.
+pub fn pseudonym() -> HeaderValue {
+    let name = format!("1.1 harbr-router-{:016x}", rand::random::<u64>());
+    HeaderValue::from_maybe_shared(Bytes::from(name))
+        .unwrap_or_else(|_| HeaderValue::from_static("1.1 harbr-router"))
+}
+
+/// Whether a request with these fields has passed the gateway of this [`pseudonym`] (RFC 9110,
+/// section 7.6.3). The comment behind a name may have been taken away, the name not.
+pub fn has_passed(headers: &HeaderMap, via: &HeaderValue) -> bool {
+    let own = received_by(via.as_bytes());
+    let lines = headers.get_all(header::VIA).iter();
+    let mut hops = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    own.is_some() && hops.any(|hop| received_by(hop) == own)
+}
+
+/// Whose hop a member of `Via` is: its second word.
+fn received_by(hop: &[u8]) -> Option<&[u8]> {
+    let words = hop.split(u8::is_ascii_whitespace);
+    words.filter(|word| !word.is_empty()).nth(1)
+}
+
 /// All lines of one header as one list; lines that are not text are left out.
 fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
     let mut lines = headers
@@ -253,7 +276,6 @@ fn after<'h>(lines: impl Iterator<Item = &'h [u8]>, last: &HeaderValue) -> Resul
         .or_err(ErrorType::InvalidHTTPHeader, "a list of addresses or hops")
 }
 
-const VIA_SELF: &str = "1.1 harbr-router";
 /// `X-Forwarded-For`, `-Proto`, `-Host`, `Host` and `Via`.
 const MOST_ADDED: usize = 5;
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -281,6 +303,7 @@ mod tests {
     use super::*;
 
     static CLIENT: HeaderValue = HeaderValue::from_static("203.0.113.9");
+    static VIA: HeaderValue = HeaderValue::from_static("1.1 harbr-router-7");
 
     fn incoming(headers: &[(&str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/api/x?q=1", None).unwrap();
@@ -301,6 +324,7 @@ mod tests {
             trusted,
             upgrade: false,
             has: Fields::default(),
+            via: &VIA,
         }
     }
 
@@ -332,7 +356,7 @@ mod tests {
         assert_eq!(text(&request, "x-forwarded-proto").unwrap(), "http");
         assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
         assert_eq!(text(&request, "host").unwrap(), "example.org");
-        assert_eq!(text(&request, "via").unwrap(), "1.1 harbr-router");
+        assert_eq!(text(&request, "via").unwrap(), "1.1 harbr-router-7");
         assert_eq!(text(&request, "forwarded"), None);
         for gone in ["x-forwarded-port", "x-real-ip", "x_forwarded_for"] {
             assert_eq!(text(&request, gone), None, "{gone}");
@@ -367,7 +391,44 @@ mod tests {
         );
         assert_eq!(text(&request, "x-forwarded-proto").unwrap(), "https");
         assert_eq!(text(&request, "x-forwarded-host").unwrap(), "example.org");
-        assert_eq!(text(&request, "via").unwrap(), "1.1 edge, 1.1 harbr-router");
+        assert_eq!(
+            text(&request, "via").unwrap(),
+            "1.1 edge, 1.1 harbr-router-7"
+        );
+    }
+
+    #[test]
+    fn a_gateway_knows_its_own_hop_and_no_other() {
+        let own = pseudonym();
+        assert_ne!(own, pseudonym(), "another gateway");
+        let name = own.to_str().unwrap().strip_prefix("1.1 ").unwrap();
+        let passed = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::VIA, line.parse().unwrap());
+            }
+            has_passed(&headers, &own)
+        };
+        for line in [
+            format!("1.1 {name}"),
+            format!("1.0 edge,1.1 {name}, 1.1 inner"),
+            format!("HTTP/1.1  {name} (Apache/2.4)"),
+            format!("2 edge (a, b),\t1.1 {name}"),
+        ] {
+            assert!(passed(&[&line]), "{line}");
+            assert!(passed(&["1.1 edge", &line]), "{line}");
+        }
+        for line in [
+            "1.1 harbr-router",
+            "1.1 edge",
+            &format!("1.1 {name}0"),
+            name,
+            ",",
+            "",
+        ] {
+            assert!(!passed(&[line]), "{line}");
+        }
+        assert!(!passed(&[]));
     }
 
     #[test]
@@ -415,7 +476,8 @@ mod tests {
         ] {
             response.append_header(name, value).unwrap();
         }
-        super::response(&mut response);
+        let has = Fields::of(&response.headers);
+        super::response(&mut response, has);
         for gone in ["x-internal", "keep-alive", "proxy-authenticate", "upgrade"] {
             assert!(!response.headers.contains_key(gone), "{gone}");
         }

@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod fields;
 pub mod filters;
 pub mod forward;
+mod kept;
 mod matching;
 mod phases;
 pub mod proxy;

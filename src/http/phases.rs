@@ -20,9 +20,12 @@ use pingora_proxy::Session;
 
 use crate::error::Reason;
 use crate::filter::{self, Last};
+use crate::http::deadline::Coarse;
 use crate::http::exchange::{Exchange, Sendable};
+use crate::http::fields::Fields;
 use crate::http::filters;
 use crate::http::forward::{self, Outgoing};
+use crate::http::kept::{self, Kept};
 use crate::http::record::{self, record};
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
@@ -80,17 +83,27 @@ impl Future for Logged {
 }
 
 /// A connection to the endpoint is there.
-pub fn connected(fd: RawFd, reused: bool, ctx: &mut Exchange) {
+///
+/// # Errors
+/// It lay in the pool for longer than the endpoint keeps it open. Nothing was sent.
+pub fn connected(fd: RawFd, reused: bool, ctx: &mut Exchange, kept: &Kept) -> Result<()> {
+    let until = kept.take(fd);
+    if reused && until.is_some_and(|until| until <= Coarse::now()) {
+        ctx.outlived = true;
+        return Err(Error::new_up(ErrorType::ConnectionClosed));
+    }
     ctx.connect = (!reused).then(|| ctx.try_started.elapsed());
+    ctx.socket = fd;
+    ctx.keeps = None;
     ctx.body_bytes = 0;
     ctx.filters.begin_try();
-    let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) else {
-        return;
-    };
-    match ctx.uploading && !ctx.awaits_continue() {
-        true => arrival.connection.cutoff.hold(fd),
-        false => arrival.connection.cutoff.arm(ctx.try_deadline(route), fd),
+    if let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) {
+        match ctx.uploading && !ctx.awaits_continue() {
+            true => arrival.connection.cutoff.hold(fd),
+            false => arrival.connection.cutoff.arm(ctx.try_deadline(route), fd),
+        }
     }
+    Ok(())
 }
 
 /// The head of a try, before it is sent.
@@ -98,6 +111,7 @@ pub fn upstream_request(
     session: &mut Session,
     request: &mut RequestHeader,
     ctx: &mut Exchange,
+    via: &HeaderValue,
 ) -> Result<()> {
     let (Some(route), Some(lease)) = (&ctx.route, &ctx.lease) else {
         return Ok(());
@@ -126,6 +140,7 @@ pub fn upstream_request(
         trusted: ctx.trusted,
         upgrade: ctx.upgrade,
         has: ctx.fields,
+        via,
     };
     forward::request(request, &out)?;
     filters::upstream_request(session, ctx, request)
@@ -231,7 +246,10 @@ fn body_silence(session: &Session, response: &ResponseHeader, ctx: &Exchange) ->
 }
 
 /// A part of the endpoint's body.
-pub fn heard(ctx: &Exchange, end_of_stream: bool) -> Result<()> {
+pub fn heard(ctx: &Exchange, end_of_stream: bool, kept: &Kept) -> Result<()> {
+    if end_of_stream {
+        keep(ctx, kept);
+    }
     let Some(arrival) = &ctx.arrival else {
         return Ok(());
     };
@@ -246,12 +264,20 @@ pub fn heard(ctx: &Exchange, end_of_stream: bool) -> Result<()> {
     Ok(())
 }
 
+/// Notes how long the endpoint keeps its connection open from now on, if it says so.
+fn keep(ctx: &Exchange, kept: &Kept) {
+    if let Some(keeps) = ctx.keeps {
+        kept.until(ctx.socket, Coarse::now().after(keeps));
+    }
+}
+
 /// The response header that the client gets. `closing` is true while draining.
 pub fn response(
     session: &mut Session,
     response: &mut ResponseHeader,
     ctx: &mut Exchange,
     closing: bool,
+    kept: &Kept,
 ) -> Result<()> {
     // RFC 9112, section 2.3: the version is this hop's own, whatever the endpoint speaks.
     response.set_version(Version::HTTP_11);
@@ -266,7 +292,13 @@ pub fn response(
     if interim {
         return Ok(());
     }
-    forward::response(response);
+    let has = Fields::of(&response.headers);
+    if has.has(Fields::KEEP_ALIVE) {
+        ctx.keeps = kept::named(&response.headers);
+        // Again at the end of the body, if there is one.
+        keep(ctx, kept);
+    }
+    forward::response(response, has);
     filters::response(session, ctx, response)?;
     if closing {
         // The drain began after this request; Pingora looks only when one begins.

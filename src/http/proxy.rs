@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderValue;
 use log::{debug, warn};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
@@ -32,6 +33,7 @@ use crate::http::exchange::{self, End, Exchange, Next, Silence};
 use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
 use crate::http::forward;
+use crate::http::kept::Kept;
 use crate::http::matching::{content_length, hash_key, matched};
 use crate::http::phases::{self, Phase, final_response, last, sendable};
 use crate::http::respond;
@@ -39,7 +41,7 @@ use crate::http::retry::Failure;
 use crate::route::Route;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::AccessLog;
-use crate::upstream::peer::{HopByHop, IDLE_TIMEOUT, PeerTimeouts, Reuse, http_peer};
+use crate::upstream::peer::{HopByHop, PeerTimeouts, Reuse, http_peer};
 use crate::upstream::{Lease, Outcome, Pick};
 
 /// The HTTP side of a gateway.
@@ -51,6 +53,9 @@ pub struct Proxy {
     closing: watch::Receiver<bool>,
     /// The reason once the drain is over and requests are cut off.
     cut: watch::Receiver<Option<Reason>>,
+    /// Its name in `Via`, from its first to its last request.
+    via: HeaderValue,
+    kept: Kept,
 }
 
 impl Proxy {
@@ -66,6 +71,8 @@ impl Proxy {
             access_log,
             closing,
             cut,
+            via: forward::pseudonym(),
+            kept: Kept::new(),
         }
     }
 
@@ -90,6 +97,8 @@ impl Proxy {
             Some(ip) => Client::Peer(ip),
             None => Client::Unknown,
         };
+        let looped =
+            ctx.fields.has(Fields::VIA) && forward::has_passed(&request.headers, &self.via);
         let found = matched(request, &snapshot.routes);
         ctx.snapshot = Some(snapshot);
         let (route, target) = found?;
@@ -100,7 +109,10 @@ impl Proxy {
         ctx.route = Some(route);
         session.set_read_timeout(Some(timeout));
         session.set_write_timeout(Some(timeout.max(WRITE_SILENCE)));
-        Ok(())
+        match looped {
+            true => Err(Reason::Loop.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -253,6 +265,7 @@ impl ProxyHttp for Proxy {
         let counted = snapshot.is_some_and(|snapshot| snapshot.counts_http_connections);
         let reuse = match ctx.next {
             Next::Resend => Reuse::Fresh,
+            _ if route.keepalive_idle.is_zero() => Reuse::Fresh,
             _ if counted => Reuse::Pooled,
             _ => Reuse::PooledHere,
         };
@@ -270,7 +283,7 @@ impl ProxyHttp for Proxy {
             total_connect: connect,
             read: timed.then_some(route.tries.timeout),
             write: timed.then_some(route.tries.timeout.max(WRITE_SILENCE)),
-            idle: IDLE_TIMEOUT,
+            idle: route.keepalive_idle,
         };
         let peer = http_peer(
             lease.endpoint(),
@@ -324,8 +337,7 @@ impl ProxyHttp for Proxy {
         'c: 'f,
         'd: 'f,
     {
-        phases::connected(fd, reused, ctx);
-        phases::over(Ok(()))
+        phases::over(phases::connected(fd, reused, ctx, &self.kept))
     }
 
     fn upstream_request_filter<'s, 'a, 'b, 'c, 'f>(
@@ -340,7 +352,7 @@ impl ProxyHttp for Proxy {
         'b: 'f,
         'c: 'f,
     {
-        phases::over(phases::upstream_request(session, request, ctx))
+        phases::over(phases::upstream_request(session, request, ctx, &self.via))
     }
 
     fn request_body_filter<'s, 'a, 'b, 'c, 'f>(
@@ -391,6 +403,7 @@ impl ProxyHttp for Proxy {
             response,
             ctx,
             *self.closing.borrow(),
+            &self.kept,
         ))
     }
 
@@ -402,7 +415,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if !session.was_upgraded() {
-            phases::heard(ctx, end_of_stream)?;
+            phases::heard(ctx, end_of_stream, &self.kept)?;
             filters::response_body(session, ctx, body, last(end_of_stream))?;
         }
         Ok(None)
@@ -436,6 +449,7 @@ impl ProxyHttp for Proxy {
             return e;
         }
         let failure = match e.retry {
+            _ if std::mem::take(&mut ctx.outlived) => Failure::Outlived,
             _ if cut_off || *e.etype() == ErrorType::ReadTimedout => Failure::TryTimeout,
             RetryType::ReusedOnly if client_reused => Failure::Stale,
             _ => Failure::Broken,

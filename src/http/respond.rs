@@ -38,6 +38,7 @@ pub fn status(reason: Reason, fault: Option<Fault>) -> u16 {
         Reason::NoHealthyEndpoint | Reason::QueueTimeout | Reason::TooManyConnections => 503,
         Reason::Timeout if fault == Some(Fault::Client) => 408,
         Reason::Timeout | Reason::ConnectTimeout => 504,
+        Reason::Loop => 508,
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Failure {
     NoSocket,
     /// A pooled connection died before a response byte: the endpoint had closed it while idle.
     Stale,
+    /// A pooled connection was not used, because its endpoint may be closing it by now.
+    Outlived,
     /// The connection broke, or what came was no response.
     Broken,
     /// `try_timeout_ms` passed without a response header.
@@ -33,7 +35,7 @@ impl Failure {
     pub fn reason(self) -> Reason {
         match self {
             Failure::Connect | Failure::NoSocket => Reason::ConnectFailed,
-            Failure::Stale | Failure::Broken => Reason::UpstreamReset,
+            Failure::Stale | Failure::Outlived | Failure::Broken => Reason::UpstreamReset,
             Failure::TryTimeout => Reason::Timeout,
             Failure::Status(_) => Reason::UpstreamError,
         }
@@ -82,6 +84,10 @@ pub fn decide(failure: Failure, now: &Situation, budget: impl FnOnce() -> bool) 
     }
     if failure == Failure::Connect && now.another && !now.moved {
         return Decision::Elsewhere;
+    }
+    if failure == Failure::Outlived {
+        // Once for each try: what is fresh has not lain in the pool.
+        return Decision::Resend;
     }
     if matches!(failure, Failure::Connect | Failure::NoSocket) {
         return if now.tries <= now.retry_count {
@@ -260,6 +266,25 @@ mod tests {
             ..none_left
         };
         assert_eq!(with_budget(Failure::Stale, &resent), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_connection_that_was_not_used_is_replaced_for_every_method_and_not_counted() {
+        for now in [GET, POST] {
+            let last = Situation {
+                replayable: false,
+                retry_count: 0,
+                resent: true,
+                ..now
+            };
+            let decision = decide(Failure::Outlived, &last, || panic!("charged"));
+            assert_eq!(decision, Decision::Resend);
+        }
+        let late = Situation {
+            out_of_time: true,
+            ..GET
+        };
+        assert_eq!(with_budget(Failure::Outlived, &late), Decision::GiveUp);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod select;
 mod table;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{HttpRoute, RouteKey, Tries};
 use crate::filter::Chain;
@@ -28,6 +29,8 @@ pub struct Route {
     pub strip_prefix: bool,
     pub preserve_host: bool,
     pub upstream: Arc<Upstream>,
+    /// How long an unused connection is kept; zero where none is.
+    pub keepalive_idle: Duration,
     /// Separates Pingora's connection pool by upstream and TLS settings.
     pub group_key: u64,
     pub filters: Chain,
@@ -48,6 +51,7 @@ impl Route {
             tries: route.tries.clone(),
             strip_prefix: route.strip_prefix,
             preserve_host: route.preserve_host,
+            keepalive_idle: route.upstream.keepalive_idle,
             group_key: group_key(upstream.label(), ""),
             filters,
             metrics: metrics.http_route(&route.key.text),

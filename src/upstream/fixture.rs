@@ -51,6 +51,7 @@ pub(super) fn spec(endpoints: Vec<EndpointSpec>) -> UpstreamSpec {
         balance: Balance::RoundRobin,
         max_connections: None,
         queue_timeout: Duration::from_secs(5),
+        keepalive_idle: Duration::from_secs(50),
         health_check: None,
         ejection: None,
     }

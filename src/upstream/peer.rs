@@ -16,10 +16,6 @@ use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
 use super::endpoint::Endpoint;
 
-/// How long an unused connection is kept: below the 60 s after which common servers close theirs,
-/// so that a request rarely meets a connection that is being closed.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
-
 /// How long one try may take, step by step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerTimeouts {
@@ -142,7 +138,7 @@ mod tests {
         total_connect: Duration::from_millis(2),
         read: Some(Duration::from_millis(3)),
         write: Some(Duration::from_millis(4)),
-        idle: IDLE_TIMEOUT,
+        idle: Duration::from_secs(5),
     };
 
     fn made() -> Arc<Endpoint> {
@@ -163,7 +159,7 @@ mod tests {
         );
         assert_eq!(peer.options.read_timeout, TIMEOUTS.read);
         assert_eq!(peer.options.write_timeout, TIMEOUTS.write);
-        assert_eq!(peer.idle_timeout(), Some(IDLE_TIMEOUT));
+        assert_eq!(peer.idle_timeout(), Some(TIMEOUTS.idle));
         assert_eq!(peer.get_alpn(), Some(&ALPN::H1));
         assert!(peer.options.tcp_keepalive.is_some());
         assert!(!peer.is_tls() && peer.sni().is_empty());

@@ -11,7 +11,7 @@ use super::fields::{Field, Fields};
 use super::health::HealthDraft;
 use super::leaf::{default_statuses, describe};
 use super::report::{Report, Trail};
-use super::server::millis;
+use super::server::{millis, secs};
 use crate::config::detect::by_url;
 use crate::config::keys::Section;
 use crate::config::model::{
@@ -43,6 +43,7 @@ pub(super) struct Draft {
     balance: Balance,
     max_connections: Option<usize>,
     queue_timeout: Duration,
+    keepalive_idle: Duration,
     health: HealthDraft,
     ejection: Option<Ejection>,
 }
@@ -55,6 +56,7 @@ impl Draft {
         let balance = read_balance(report, fields);
         let max_connections = fields.int(report, "max_connections").map(|n| n as usize);
         let queue_timeout = millis(fields.int_or_default(report, "queue_timeout_ms"));
+        let keepalive_idle = secs(fields.int_or_default(report, "keepalive_idle_secs"));
         let health = HealthDraft::read(report, fields);
         let ejection = read_ejection(report, fields);
         Some(Draft {
@@ -62,6 +64,7 @@ impl Draft {
             balance,
             max_connections,
             queue_timeout,
+            keepalive_idle,
             health,
             ejection,
         })
@@ -104,6 +107,7 @@ impl Draft {
             balance: self.balance.clone(),
             max_connections: self.max_connections,
             queue_timeout: self.queue_timeout,
+            keepalive_idle: self.keepalive_idle,
             health_check: self.health.finish(report, fields, carries),
             ejection: self.ejection.clone(),
         }
@@ -118,6 +122,13 @@ impl Draft {
                 "write `hash_on: client_ip`",
             );
             fields.wrong(report, "hash_on", wrong);
+        }
+        if fields.find("keepalive_idle_secs").is_some() {
+            let wrong = Wrong::new(
+                "a TCP route keeps no connection that was used",
+                "leave it away; `tcp_proxy.max_idle_time_secs` is for those made ahead",
+            );
+            fields.wrong(report, "keepalive_idle_secs", wrong);
         }
         if self.endpoints.iter().any(|e| !e.url.path.is_empty()) {
             let wrong = Wrong::new(

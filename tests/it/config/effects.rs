@@ -281,6 +281,12 @@ const HTTP: &[(&str, &str, Probe, &str)] = &[
         "0ns",
     ),
     (
+        "keepalive_idle_secs",
+        "keepalive_idle_secs: 0",
+        probe!(c => web(c).keepalive_idle),
+        "0ns",
+    ),
+    (
         "health_check_path",
         "health_check_path: /up?a=b",
         probe!(c => web(c).health_check.as_ref().map(|h| &h.probe)),
