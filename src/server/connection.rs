@@ -164,13 +164,18 @@ where
     Reason::Ok
 }
 
-/// Polls `request` to its end. When requests are cut off its client's socket is shut down, so that
+/// Polls `request` to its end. Whenever nothing more can be done, what it has written so far is sent,
+/// so that a small response which comes in pieces does not wait for its last one; one that comes in
+/// one piece was sent whole before. When requests are cut off its client's socket is shut down, so that
 /// it ends as with any client that leaves, its last record included.
 async fn until_cut<F: Future>(request: F, stages: &StageWatch, remains: &Remains) -> F::Output {
     let mut request = pin!(request);
     let mut cut = false;
     poll_fn(|cx| {
-        let output = request.as_mut().poll(cx);
+        let mut output = request.as_mut().poll(cx);
+        if output.is_pending() && remains.send_on() {
+            output = request.as_mut().poll(cx);
+        }
         if output.is_pending() && !cut && stages.poll(Stage::Cut, cx).is_ready() {
             cut = true;
             remains.cut();

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::SystemTime;
@@ -47,6 +47,8 @@ pub struct GateStream {
     broken: bool,
     /// The last write did not go out, or not all of it.
     stuck: bool,
+    /// The outbox holds something, as was told last.
+    holding: bool,
     /// Who polled for bytes that were held back; there is no readiness event for them.
     held_reader: Option<Waker>,
     remains: Remains,
@@ -63,6 +65,8 @@ struct Shared {
     held: Mutex<Held>,
     /// See [`Remains::taking`]: 0 for yes, the largest number for no, else since when.
     taking: AtomicU64,
+    /// See [`Remains::send_on`]: one of the three below.
+    outbox: AtomicU8,
 }
 
 /// Who holds the socket.
@@ -102,9 +106,11 @@ impl GateStream {
             broken: false,
             held_reader: None,
             stuck: false,
+            holding: false,
             remains: Remains(Arc::new(Shared {
                 held: Mutex::new(held),
                 taking: AtomicU64::new(0),
+                outbox: AtomicU8::new(EMPTY),
             })),
         })
     }
@@ -241,6 +247,16 @@ impl GateStream {
         }
     }
 
+    /// Tells whether bytes are kept that may wait for others.
+    fn note_holding(&mut self) {
+        let holding = !self.outbox.is_empty();
+        if self.holding != holding {
+            self.holding = holding;
+            let state = if holding { HOLDS } else { EMPTY };
+            self.remains.0.outbox.store(state, Ordering::Relaxed);
+        }
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.upgrade == Upgrade::Asked
             && let Some(first) = bufs.iter().find(|buf| !buf.is_empty())
@@ -252,6 +268,7 @@ impl GateStream {
         };
         let sent = self.outbox.poll_send(cx, socket, bufs);
         self.note_stuck(sent.is_pending());
+        self.note_holding();
         let sent = ready!(sent);
         self.broken |= sent.is_err();
         Poll::Ready(sent)
@@ -297,6 +314,16 @@ impl Remains {
         }
     }
 
+    /// Asks for what is kept in the outbox to be sent, if anything is. The next read does it: the
+    /// session has the stream, and reads whenever it waits for something else.
+    pub(super) fn send_on(&self) -> bool {
+        let holds = self.0.outbox.load(Ordering::Relaxed) != EMPTY;
+        if holds {
+            self.0.outbox.store(SENT_ON, Ordering::Relaxed);
+        }
+        holds
+    }
+
     /// Whether the client takes what it is sent.
     pub(super) fn taking(&self) -> Taking {
         match self.0.taking.load(Ordering::Relaxed) {
@@ -320,6 +347,10 @@ impl AsyncRead for GateStream {
         let this = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
+        }
+        if this.remains.0.outbox.load(Ordering::Relaxed) == SENT_ON {
+            // How it went is told to who writes next, or ends this read.
+            let _ = Pin::new(&mut *this).poll_flush(cx);
         }
         if this.head_left > 0 {
             this.head_left -= this.inbox.give(this.head_left, buf);
@@ -363,6 +394,7 @@ impl AsyncWrite for GateStream {
         };
         let flushed = this.outbox.poll_flush(cx, socket);
         this.note_stuck(flushed.is_pending());
+        this.note_holding();
         let flushed = ready!(flushed);
         this.broken |= flushed.is_err();
         Poll::Ready(flushed)
@@ -404,6 +436,12 @@ enum Upgrade {
 fn malformed(cause: crate::wire::http1::Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
+
+// The states of an outbox, as told to the other end of `Remains`.
+const EMPTY: u8 = 0;
+const HOLDS: u8 = 1;
+/// As `HOLDS`, and it was asked for.
+const SENT_ON: u8 = 2;
 
 /// One read into the inbox.
 const READ_BYTES: usize = 8 * 1024;

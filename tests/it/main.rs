@@ -34,6 +34,7 @@ mod reload;
 mod responses;
 mod retries;
 mod smuggling;
+mod streaming;
 mod strictness;
 mod support;
 mod targets;
