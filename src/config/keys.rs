@@ -70,6 +70,8 @@ pub enum Kind {
     Networks,
     /// `200-399` or one number.
     Statuses,
+    /// A list of protocols, or `false`.
+    Protocols,
     /// The URL of one endpoint.
     Url,
     /// A URL, a map with one, or a list of both.
@@ -216,6 +218,7 @@ impl Key {
             Protocol => quoted(db_type_words()),
             Networks => "list of networks (`10.0.0.0/8`)".into(),
             Statuses => "statuses (`200-399`, `200,204`)".into(),
+            Protocols => "list of protocols (`websocket`, `foo/2`) or `false`".into(),
             Url => "URL".into(),
             Endpoints => "URL, `{url, …}`, or a list of them".into(),
             Upstream => "URL, `{url, …}`, a list of them, or a name in `upstreams`".into(),

@@ -19,6 +19,7 @@ mod schema;
 mod settings;
 mod table;
 pub mod tree;
+mod upgrades;
 mod url;
 pub mod value;
 
@@ -29,6 +30,7 @@ pub use model::*;
 pub(crate) use problem::did_you_mean;
 pub use problem::{Mark, Problem, Problems, Wrong};
 pub use settings::Settings;
+pub use upgrades::Upgrades;
 pub use value::*;
 
 /// Reads a configuration file.

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::problem::{Mark, Problem, did_you_mean, shown};
 use super::settings::Settings;
+use super::upgrades::Upgrades;
 use super::value::{ListenAddr, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
 
 /// Everything one YAML file says. Its `Debug` leaves out the text, which may hold secrets.
@@ -138,6 +139,7 @@ pub struct HttpRoute {
     pub tries: Tries,
     pub strip_prefix: bool,
     pub preserve_host: bool,
+    pub upgrade: Upgrades,
     pub filters: Vec<FilterSpec>,
     /// Where the route stands in the file: line and column, from 1.
     pub at: (usize, usize),

@@ -115,6 +115,19 @@ fn kind(kind: Kind) -> Value {
                 },
             ],
         }),
+        Kind::Protocols => json!({
+            "anyOf": [
+                {"const": false},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "string",
+                        "pattern": format!("^{TOKEN}(?:/{TOKEN})?$"),
+                        "not": {"pattern": "^(?:[Hh]2|[Hh][Tt][Tt][Pp]|[Tt][Ll][Ss](?:/|$))"},
+                    },
+                },
+            ],
+        }),
         Kind::Url => json!({"$ref": "#/$defs/url"}),
         Kind::Endpoints => json!({"$ref": "#/$defs/endpoints"}),
         Kind::Upstream => json!({
@@ -393,6 +406,8 @@ const HOST_NAME: &str = "(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.)
 /// Segments that are neither empty nor dots nor stars.
 const PATH: &str =
     "(?:/(?!\\.{1,2}(?:/|$)|\\*{1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})+)*";
+/// RFC 9110, section 5.6.2.
+const TOKEN: &str = "[A-Za-z0-9!#$%&'*+.^_`|~-]+";
 const NAME: &str = "^[A-Za-z0-9_.-]{1,128}$";
 /// `/prefix`, `host/prefix`, `*.host/prefix`.
 const HTTP_KEY: &str = "^(?!\\*/)(?:\\*\\.)?(?:[A-Za-z0-9_.-]+|\\[[0-9A-Fa-f:.]+\\])?(?::[0-9]{1,5})?(?:/(?!\\*{1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+$";

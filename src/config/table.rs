@@ -419,6 +419,13 @@ pub(super) static ROUTE: &[Key] = &[
         Default::Bool(true),
         "the endpoint sees the Host of the client, not its own",
     ),
+    on(
+        On::Http,
+        "upgrade",
+        Protocols,
+        Default::Told("any one"),
+        "what a request may switch to; `false` or `[]`: nothing. Never to what carries HTTP (`h2c`, `HTTP/2.0`, `TLS/1.3`)",
+    ),
     key(
         "is_tcp",
         Bool,

@@ -14,6 +14,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::config::Upgrades;
 use crate::http::fields::{self, Fields};
 
 /// What a request becomes for one endpoint.
@@ -28,8 +29,8 @@ pub struct Outgoing<'a> {
     pub client: &'a HeaderValue,
     /// The client's address is in `trusted_proxies`.
     pub trusted: bool,
-    /// It asks to become a WebSocket.
-    pub upgrade: bool,
+    /// The protocol that it asks for: see [`switches_to`].
+    pub upgrade: Option<&'a HeaderValue>,
     /// What the client's request has, its filters included.
     pub has: Fields,
     /// Who this gateway is in `Via`: see [`pseudonym`].
@@ -70,8 +71,12 @@ pub fn disclaim(request: &mut RequestHeader) {
 
 fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
     let has = out.has;
-    if !out.upgrade && has.has(Fields::CONNECTION.or(Fields::UPGRADE)) {
-        // Pingora lets `Upgrade: websocket` pass even where `Connection` does not name it.
+    // Pingora 0.9.1 lets `Upgrade: websocket` pass, also where `Connection` does not name it, and
+    // takes all others away.
+    if let Some(protocol) = out.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, protocol.clone());
+    } else if has.has(Fields::CONNECTION.or(Fields::UPGRADE)) {
         headers.remove(header::CONNECTION);
         headers.remove(header::UPGRADE);
     }
@@ -193,22 +198,19 @@ fn is_chunked_coding(coding: &str) -> bool {
     coding.trim().eq_ignore_ascii_case("chunked")
 }
 
-/// Whether the request asks to become a WebSocket (RFC 9110, section 7.8; RFC 6455, section 4.1):
-/// the only upgrade that is offered.
-pub fn is_websocket(request: &RequestHeader) -> bool {
-    let to_websocket = |protocol: &HeaderValue| {
-        // As Pingora compares it.
-        protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+/// What the request asks to switch to (RFC 9110, section 7.8), if that is one protocol and `allowed`.
+pub fn switches_to<'r>(request: &'r RequestHeader, allowed: &Upgrades) -> Option<&'r HeaderValue> {
+    let mut fields = request.headers.get_all(header::UPGRADE).iter();
+    let (Some(protocol), None) = (fields.next(), fields.next()) else {
+        return None;
     };
-    request.version == http::Version::HTTP_11
-        && request
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(to_websocket)
+    let asks = request.version == http::Version::HTTP_11
+        && protocol.to_str().is_ok_and(|asked| allowed.allow(asked))
         && joined(&request.headers, &header::CONNECTION).is_some_and(|options| {
             let mut options = options.split(',');
             options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
-        })
+        });
+    asks.then_some(protocol)
 }
 
 /// Whether the client may wait for `100 Continue` (RFC 9110, section 10.1.1).
@@ -322,7 +324,7 @@ mod tests {
             default_host: "10.0.0.1:80",
             client: &CLIENT,
             trusted,
-            upgrade: false,
+            upgrade: None,
             has: Fields::default(),
             via: &VIA,
         }
@@ -432,17 +434,43 @@ mod tests {
     }
 
     #[test]
-    fn only_a_websocket_keeps_its_connection_fields() {
-        for (upgrade, kept) in [(true, Some("Upgrade")), (false, None)] {
-            let mut request = incoming(&[("Connection", "Upgrade"), ("Upgrade", "websocket")]);
+    fn only_a_request_that_switches_keeps_its_connection_fields() {
+        for (protocol, kept) in [
+            ("websocket", true),
+            ("SPDY/3.1", true),
+            ("websocket", false),
+        ] {
+            let mut request = incoming(&[("Connection", "X, Upgrade"), ("Upgrade", protocol)]);
+            let protocol = HeaderValue::from_static(protocol);
             let out = Outgoing {
-                upgrade,
+                upgrade: kept.then_some(&protocol),
                 ..to_endpoint(false)
             };
             sent(&mut request, out);
-            assert_eq!(text(&request, "connection").as_deref(), kept);
-            assert_eq!(text(&request, "upgrade").is_some(), kept.is_some());
+            let expected = |value: &str| kept.then(|| value.to_owned());
+            assert_eq!(text(&request, "connection"), expected("Upgrade"));
+            assert_eq!(
+                text(&request, "upgrade"),
+                expected(protocol.to_str().unwrap())
+            );
         }
+    }
+
+    #[test]
+    fn a_request_switches_to_one_protocol_that_its_connection_names() {
+        let asks = |fields: &[(&str, &str)]| {
+            let request = incoming(fields);
+            switches_to(&request, &Upgrades::Any).map(|p| p.to_str().unwrap().to_owned())
+        };
+        let connection = ("Connection", "keep-alive, Upgrade");
+        let tcp = ("Upgrade", "tcp");
+        assert_eq!(asks(&[connection, tcp]).as_deref(), Some("tcp"));
+        assert_eq!(asks(&[tcp]), None);
+        assert_eq!(asks(&[("Connection", "keep-alive"), tcp]), None);
+        assert_eq!(asks(&[connection, tcp, ("Upgrade", "websocket")]), None);
+        assert_eq!(asks(&[connection, ("Upgrade", "h2c")]), None);
+        let request = incoming(&[connection, tcp]);
+        assert_eq!(switches_to(&request, &Upgrades::Only(Vec::new())), None);
     }
 
     #[test]

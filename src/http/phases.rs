@@ -138,7 +138,10 @@ pub fn upstream_request(
             .as_ref()
             .map_or(&UNKNOWN, |arrival| &arrival.connection.client_ip),
         trusted: ctx.trusted,
-        upgrade: ctx.upgrade,
+        upgrade: match ctx.upgrade {
+            true => session.req_header().headers.get(header::UPGRADE),
+            false => None,
+        },
         has: ctx.fields,
         via,
     };

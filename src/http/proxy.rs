@@ -91,7 +91,6 @@ impl Proxy {
             forward::disclaim(session.req_header_mut());
         }
         let request = session.req_header();
-        ctx.upgrade = ctx.fields.has(Fields::UPGRADE) && forward::is_websocket(request);
         ctx.client = match peer {
             Some(ip) if ctx.trusted => Client::behind(ip, &request.headers, trusted_proxies),
             Some(ip) => Client::Peer(ip),
@@ -127,6 +126,8 @@ fn accept(session: &Session, ctx: &mut Exchange) -> Result<(), End> {
     if !has.has(Fields::HOP_BY_HOP) {
         ctx.hop_by_hop = HopByHop::Absent;
     }
+    ctx.upgrade =
+        has.has(Fields::UPGRADE) && forward::switches_to(request, &route.upgrade).is_some();
     let length = match has.has(Fields::CONTENT_LENGTH) {
         true => content_length(request),
         false => None,

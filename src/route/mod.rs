@@ -10,7 +10,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{HttpRoute, RouteKey, Tries};
+use crate::config::{HttpRoute, RouteKey, Tries, Upgrades};
 use crate::filter::Chain;
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
@@ -28,6 +28,7 @@ pub struct Route {
     pub tries: Tries,
     pub strip_prefix: bool,
     pub preserve_host: bool,
+    pub upgrade: Upgrades,
     pub upstream: Arc<Upstream>,
     /// How long an unused connection is kept; zero where none is.
     pub keepalive_idle: Duration,
@@ -51,6 +52,7 @@ impl Route {
             tries: route.tries.clone(),
             strip_prefix: route.strip_prefix,
             preserve_host: route.preserve_host,
+            upgrade: route.upgrade.clone(),
             keepalive_idle: route.upstream.keepalive_idle,
             group_key: group_key(upstream.label(), ""),
             filters,

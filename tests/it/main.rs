@@ -37,6 +37,7 @@ mod smuggling;
 mod streaming;
 mod strictness;
 mod support;
+mod switching;
 mod targets;
 mod upgrade;
 mod versions;

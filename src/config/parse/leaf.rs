@@ -174,6 +174,7 @@ pub(super) fn example(key: &Key) -> String {
         (Kind::Url | Kind::Upstream | Kind::Endpoints, _) => "http://127.0.0.1:3000".into(),
         (Kind::Named(Section::Route), _) => "{/: {upstream: \"http://127.0.0.1:3000\"}}".into(),
         (Kind::Networks, _) => "[10.0.0.0/8]".into(),
+        (Kind::Protocols, _) => "[websocket]".into(),
         (Kind::Filters, _) => "[{type: request_id}]".into(),
         (Kind::Bool, _) => "true".into(),
         _ => "{}".into(),

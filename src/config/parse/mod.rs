@@ -17,6 +17,7 @@ mod report;
 mod routes;
 mod server;
 mod tcp;
+mod upgrade;
 mod upstream;
 
 use std::path::Path;

@@ -13,6 +13,7 @@ use super::named::{Named, Used};
 use super::report::{Report, Trail};
 use super::server::millis;
 use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
+use super::upgrade::read_upgrade;
 use super::upstream::{Carries, Draft, Told};
 use crate::config::detect::{Side, side};
 use crate::config::keys::{On, Section};
@@ -131,6 +132,7 @@ impl Reader<'_, '_> {
         };
         let strip_prefix = fields.bool_or_default(report, "strip_prefix");
         let preserve_host = fields.bool_or_default(report, "preserve_host");
+        let upgrade = read_upgrade(report, &fields);
         let tcp_only = TcpOnly::read(report, &fields, self.tcp_proxy);
         match side {
             Side::Unclear => {
@@ -157,6 +159,7 @@ impl Reader<'_, '_> {
                         tries: common.tries,
                         strip_prefix,
                         preserve_host,
+                        upgrade,
                         filters: common.filters,
                         at: (at.line, at.column),
                     });

@@ -281,6 +281,18 @@ const HTTP: &[(&str, &str, Probe, &str)] = &[
         "0ns",
     ),
     (
+        "upgrade",
+        "upgrade: [websocket, foo/2]",
+        probe!(c => http(c).upgrade),
+        "Only([\"websocket\", \"foo/2\"])",
+    ),
+    (
+        "upgrade",
+        "upgrade: false",
+        probe!(c => http(c).upgrade),
+        "Only([])",
+    ),
+    (
         "keepalive_idle_secs",
         "keepalive_idle_secs: 0",
         probe!(c => web(c).keepalive_idle),
