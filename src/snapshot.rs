@@ -6,7 +6,6 @@
 //! keeps its `Arc` and with it health, counts and connections.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use crate::filter::{Chains, Registry};
 use crate::route::{Route, Table, TcpRoute, TcpTable};
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::warm::{Policy, Wanted};
-use crate::upstream::{Balancers, Upstream};
+use crate::upstream::{Balancers, Upstream, key};
 
 /// What code outside of this crate adds to the words of a configuration.
 #[derive(Debug, Default)]
@@ -79,11 +78,9 @@ impl Snapshot {
             tcp.entry(route.listen).or_default().push(compiled);
         }
         let counts_http_connections = routes.iter().any(|(_, route)| route.upstream.is_limited());
-        let mut hasher = DefaultHasher::new();
-        config.text.hash(&mut hasher);
         Ok(Snapshot {
             generation: previous.map_or(1, |snapshot| snapshot.generation + 1),
-            hash: hasher.finish(),
+            hash: key::fnv1a(config.text.as_bytes()),
             routes: Table::build(routes)?,
             tcp: tcp
                 .into_iter()

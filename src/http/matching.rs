@@ -4,7 +4,6 @@
 //! sent is the one that was matched. Called by `proxy.rs` when a request is admitted.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use crate::config::HashOn;
 use crate::error::Reason;
 use crate::http::exchange::End;
 use crate::route::{Route, Table, normalise, strip_prefix};
+use crate::upstream::key;
 
 /// The route of a request and the target to send: path normalised, prefix stripped where asked.
 pub fn matched(
@@ -71,7 +71,8 @@ pub fn content_length(request: &RequestHeader) -> Option<u64> {
     length.to_str().ok()?.parse().ok()
 }
 
-/// What `balance: hash` picks by; `None` when the request does not have it.
+/// What `balance: hash` picks by; `None` when the request does not have it. Of a path that is what
+/// goes on to the endpoint, without the query.
 pub fn hash_key(
     route: &Route,
     request: &RequestHeader,
@@ -79,15 +80,13 @@ pub fn hash_key(
     target: &str,
 ) -> Option<u64> {
     let on = route.upstream.spec().balance.hash_on()?;
-    let mut hasher = DefaultHasher::new();
-    match on {
+    Some(match on {
         // Whom nobody can tell apart goes one way.
-        HashOn::ClientIp => client.hash(&mut hasher),
-        HashOn::Path => target.split('?').next().unwrap_or(target).hash(&mut hasher),
-        HashOn::Header(name) => request.headers.get(name)?.as_bytes().hash(&mut hasher),
-        HashOn::Cookie(name) => cookie(request, name)?.hash(&mut hasher),
-    }
-    Some(hasher.finish())
+        HashOn::ClientIp => client.map_or_else(|| key::fnv1a(b""), key::of_address),
+        HashOn::Path => key::fnv1a(target.split('?').next().unwrap_or(target).as_bytes()),
+        HashOn::Header(name) => key::fnv1a(request.headers.get(name)?.as_bytes()),
+        HashOn::Cookie(name) => key::fnv1a(cookie(request, name)?.as_bytes()),
+    })
 }
 
 /// The value of one cookie (RFC 6265, section 5.4).

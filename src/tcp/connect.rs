@@ -4,7 +4,6 @@
 //! happens within `timeout_ms`; a client that leaves frees its place; nothing of the client's was
 //! sent when a try is repeated. Called by `session.rs`.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
 use crate::upstream::warm::{Next, Taken, Warm};
-use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, dial, tune};
+use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, dial, key, tune};
 use crate::wire::sniff;
 
 /// A server connection, and what it took.
@@ -244,7 +243,7 @@ async fn pick(
 ) -> Result<Lease, Reason> {
     let balance = &route.upstream.spec().balance;
     let want = Pick {
-        hash: balance.hash_on().map(|_| hash(client)),
+        hash: balance.hash_on().map(|_| key::of_address(client)),
         avoid: &efforts.tried,
         deadline,
         target: route.target,
@@ -261,12 +260,6 @@ async fn pick(
         route.metrics.queue_waited(queued.as_secs_f64());
     }
     lease.map_err(|error| error.reason())
-}
-
-fn hash(client: IpAddr) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    client.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of

@@ -357,7 +357,7 @@ mod tests {
     use super::*;
     use crate::config::{EndpointSpec, HashOn, Target, UpstreamSpec};
     use crate::upstream::fixture::{any, avoiding, next, number, pick, spec, upstream, weighted};
-    use crate::upstream::{Pick, Upstream};
+    use crate::upstream::{Pick, Upstream, key};
 
     fn balanced(balance: Balance, weights: &[u16]) -> Arc<Upstream> {
         upstream(UpstreamSpec {
@@ -518,6 +518,22 @@ mod tests {
             assert_eq!(first, again);
         }
         assert_eq!(shares(&upstream, 50).await.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_key_has_the_endpoint_that_it_has_in_every_version() {
+        let upstream = balanced(Balance::Hash(HashOn::Path), &[1; 5]);
+        let mut picked = Vec::new();
+        for nth in 0..12 {
+            let with = Pick {
+                hash: Some(key::fnv1a(format!("client-{nth}").as_bytes())),
+                ..any()
+            };
+            picked.push(number(&upstream.pick(with).await.unwrap()));
+        }
+        // Computed apart from this code: CRC-32 of the hash's bytes, little-endian, on a ring of
+        // CRC-32 as nginx draws it.
+        assert_eq!(picked, [4, 3, 2, 5, 5, 5, 4, 5, 1, 2, 4, 2]);
     }
 
     #[tokio::test]

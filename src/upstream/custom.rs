@@ -46,8 +46,9 @@ pub struct Candidate<'a> {
 pub struct Wish<'a> {
     /// The upstream's name, or the key of its route.
     pub upstream: &'a str,
-    /// Of what `hash_on` names: equal for equal values. `None` without `hash_on`, and when the
-    /// request does not have it.
+    /// FNV-1a (64 bits) of what `hash_on` names: of the 4 or 16 bytes of an address, of the bytes of
+    /// a path, header or cookie; the same in every gateway and version. `None` without `hash_on`,
+    /// and when the request does not have it.
     pub hash: Option<u64>,
 }
 

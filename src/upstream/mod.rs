@@ -11,8 +11,8 @@
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
-//! speaks TLS), `lease`, [`budget`] (retries), [`dial`] (connects), `ring` (Ketama), `probe` (Pingora's
-//! checks), [`warm`] (sockets connected ahead),
+//! speaks TLS), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is hashed), `ring` (Ketama),
+//! `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
@@ -26,6 +26,7 @@ pub mod endpoint;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+pub mod key;
 mod last_error;
 mod lease;
 mod limit;

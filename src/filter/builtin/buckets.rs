@@ -43,6 +43,7 @@ pub(super) struct Taken {
 #[derive(Debug)]
 pub(super) struct Buckets {
     shards: Box<[Mutex<Shard>]>,
+    /// Another one in each process: what it spreads is not shared, and clients choose the keys.
     spread: RandomState,
     rate: Rate,
 }

@@ -1,13 +1,15 @@
 //! `balance:` with a name of the embedder's.
 
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use harbr_router::config;
 use harbr_router::server::Gateway;
 use harbr_router::upstream::{Balancer, Candidate, Wish};
 
-use crate::support::{Client, Gw, Origin, route};
+use crate::support::{Client, Gw, Origin, eventually, route};
 
 /// Always the same one of the candidates, and who asked.
 #[derive(Default)]
@@ -108,6 +110,61 @@ fn a_balancer_is_told_weights_and_the_hash() {
             .all(|name| first.iter().any(|x| x == name))
     );
 }
+
+/// Keeps the hashes that it is told.
+#[derive(Default)]
+struct Noting(Arc<Mutex<Vec<Option<u64>>>>);
+
+impl Balancer for Noting {
+    fn pick(&self, _: &[Candidate<'_>], wish: &Wish<'_>) -> usize {
+        self.0.lock().expect("no panic").push(wish.hash);
+        0
+    }
+}
+
+#[test]
+fn the_hash_is_the_documented_one_for_whatever_is_hashed() {
+    let origin = Origin::ok("ok");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = |keys: &str, target: &str, headers: &[(&str, &str)]| {
+        let keys = format!("balance: noting\n{keys}\n");
+        let gw = Gw::embed(route("/", &[origin.url()], &keys), |gateway| {
+            gateway.balancer("noting", Noting(seen.clone()))
+        });
+        assert_eq!(gw.client().call("GET", target, headers, b"").status, 200);
+        seen.lock().expect("no panic").pop().expect("it was asked")
+    };
+    let cookies = [("Cookie", "a=b; user=anna")];
+    assert_eq!(told("hash_on: client_ip", "/", &[]), Some(LOCALHOST));
+    assert_eq!(
+        told("hash_on: \"header:X-User\"", "/", &[("x-user", "anna")]),
+        Some(ANNA)
+    );
+    assert_eq!(told("hash_on: \"header:X-User\"", "/", &[]), None);
+    assert_eq!(told("hash_on: \"cookie:user\"", "/", &cookies), Some(ANNA));
+    assert_eq!(
+        told("hash_on: path", "/x/../orders/7?page=2", &[]),
+        Some(ORDERS)
+    );
+    // A session is hashed as a request is.
+    let redis = Origin::raw(|conn| conn.until_closed());
+    let tcp = "tcp_proxy: {enabled: true, listen_addr: \"127.0.0.1:0\"}\n";
+    let keys = "balance: noting\nhash_on: client_ip\nhealth_check: false\n";
+    let upstream = [format!("redis://{}", redis.addr())];
+    let gw = Gw::embed(
+        format!("{tcp}{}", route("cache", &upstream, keys)),
+        |gateway| gateway.balancer("noting", Noting(seen.clone())),
+    );
+    let _session = TcpStream::connect(gw.tcp_addr(0)).expect("the gateway accepts");
+    eventually(Duration::from_secs(10), "it was asked", || {
+        seen.lock().expect("no panic").last() == Some(&Some(LOCALHOST))
+    });
+}
+
+// FNV-1a, 64 bits.
+const LOCALHOST: u64 = 0x6c0b_1539_76ee_1fad;
+const ANNA: u64 = 0x96bc_ca83_b55a_a4bb;
+const ORDERS: u64 = 0x6c7e_7bd9_5441_d065;
 
 #[test]
 fn who_was_tried_is_no_candidate_of_the_next_try() {
