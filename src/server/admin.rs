@@ -183,7 +183,7 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
         .map(|endpoint| {
             let mut status = json!({
                 "endpoint": endpoint.label(),
-                "address": endpoint.addr().to_string(),
+                "address": endpoint.ways().first.to_string(),
                 "healthy": endpoint.is_healthy(),
                 "ejected": endpoint.is_ejected(),
                 "backup": endpoint.is_backup(),

@@ -71,7 +71,7 @@ fn every_server(table: &TcpTable) -> Vec<SocketAddr> {
         .postgres()
         .flat_map(|route| {
             let endpoints = route.upstream.endpoints();
-            endpoints.iter().map(|e| e.addr()).collect::<Vec<_>>()
+            endpoints.iter().map(|e| e.ways().first).collect::<Vec<_>>()
         })
         .collect();
     servers.sort_unstable();

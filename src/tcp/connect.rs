@@ -140,25 +140,22 @@ async fn fresh(
     let patience = deadline.saturating_duration_since(started);
     let patience = patience.min(route.tries.connect_timeout);
     let endpoint = lease.endpoint();
-    match timeout(patience, TcpStream::connect(endpoint.addr())).await {
-        Ok(Ok(server)) => {
+    match dial::connect(endpoint, patience).await {
+        Ok(server) => {
             efforts.connect = Some(started.elapsed());
             lease.record(Outcome::Ok);
             // An error here means it is gone again, which the relay will see.
             let _ = tune(&server);
             Ok(server)
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             log::debug!("{}: cannot connect: {error}", endpoint.label());
             endpoint.note_connect_error(&error);
-            match dial::is_ours(&error) {
-                true => Err(Failed::ForWantHere),
-                false => Err(Failed::Refused),
-            }
-        }
-        Err(_) => {
-            endpoint.note_connect_error(&io::ErrorKind::TimedOut.into());
-            Err(Failed::TimedOut)
+            Err(match error.kind() {
+                io::ErrorKind::TimedOut => Failed::TimedOut,
+                _ if dial::is_ours(&error) => Failed::ForWantHere,
+                _ => Failed::Refused,
+            })
         }
     }
 }

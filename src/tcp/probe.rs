@@ -27,7 +27,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::config::{self, DbType, Secret};
 use crate::upstream::health::{Probe, ProbeFactory};
 use crate::upstream::warm::Ready;
-use crate::upstream::{Encryption, Endpoint, Role};
+use crate::upstream::{Encryption, Endpoint, Role, dial};
 use crate::wire::login::{self, Login, LoginStep};
 use crate::wire::postgres::GSSENC_REQUEST;
 use crate::wire::probe::{self, Verdict};
@@ -62,8 +62,8 @@ pub struct BeginSession;
 
 #[async_trait]
 impl Ready for BeginSession {
-    async fn ask(&self, addr: SocketAddr) -> io::Result<()> {
-        let mut stream = TcpStream::connect(addr).await?;
+    async fn ask(&self, endpoint: &Endpoint) -> io::Result<()> {
+        let mut stream = dial::connect(endpoint, LONGEST).await?;
         stream.write_all(&probe::begin_session()).await?;
         let mut answer = Vec::with_capacity(READ_BYTES);
         let verdict = loop {
@@ -100,22 +100,21 @@ struct DatabaseProbe {
 #[async_trait]
 impl Probe for DatabaseProbe {
     async fn check(&self, endpoint: &Endpoint, _timeout: Duration) -> Result<Role, String> {
-        let addr = endpoint.addr();
         let has_login = self.user.is_some() || self.password.is_some();
         match self.db_type {
-            DbType::Mysql if has_login => self.log_in_to_mysql(addr).await,
-            DbType::Mysql => knock(addr).await,
+            DbType::Mysql if has_login => self.log_in_to_mysql(endpoint).await,
+            DbType::Mysql => knock(endpoint).await,
             DbType::Postgres if !has_login => self.ask_postgres(endpoint).await,
             DbType::Postgres | DbType::Redis if has_login => {
-                let mut talk = Talk::connect(addr).await?;
+                let mut talk = Talk::connect(endpoint).await?;
                 let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
                 talk.write(&farewell).await?;
                 talk.end().await;
                 Ok(role)
             }
-            DbType::Redis | DbType::Mongodb => self.ask_for_role(addr).await,
+            DbType::Redis | DbType::Mongodb => self.ask_for_role(endpoint).await,
             db_type => {
-                let mut talk = Talk::connect(addr).await?;
+                let mut talk = Talk::connect(endpoint).await?;
                 talk.ask(db_type, &probe::probe(db_type).unwrap_or_default())
                     .await?;
                 talk.end().await;
@@ -134,8 +133,8 @@ impl DatabaseProbe {
 
     /// Until it is logged in the socket closes by RST, whoever drops it: the server then waits for
     /// nobody.
-    async fn log_in_to_mysql(&self, addr: SocketAddr) -> Result<Role, String> {
-        let mut talk = Talk::connect(addr).await?;
+    async fn log_in_to_mysql(&self, endpoint: &Endpoint) -> Result<Role, String> {
+        let mut talk = Talk::connect(endpoint).await?;
         talk.linger(Some(Duration::ZERO))?;
         let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
         talk.linger(None)?;
@@ -149,10 +148,9 @@ impl DatabaseProbe {
     /// server with TLS logs each client that goes without it. One that declined TLS is asked for it
     /// again and again, since sessions are told so before they reach it.
     async fn ask_postgres(&self, endpoint: &Endpoint) -> Result<Role, String> {
-        let addr = endpoint.addr();
         let declines_tls = endpoint.encryption() == Some(Encryption::Declined);
         if !declines_tls && !self.without_gssenc.load(Ordering::Relaxed) {
-            let mut talk = Talk::connect(addr).await?;
+            let mut talk = Talk::connect(endpoint).await?;
             talk.write(&GSSENC_REQUEST).await?;
             if let Ok(Some(b'G' | b'N')) = talk.read_byte().await {
                 talk.end().await;
@@ -160,7 +158,7 @@ impl DatabaseProbe {
             }
         }
         let question = probe::probe(DbType::Postgres).unwrap_or_default();
-        let mut talk = Talk::connect(addr).await?;
+        let mut talk = Talk::connect(endpoint).await?;
         let answer = talk.ask(DbType::Postgres, &question).await?;
         note_encryption(endpoint, answer.first().copied());
         if !declines_tls {
@@ -172,8 +170,8 @@ impl DatabaseProbe {
 
     /// Those who tell their role to anybody, unless they want a password first: they live, then,
     /// and nothing is known.
-    async fn ask_for_role(&self, addr: SocketAddr) -> Result<Role, String> {
-        let mut talk = Talk::connect(addr).await?;
+    async fn ask_for_role(&self, endpoint: &Endpoint) -> Result<Role, String> {
+        let mut talk = Talk::connect(endpoint).await?;
         let question = probe::probe(self.db_type).unwrap_or_default();
         let answer = talk.ask(self.db_type, &question).await?;
         let mut login = self.login()?;
@@ -209,8 +207,8 @@ struct Talk {
 }
 
 impl Talk {
-    async fn connect(addr: SocketAddr) -> Result<Talk, String> {
-        let stream = TcpStream::connect(addr).await;
+    async fn connect(endpoint: &Endpoint) -> Result<Talk, String> {
+        let stream = dial::connect(endpoint, LONGEST).await;
         Ok(Talk {
             stream: stream.map_err(|error| format!("connect: {error}"))?,
             left: MAX_READ_BYTES,
@@ -314,7 +312,14 @@ impl Talk {
 }
 
 /// Finds out that a server's kernel accepts connections, without making one; see the module.
-async fn knock(addr: SocketAddr) -> Result<Role, String> {
+async fn knock(endpoint: &Endpoint) -> Result<Role, String> {
+    let knocked = dial::reach(endpoint, LONGEST, knock_at).await;
+    knocked
+        .map(|()| Role::Unknown)
+        .map_err(|error| format!("connect: {error}"))
+}
+
+async fn knock_at(addr: SocketAddr) -> io::Result<()> {
     let prepare = || -> io::Result<TcpSocket> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -324,12 +329,8 @@ async fn knock(addr: SocketAddr) -> Result<Role, String> {
         socket.set_linger(Some(Duration::ZERO))?;
         Ok(TcpSocket::from_std_stream(socket.into()))
     };
-    let socket = prepare().map_err(|error| format!("socket: {error}"))?;
-    let connected = socket.connect(addr).await;
     // Dropped at once, by RST.
-    connected
-        .map(|_| Role::Unknown)
-        .map_err(|error| format!("connect: {error}"))
+    prepare()?.connect(addr).await.map(drop)
 }
 
 fn known(role: login::Role) -> Role {
@@ -343,6 +344,9 @@ fn known(role: login::Role) -> Role {
 const MAX_READ_BYTES: usize = 16 * 1024;
 
 const READ_BYTES: usize = 4 * 1024;
+
+/// For a connect; whoever asks for the check cuts it short.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How long a server may take to close, once its answer is there.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -194,6 +194,9 @@ impl Routed<'_> {
         }
         if route.db_type == DbType::Postgres && pairing.in_clear == InClear::Yes {
             let endpoint = lease.endpoint();
+            // It has two addresses where its name has both families.
+            let server = pairing.server.peer_addr();
+            let server = server.unwrap_or_else(|_| endpoint.addr());
             let mut login = Login::new();
             let registered = &registered;
             let mut next = pairing.next;
@@ -206,7 +209,7 @@ impl Routed<'_> {
                     sessions.warm.flush(endpoint);
                 }
                 if let Some(key) = login.key() {
-                    let entry = sessions.cancels.register(key, endpoint.addr());
+                    let entry = sessions.cancels.register(key, server);
                     *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
                 }
                 seen

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::site::{Site, sites};
 use super::{LOOK, LastError, Upstream, UpstreamSource, lock, stopped};
 use crate::config::Host;
 
@@ -108,7 +109,7 @@ struct Record {
     due: Instant,
     /// Lookups in a row that gave nothing.
     failures: u32,
-    answer: Option<Vec<SocketAddr>>,
+    answer: Option<Vec<Site>>,
     /// Why the last lookup gave nothing.
     error: Option<LastError>,
 }
@@ -221,22 +222,22 @@ impl Discovery {
         let Some(record) = names.get_mut(&name) else {
             return;
         };
-        let answer = answer.map(usable).and_then(|addresses| {
-            if addresses.is_empty() {
+        let answer = answer.map(|answer| sites(&answer)).and_then(|sites| {
+            if sites.is_empty() {
                 Err(io::Error::other("no address"))
             } else {
-                Ok(addresses)
+                Ok(sites)
             }
         });
         match answer {
-            Ok(addresses) => {
+            Ok(sites) => {
                 if record.failures > 0 {
                     log::info!("name resolves again: {}:{}", name.0, name.1);
                 }
                 record.failures = 0;
                 record.error = None;
                 record.due = Instant::now() + refresh;
-                record.answer = Some(addresses);
+                record.answer = Some(sites);
             }
             Err(error) => {
                 record.error = Some(LastError::new(format_args!("resolve: {error}")));
@@ -298,20 +299,6 @@ fn tell(upstreams: &[Arc<Upstream>], names: &HashMap<Name, Record>) {
     }
 }
 
-/// What of an answer is used, in an order of its own since resolvers rotate theirs.
-///
-/// With both families, IPv4 only: the system resolver gives IPv6 addresses also where none can be
-/// reached, and half of all tries would fail (Envoy's `V4_PREFERRED`).
-fn usable(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    if addresses.iter().any(SocketAddr::is_ipv4) {
-        addresses.retain(SocketAddr::is_ipv4);
-    }
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MOST_ADDRESSES);
-    addresses
-}
-
 /// The longest time that a resolver may call an answer good.
 const LONGEST_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -326,9 +313,6 @@ const GLANCE: Duration = Duration::from_millis(10);
 
 /// Lookups running at once.
 const AT_ONCE: usize = 16;
-
-/// Addresses of one name that are used.
-const MOST_ADDRESSES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -456,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn prefers_ipv4_and_takes_ipv6_when_there_is_nothing_else() {
+    async fn both_families_of_a_name_are_one_endpoint_and_each_can_be_alone() {
         let setup = setup(vec![spec(vec![
             endpoint("both.example:80"),
             endpoint("six.example:80"),
@@ -469,7 +453,36 @@ mod tests {
             .discovery
             .resolve_all_once(Duration::from_secs(2))
             .await;
-        assert_eq!(addresses(&setup.upstream()), ["127.0.0.1:80", "[::2]:80"]);
+        let upstream = setup.upstream();
+        assert_eq!(addresses(&upstream), ["127.0.0.1:80", "[::2]:80"]);
+        let set = upstream.endpoints();
+        let ways: Vec<_> = set.iter().map(|endpoint| endpoint.ways()).collect();
+        assert_eq!(ways[0].first, "[::1]:80".parse().unwrap());
+        assert_eq!(ways[0].second, Some("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(ways[1].second, None);
+        assert_eq!(upstream.health().len(), 2, "one for each label");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_stays_when_its_other_family_comes_goes_or_changes_places() {
+        let setup = setup(vec![spec(vec![endpoint("a.example:80")])]);
+        let _running = setup.run();
+        let mut known = None;
+        for answer in [
+            &["10.0.0.1:80"][..],
+            &["10.0.0.1:80", "[::1]:80"],
+            &["[::1]:80", "10.0.0.1:80"],
+            &["[::2]:80", "10.0.0.1:80"],
+        ] {
+            setup.table.set("a.example", answer);
+            tokio::time::sleep(REFRESH).await;
+            let upstream = setup.upstream();
+            let set = upstream.endpoints();
+            assert_eq!(set.len(), 1);
+            let endpoint = set.iter().next().unwrap();
+            assert_eq!(endpoint.ways().first, answer[0].parse().unwrap());
+            assert_eq!(*known.get_or_insert(endpoint.id()), endpoint.id());
+        }
     }
 
     #[tokio::test(start_paused = true)]

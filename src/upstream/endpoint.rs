@@ -1,4 +1,4 @@
-//! One address of an upstream, and everything that is known about how it fares.
+//! One server of an upstream, and everything that is known about how it fares.
 //!
 //! Its own file because balancing, limits, health and discovery all read it and none owns it.
 //! Invariant: what the configuration says is fixed for the life of an [`Endpoint`]; what changes
@@ -17,6 +17,7 @@ use super::dial;
 use super::eject::Ejector;
 use super::encryption::{Answer, Encryption};
 use super::last_error::{LastError, Remembered};
+use super::site::Site;
 use super::warm::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
 
@@ -25,12 +26,12 @@ use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(u64);
 
-/// One address of an upstream. A name that resolves to several addresses gives one of these for
-/// each, with equal labels.
+/// One server of an upstream. A name that resolves to several addresses of a family gives one of
+/// these for each, with equal labels; IPv4 and IPv6 are two ways to one.
 #[derive(Debug)]
 pub struct Endpoint {
     spec: EndpointSpec,
-    addr: SocketAddr,
+    site: Site,
     watch: Watch,
     vitals: Arc<Vitals>,
 }
@@ -61,6 +62,8 @@ struct Watch {
 #[derive(Debug)]
 struct Vitals {
     id: EndpointId,
+    /// The [`family`] in which it was reached last; 0 before the first time.
+    served_by: AtomicU8,
     in_flight: AtomicUsize,
     /// The verdict of the active checks. True until they say otherwise.
     passing: AtomicBool,
@@ -83,15 +86,16 @@ impl Endpoint {
     pub(super) fn new(
         upstream: &UpstreamSpec,
         spec: &EndpointSpec,
-        addr: SocketAddr,
+        site: Site,
         ids: &AtomicU64,
     ) -> Arc<Endpoint> {
         Arc::new(Endpoint {
             spec: spec.clone(),
-            addr,
+            site,
             watch: Watch::new(upstream),
             vitals: Arc::new(Vitals {
                 id: EndpointId(ids.fetch_add(1, Ordering::Relaxed)),
+                served_by: AtomicU8::new(0),
                 in_flight: AtomicUsize::new(0),
                 passing: AtomicBool::new(true),
                 was_checked: AtomicBool::new(false),
@@ -113,14 +117,15 @@ impl Endpoint {
         self: &Arc<Endpoint>,
         upstream: &UpstreamSpec,
         spec: &EndpointSpec,
+        site: Site,
     ) -> Arc<Endpoint> {
         let watch = Watch::new(upstream);
-        if self.spec == *spec && self.watch == watch {
+        if self.spec == *spec && self.site == site && self.watch == watch {
             return Arc::clone(self);
         }
         Arc::new(Endpoint {
             spec: spec.clone(),
-            addr: self.addr,
+            site,
             watch,
             vitals: Arc::clone(&self.vitals),
         })
@@ -135,8 +140,31 @@ impl Endpoint {
         &self.spec.url.label
     }
 
+    /// The address it is known by. Where it has two, the other one may serve: see
+    /// [`ways`](Endpoint::ways).
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.site.name
+    }
+
+    /// Its addresses in the resolver's order.
+    pub(super) fn site(&self) -> Site {
+        self.site
+    }
+
+    /// Its addresses in the order in which to try them: the family that served last comes first.
+    pub fn ways(&self) -> Site {
+        let Some(second) = self.site.second else {
+            return self.site;
+        };
+        match self.vitals.served_by.load(Ordering::Relaxed) == family(second) {
+            true => self.site.reversed(),
+            false => self.site,
+        }
+    }
+
+    /// It was reached at this address.
+    pub(super) fn note_way(&self, addr: SocketAddr) {
+        self.vitals.served_by.store(family(addr), Ordering::Relaxed);
     }
 
     /// Put before the path of each request; empty, or `/…` without a slash at the end.
@@ -331,6 +359,13 @@ impl Endpoint {
     /// Takes note of the role that a passed check found. Returns whether it is another one.
     pub(super) fn note_role(&self, role: Role) -> bool {
         self.vitals.role.swap(role as u8, Ordering::SeqCst) != role as u8
+    }
+}
+
+fn family(addr: SocketAddr) -> u8 {
+    match addr {
+        SocketAddr::V4(_) => 4,
+        SocketAddr::V6(_) => 6,
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, EndpointId, Role};
-use super::probe::Probes;
+use super::probe::probe;
 use super::{LOOK, Upstream, UpstreamSource, stopped};
 use crate::config::HealthCheck;
 
@@ -88,13 +88,12 @@ impl Prober {
     /// Checks until `shutdown` says true, and ends the checks under way in their order: one that is
     /// broken off leaves a line in the log of many a server.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
-        let probes = Probes::new();
         let mut courses = HashMap::new();
         let mut running = JoinSet::new();
         let mut look = Instant::now();
         loop {
             if look <= Instant::now() {
-                self.follow(&mut courses, &probes);
+                self.follow(&mut courses);
                 look = Instant::now() + LOOK;
             }
             let wake = start_due(&mut courses, &mut running).min(look);
@@ -115,7 +114,7 @@ impl Prober {
     }
 
     /// Brings the schedule in line with the current upstreams.
-    fn follow(&self, courses: &mut HashMap<Key, Course>, probes: &Probes) {
+    fn follow(&self, courses: &mut HashMap<Key, Course>) {
         let mut current = HashMap::with_capacity(courses.len());
         let mut fresh = Vec::new();
         for upstream in (self.upstreams)() {
@@ -127,7 +126,7 @@ impl Prober {
                 match courses.remove(&key) {
                     Some(mut course)
                         if course.policy == policy
-                            && course.endpoint.addr() == endpoint.addr()
+                            && course.endpoint.site() == endpoint.site()
                             && course.endpoint.label() == endpoint.label() =>
                     {
                         course.upstream = Arc::clone(&upstream);
@@ -145,7 +144,7 @@ impl Prober {
                 continue;
             };
             let spread = policy.interval.min(SPREAD) * nth / count;
-            let probe = self.probe(probes, &policy, &endpoint);
+            let probe = self.probe(&policy, &endpoint);
             courses.insert(
                 key,
                 Course {
@@ -162,14 +161,13 @@ impl Prober {
 
     fn probe(
         &self,
-        probes: &Probes,
         policy: &HealthCheck,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
     ) -> Result<Arc<dyn Probe>, String> {
         self.factory
             .as_ref()
             .and_then(|factory| factory(policy, endpoint))
-            .map_or_else(|| probes.probe(policy, endpoint), Ok)
+            .map_or_else(|| probe(policy, endpoint), Ok)
     }
 
     /// Takes a finished check and plans the next.

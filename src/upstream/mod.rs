@@ -7,7 +7,7 @@
 //! network during a pick; no lock is held across an await; what an upstream knows about its
 //! endpoints survives a reload, and making an upstream has no effect on the one it replaces.
 //!
-//! One file each: [`endpoint`] (one address and its vitals), `set` (all of them, with the hash
+//! One file each: [`endpoint`] (one of them and its vitals), `site` (where it is reached), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
@@ -35,12 +35,12 @@ mod pick;
 mod probe;
 mod ring;
 mod set;
+mod site;
 mod tune;
 mod view;
 pub mod warm;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -57,6 +57,7 @@ pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
 pub use self::set::EndpointSet;
+pub use self::site::Site;
 pub use self::tune::tune;
 
 use self::budget::RetryBudget;
@@ -279,7 +280,7 @@ impl Upstream {
     }
 
     /// Takes the resolver's answer for a name. Endpoints whose address stays are kept.
-    fn note_addresses(&self, host: &str, port: u16, answer: &[SocketAddr]) {
+    fn note_addresses(&self, host: &str, port: u16, answer: &[Site]) {
         let mut addresses = lock(&self.addresses);
         let mut news = false;
         for (endpoint, known) in self.spec.endpoints.iter().zip(addresses.iter_mut()) {

@@ -8,12 +8,19 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::protocols::ALPN;
-use pingora_core::protocols::TcpKeepalive;
+use async_trait::async_trait;
+use pingora_core::connectors::l4::Connect;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_core::{Error, ErrorType, Result};
 
+use super::dial;
 use super::endpoint::Endpoint;
 
 /// How long one try may take, step by step.
@@ -53,15 +60,16 @@ pub enum HopByHop {
 
 /// The peer for one try against `endpoint`. `group_key`: see [`group_key`].
 pub fn http_peer(
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     timeouts: &PeerTimeouts,
     group_key: u64,
     reuse: Reuse,
     hop_by_hop: HopByHop,
 ) -> Box<HttpPeer> {
     // A `SocketAddr` is taken as it is: nothing is resolved, nothing can fail.
-    let mut peer = HttpPeer::new(endpoint.addr(), false, String::new());
+    let mut peer = HttpPeer::new(endpoint.ways().first, false, String::new());
     let options = &mut peer.options;
+    options.custom_l4 = connector(endpoint, timeouts.connect);
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.total_connect);
     options.read_timeout = timeouts.read;
@@ -88,6 +96,41 @@ pub fn http_peer(
         }
     }
     Box::new(peer)
+}
+
+/// What connects in Pingora's place where an endpoint has two addresses, which a peer cannot have.
+/// The peer has the one that served last: under that address connections are pooled, and Pingora
+/// takes none from its pool that leads elsewhere.
+pub(super) fn connector(endpoint: &Arc<Endpoint>, patience: Duration) -> Option<Connector> {
+    endpoint.ways().second?;
+    Some(Arc::new(TwoWays {
+        endpoint: Arc::clone(endpoint),
+        patience,
+    }))
+}
+
+/// As Pingora holds it.
+pub(super) type Connector = Arc<dyn Connect + Send + Sync>;
+
+#[derive(Debug)]
+struct TwoWays {
+    endpoint: Arc<Endpoint>,
+    patience: Duration,
+}
+
+#[async_trait]
+impl Connect for TwoWays {
+    async fn connect(&self, _either: &SocketAddr) -> Result<Stream> {
+        let connected = dial::connect(&self.endpoint, self.patience).await;
+        connected.map(Stream::from).map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                _ => ErrorType::ConnectError,
+            };
+            Error::because(kind, "neither family of its name", error)
+        })
+    }
 }
 
 /// Keeps apart in Pingora's pool what must not share connections: two upstreams that name the same
@@ -122,9 +165,6 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use pingora_core::ErrorType;
     use pingora_core::connectors::TransportConnector;
     use pingora_core::upstreams::peer::Peer;
     use tokio::io::AsyncReadExt;

@@ -1,4 +1,4 @@
-//! The built-in probes: Pingora's HTTP and TCP health checks.
+//! The built-in probes: a connect, and Pingora's HTTP check.
 //!
 //! Its own file because it is where the prober meets Pingora. Invariant: one check object serves
 //! all checks of an endpoint, none of them keeps a connection, and each has a timeout at every
@@ -9,71 +9,60 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector as HttpConnector;
-use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType};
 use pingora_http::RequestHeader;
-use pingora_load_balancing::health_check::{
-    HealthCheck as PingoraCheck, HttpHealthCheck, TcpHealthCheck,
-};
+use pingora_load_balancing::health_check::{HealthCheck as _, HttpHealthCheck};
 use pingora_load_balancing::{Backend, Extensions};
 
+use super::dial;
 use super::endpoint::{Endpoint, Role};
 use super::health::Probe;
-use crate::config::{self, HealthCheck, StatusSet, UpstreamUrl};
+use super::peer::connector;
+use crate::config::{self, HealthCheck, StatusSet};
 
-/// Makes the built-in probes.
-pub(super) struct Probes {
-    connect: Arc<TcpHealthCheck>,
-}
-
-impl Probes {
-    pub(super) fn new() -> Probes {
-        // Pingora's TCP check builds a TLS connector from the system's certificates when it is
-        // made (3 ms, 200 KB), and takes the address with each check: one serves all endpoints.
-        let mut connect = TcpHealthCheck::default();
-        connect.set_connector(TransportConnector::new(Some(clear_text_only())));
-        let options = &mut connect.peer_template.options;
-        options.connection_timeout = Some(LONGEST);
-        options.total_connection_timeout = Some(LONGEST);
-        Probes {
-            connect: Arc::new(connect),
-        }
-    }
-
-    /// The probe for `endpoint`; an error text when its request cannot be built.
-    pub(super) fn probe(
-        &self,
-        policy: &HealthCheck,
-        endpoint: &Endpoint,
-    ) -> Result<Arc<dyn Probe>, String> {
-        let check: Arc<dyn PingoraCheck + Send + Sync> = match &policy.probe {
-            config::Probe::Http { path, status } => {
-                Arc::new(http(policy, endpoint.url(), path, status)?)
-            }
-            // What else a protocol needs is known to the floor above.
-            config::Probe::Tcp { .. } => Arc::clone(&self.connect) as _,
-        };
-        Ok(Arc::new(Checked {
-            check,
+/// The probe for `endpoint`; an error text when its request cannot be built.
+pub(super) fn probe(
+    policy: &HealthCheck,
+    endpoint: &Arc<Endpoint>,
+) -> Result<Arc<dyn Probe>, String> {
+    match &policy.probe {
+        config::Probe::Http { path, status } => Ok(Arc::new(OverHttp {
+            check: http(policy, endpoint, path, status)?,
             target: Backend {
                 addr: SocketAddr::Inet(endpoint.addr()),
                 weight: 1,
                 ext: Extensions::new(),
             },
-        }))
+        })),
+        // What else a protocol needs is known to the floor above.
+        config::Probe::Tcp { .. } => Ok(Arc::new(OverTcp)),
+    }
+}
+
+/// A connect. Not Pingora's check: that one is made with a TLS connector (3 ms, 200 KB).
+struct OverTcp;
+
+#[async_trait]
+impl Probe for OverTcp {
+    async fn check(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Role, String> {
+        let connected = dial::connect(endpoint, timeout).await;
+        connected
+            .map(|_| Role::Unknown)
+            .map_err(|error| error.to_string())
     }
 }
 
 /// A Pingora check of one address.
-struct Checked {
-    check: Arc<dyn PingoraCheck + Send + Sync>,
+struct OverHttp {
+    check: HttpHealthCheck,
     target: Backend,
 }
 
 #[async_trait]
-impl Probe for Checked {
+impl Probe for OverHttp {
     async fn check(&self, _endpoint: &Endpoint, _timeout: Duration) -> Result<Role, String> {
         let check = self.check.check(&self.target);
         check.await.map_err(|error| words(&error))?;
@@ -102,10 +91,11 @@ fn words(error: &Error) -> String {
 
 fn http(
     policy: &HealthCheck,
-    url: &UpstreamUrl,
+    endpoint: &Arc<Endpoint>,
     path: &str,
     status: &StatusSet,
 ) -> Result<HttpHealthCheck, String> {
+    let url = endpoint.url();
     let host = match url.port {
         80 => url.host.to_string(),
         port => format!("{}:{port}", url.host),
@@ -119,12 +109,13 @@ fn http(
     };
     let request = request().map_err(|error: Box<Error>| error.to_string())?;
     // Not `HttpHealthCheck::new`: it loads the system's certificates, twice, for each endpoint.
-    let connector = HttpConnector::new(Some(clear_text_only()));
-    let mut check = HttpHealthCheck::new_custom("unset", false, connector);
+    let clear_text = HttpConnector::new(Some(clear_text_only()));
+    let mut check = HttpHealthCheck::new_custom("unset", false, clear_text);
     check.req = request;
     check.consecutive_success = policy.healthy_after;
     check.consecutive_failure = policy.unhealthy_after;
     let options = &mut check.peer_template.options;
+    options.custom_l4 = connector(endpoint, policy.timeout);
     options.connection_timeout = Some(policy.timeout);
     options.total_connection_timeout = Some(policy.timeout);
     options.read_timeout = Some(policy.timeout);
@@ -154,6 +145,3 @@ fn clear_text_only() -> ConnectorOptions {
 
 /// The kind of our own error about a status.
 const STATUS: &str = "status";
-
-/// An upper bound for the shared check; each check is cut by its own timeout before.
-const LONGEST: Duration = Duration::from_secs(3600);

@@ -11,11 +11,12 @@ use std::sync::atomic::AtomicU64;
 
 use super::endpoint::Endpoint;
 use super::ring::Ring;
+use super::site::Site;
 use crate::config::{Balance, Host, UpstreamSpec};
 
 /// The addresses each configured endpoint has, in the order of the configuration; `None` for a
 /// name that has never been resolved.
-pub(super) type Addresses = Vec<Option<Vec<SocketAddr>>>;
+pub(super) type Addresses = Vec<Option<Vec<Site>>>;
 
 /// An immutable list of endpoints, in the order of the configuration.
 #[derive(Debug)]
@@ -45,12 +46,12 @@ impl EndpointSet {
         for (of, addresses) in spec.endpoints.iter().zip(addresses) {
             match addresses {
                 None => unresolved += 1,
-                Some(addresses) => endpoints.extend(addresses.iter().map(|&addr| {
-                    kept.get_mut(&(of.url.label.as_str(), addr))
+                Some(sites) => endpoints.extend(sites.iter().map(|&site| {
+                    kept.get_mut(&(of.url.label.as_str(), site.name))
                         .and_then(VecDeque::pop_front)
                         .map_or_else(
-                            || Endpoint::new(spec, of, addr, ids),
-                            |endpoint| endpoint.carried(spec, of),
+                            || Endpoint::new(spec, of, site, ids),
+                            |endpoint| endpoint.carried(spec, of, site),
                         )
                 })),
             }
@@ -110,16 +111,16 @@ pub(super) fn known_addresses(spec: &UpstreamSpec, previous: Option<&EndpointSet
     spec.endpoints
         .iter()
         .map(|endpoint| match &endpoint.url.host {
-            Host::Ip(ip) => Some(vec![SocketAddr::new(*ip, endpoint.url.port)]),
+            Host::Ip(ip) => Some(vec![Site::alone(SocketAddr::new(*ip, endpoint.url.port))]),
             Host::Name(_) => {
-                let mut addresses: Vec<SocketAddr> = previous?
+                let mut sites: Vec<Site> = previous?
                     .iter()
                     .filter(|known| known.label() == endpoint.url.label)
-                    .map(|known| known.addr())
+                    .map(|known| known.site())
                     .collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                (!addresses.is_empty()).then_some(addresses)
+                sites.sort_unstable_by_key(|site| site.name);
+                sites.dedup_by_key(|site| site.name);
+                (!sites.is_empty()).then_some(sites)
             }
         })
         .collect()

@@ -16,7 +16,6 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -92,7 +91,7 @@ pub type WarmSource = Arc<dyn Fn() -> Vec<Wanted> + Send + Sync>;
 #[async_trait]
 pub trait Ready: Send + Sync {
     /// `Err`: it does not, or cannot be asked.
-    async fn ask(&self, addr: SocketAddr) -> io::Result<()>;
+    async fn ask(&self, endpoint: &Endpoint) -> io::Result<()>;
 }
 
 /// Connects ahead, and gives out.

@@ -1,3 +1,4 @@
-//! Connects that fail, for HTTP and for sessions alike: who is tried instead.
+//! Connects that fail, for HTTP and for sessions alike: what is tried instead.
 
 mod elsewhere;
+mod families;

@@ -5,11 +5,9 @@
 //! doubted while it was connected is not kept; leases come first. Driven by [`Warm::run`].
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -17,7 +15,7 @@ use tokio::time::Instant;
 use super::Warm;
 use super::{FIRST_RETRY, Kept, Ready, State, Wanted};
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::{Upstream, tune};
+use crate::upstream::{Upstream, dial, tune};
 
 /// What the filler knows from one round to the next.
 #[derive(Default)]
@@ -210,12 +208,11 @@ impl Connected {
 impl Connecting {
     pub(super) async fn connect(self) -> Connected {
         let start = Instant::now();
-        let addr: SocketAddr = self.endpoint.addr();
         let attempt = async {
             match &self.ask {
-                Some(ready) => ready.ask(addr).await.map(|()| None),
+                Some(ready) => ready.ask(&self.endpoint).await.map(|()| None),
                 None => {
-                    let stream = TcpStream::connect(addr).await?.into_std()?;
+                    let stream = dial::connect(&self.endpoint, PATIENCE).await?.into_std()?;
                     tune(&stream)?;
                     Ok(Some(stream))
                 }

@@ -12,6 +12,7 @@ use super::*;
 use crate::config::{HealthCheck, Probe, UpstreamSpec};
 use crate::telemetry::Metrics;
 use crate::upstream::Role;
+use crate::upstream::Site;
 use crate::upstream::fixture::{endpoint, eventually, pick, spec, upstream};
 
 const POLICY: Policy = Policy {
@@ -311,8 +312,8 @@ async fn an_address_that_changes_takes_its_sockets_with_it() {
     let mut setup = setup(POLICY, |_| {}).await;
     let port = setup.listener.local_addr().unwrap().port();
     setup.upstream = upstream(spec(vec![endpoint(&format!("db.example:{port}"))]));
-    let here = ([127, 0, 0, 1], port).into();
-    let there = ([127, 0, 0, 2], port).into();
+    let here = Site::alone(([127, 0, 0, 1], port).into());
+    let there = Site::alone(([127, 0, 0, 2], port).into());
     setup.upstream.note_addresses("db.example", port, &[here]);
     setup.clients_come().await;
     let accepted = setup.accept().await;
@@ -455,7 +456,7 @@ struct Says {
 
 #[async_trait]
 impl Ready for Says {
-    async fn ask(&self, _: SocketAddr) -> io::Result<()> {
+    async fn ask(&self, _: &Endpoint) -> io::Result<()> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         match self.ready.load(Ordering::SeqCst) {
             true => Ok(()),

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harbr_router::server::Gateway;
+
 use crate::support::{Gw, Origin, Redis, eventually, route, timed};
 
 /// Nothing but a connect tells that an endpoint is dead.
@@ -23,12 +25,18 @@ fn sessions(endpoints: &[String], settings: &str, keys: &str) -> Gw {
     Gw::start(tcp + &routes)
 }
 
+/// A route of sessions in a gateway to which something was added.
+pub fn sessions_with(endpoints: &[String], keys: &str, add: impl FnOnce(Gateway) -> Gateway) -> Gw {
+    let tcp = "tcp_proxy: {enabled: true, listen_addr: \"127.0.0.1:0\"}\n";
+    Gw::embed(format!("{tcp}{}", route("cache", endpoints, keys)), add)
+}
+
 fn redis_url(addr: SocketAddr) -> String {
     format!("redis://{addr}")
 }
 
 /// What the first session of a client hears.
-fn ping(gw: &Gw) -> String {
+pub fn ping(gw: &Gw) -> String {
     let mut client = TcpStream::connect(gw.tcp_addr(0)).expect("the gateway accepts");
     let patience = Some(Duration::from_secs(20));
     client.set_read_timeout(patience).expect("a positive time");

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use super::conn::{Conn, Next};
 use super::http1::Request;
 
-/// A server on a port of 127.0.0.1 that the kernel chose.
+/// A server on a port that the kernel chose, of 127.0.0.1 unless said.
 pub struct Origin {
     addr: SocketAddr,
     script: Script,
@@ -49,7 +49,15 @@ pub(super) struct Record {
 impl Origin {
     /// An origin whose every connection is left to `script`. An error ends the connection.
     pub fn raw(script: impl Fn(&mut Conn) -> io::Result<()> + Send + Sync + 'static) -> Origin {
-        let socket = bound(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Origin::raw_at(LOCAL, script)
+    }
+
+    /// As [`raw`](Origin::raw), at this address.
+    pub fn raw_at(
+        addr: SocketAddr,
+        script: impl Fn(&mut Conn) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Origin {
+        let socket = bound(addr);
         let addr = address(&socket);
         let mut origin = Origin {
             addr,
@@ -66,7 +74,14 @@ impl Origin {
     pub fn serve(
         answer: impl Fn(&Request, &mut Conn) -> io::Result<Next> + Send + Sync + 'static,
     ) -> Origin {
-        Origin::raw(move |conn| {
+        Origin::serve_at(LOCAL, answer)
+    }
+
+    fn serve_at(
+        addr: SocketAddr,
+        answer: impl Fn(&Request, &mut Conn) -> io::Result<Next> + Send + Sync + 'static,
+    ) -> Origin {
+        Origin::raw_at(addr, move |conn| {
             while let Some(request) = conn.request()? {
                 match answer(&request, conn)? {
                     Next::Keep => {}
@@ -85,8 +100,17 @@ impl Origin {
 
     /// Answers `status` and `body` to everything, after the request's body was read.
     pub fn status(status: u16, body: &str) -> Origin {
+        Origin::answering(LOCAL, status, body)
+    }
+
+    /// As [`ok`](Origin::ok), at this address.
+    pub fn ok_at(addr: SocketAddr, body: &str) -> Origin {
+        Origin::answering(addr, 200, body)
+    }
+
+    fn answering(addr: SocketAddr, status: u16, body: &str) -> Origin {
         let body = body.to_owned();
-        Origin::serve(move |_, conn| {
+        Origin::serve_at(addr, move |_, conn| {
             conn.body()?;
             conn.answer(status, &[], body.as_bytes())
         })
@@ -103,7 +127,12 @@ impl Origin {
 
     /// Accepts into a full backlog: a connect to it neither succeeds nor fails.
     pub fn unreachable() -> Unreachable {
-        let socket = bound(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Origin::unreachable_at(LOCAL)
+    }
+
+    /// As [`unreachable`](Origin::unreachable), at this address.
+    pub fn unreachable_at(addr: SocketAddr) -> Unreachable {
+        let socket = bound(addr);
         socket.listen(0).expect("a bound socket listens");
         let addr = address(&socket);
         let mut waiting = Vec::new();
@@ -120,7 +149,7 @@ impl Origin {
 
     /// A port where nobody listens, kept from everybody else.
     pub fn refusing() -> Refusing {
-        let socket = bound(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let socket = bound(LOCAL);
         Refusing {
             addr: address(&socket),
             _socket: socket,
@@ -188,7 +217,7 @@ impl Origin {
     /// Closes the port and every connection, as a killed process would.
     pub fn stop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        let old = std::mem::replace(&mut self.socket, unbound());
+        let old = std::mem::replace(&mut self.socket, unbound(self.addr));
         // Wakes the accepting thread, which holds the other handle of this socket.
         let _ = old.shutdown(Shutdown::Both);
         drop(old);
@@ -275,19 +304,22 @@ pub fn echoed(echo: &serde_json::Value, name: &str) -> Vec<String> {
         .collect()
 }
 
-fn unbound() -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a spare descriptor");
+fn unbound(addr: SocketAddr) -> Socket {
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::STREAM, None).expect("a spare descriptor");
     socket.set_reuse_address(true).expect("SO_REUSEADDR");
     socket
 }
 
 fn bound(addr: SocketAddr) -> Socket {
-    let socket = unbound();
+    let socket = unbound(addr);
     super::eventually(Duration::from_secs(5), "a port is bound", || {
         socket.bind(&addr.into()).is_ok()
     });
     socket
 }
+
+const LOCAL: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 fn address(socket: &Socket) -> SocketAddr {
     let addr = socket.local_addr().expect("a bound socket has an address");
