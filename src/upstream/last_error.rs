@@ -66,6 +66,7 @@ mod tests {
 
     use nix::errno::Errno;
 
+    use super::super::Site;
     use super::*;
     use crate::config::UpstreamSpec;
     use crate::upstream::Upstream;
@@ -124,7 +125,8 @@ mod tests {
         let new = Upstream::new(Arc::new(named()), Some(&old));
         assert_eq!(new.unresolved().len(), 2);
         assert_eq!(new.unresolved()[0].1, Some(why.clone()));
-        new.note_addresses("a.example", 80, &["10.0.0.1:80".parse().unwrap()]);
+        let site = Site::alone("10.0.0.1:80".parse().unwrap());
+        new.note_addresses("a.example", 80, &[site]);
         assert_eq!(new.unresolved().len(), 1);
         // A name that has addresses: each of them is told.
         new.note_unresolved("a.example", 80, &why);

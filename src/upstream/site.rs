@@ -52,31 +52,27 @@ pub(super) fn sites(answer: &[SocketAddr]) -> Vec<Site> {
     };
     let (four, six) = (of(SocketAddr::is_ipv4), of(SocketAddr::is_ipv6));
     let six_first = answer.first().is_some_and(SocketAddr::is_ipv6);
-    let at = |family: &[SocketAddr], n: usize| {
-        let nth = n.checked_rem(family.len())?;
-        family.get(nth).copied()
+    let paired = |n: usize| {
+        let (v4, v6) = (four[n % four.len()], six[n % six.len()]);
+        // One that is nobody else's comes before one that serves again.
+        let begins_with_six = match (n < four.len(), n < six.len()) {
+            (true, true) => six_first,
+            (own_four, _) => !own_four,
+        };
+        let four_first = Site {
+            name: if n < four.len() { v4 } else { v6 },
+            first: v4,
+            second: Some(v6),
+        };
+        match begins_with_six {
+            true => four_first.reversed(),
+            false => four_first,
+        }
     };
-    (0..four.len().max(six.len()))
-        .filter_map(|n| {
-            let (Some(v4), Some(v6)) = (at(&four, n), at(&six, n)) else {
-                return Some(Site::alone(at(&four, n).or(at(&six, n))?));
-            };
-            // One that is nobody else's comes before one that serves again.
-            let begins_with_six = match (n < four.len(), n < six.len()) {
-                (true, true) => six_first,
-                (own_four, _) => !own_four,
-            };
-            let four_first = Site {
-                name: if n < four.len() { v4 } else { v6 },
-                first: v4,
-                second: Some(v6),
-            };
-            Some(match begins_with_six {
-                true => four_first.reversed(),
-                false => four_first,
-            })
-        })
-        .collect()
+    match (four.is_empty(), six.is_empty()) {
+        (false, false) => (0..four.len().max(six.len())).map(paired).collect(),
+        _ => four.iter().chain(&six).copied().map(Site::alone).collect(),
+    }
 }
 
 /// Addresses of one family of one name that are used.
