@@ -7,12 +7,12 @@ use std::fmt::Write;
 
 use crate::config::{Balance, Config, EndpointSpec, HashOn, HostPattern, HttpRoute};
 use crate::error::Error;
-use crate::route::{Table, normalise, strip_prefix};
+use crate::route::{Table, normalise, strip_prefix, with_slashes};
 
 /// The explanation, a few lines of text.
 pub fn explain(config: &Config, method: &str, url: &str) -> Result<String, Error> {
-    let (host, target) = split(url)?;
-    let target = normalise(target)
+    let (host, raw) = split(url)?;
+    let target = normalise(raw)
         .map_err(|bad| Error::io(format!("{url}: the gateway answers 400 bad_request: {bad}")))?;
     let routes = config
         .http_routes
@@ -44,6 +44,12 @@ pub fn explain(config: &Config, method: &str, url: &str) -> Result<String, Error
     let at = format!("{}:{}", config.file.display(), route.at.0);
     line(&mut text, "route", format!("{} ({at})", key.text));
     describe_upstream(&mut text, route);
+    let target = match route.merge_slashes {
+        true => target,
+        false => with_slashes(raw).map_err(|bad| {
+            Error::io(format!("{url}: the gateway answers 400 bad_request: {bad}"))
+        })?,
+    };
     let sent = match (route.strip_prefix, target.query()) {
         (false, _) => target.as_str().to_string(),
         (true, None) => strip_prefix(target.path(), &key.prefix).to_string(),

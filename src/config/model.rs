@@ -140,6 +140,8 @@ pub struct HttpRoute {
     pub strip_prefix: bool,
     pub preserve_host: bool,
     pub upgrade: Upgrades,
+    /// The endpoint gets one slash where the client sent several.
+    pub merge_slashes: bool,
     pub filters: Vec<FilterSpec>,
     /// Where the route stands in the file: line and column, from 1.
     pub at: (usize, usize),

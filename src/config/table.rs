@@ -133,6 +133,12 @@ pub(super) static ROOT: &[Key] = &[
         "whose X-Forwarded-* and PROXY headers are believed",
     ),
     key(
+        "merge_slashes",
+        Bool,
+        Default::Bool(true),
+        "`merge_slashes` of every HTTP route that has none",
+    ),
+    key(
         "max_header_bytes",
         Int {
             min: 256,
@@ -425,6 +431,13 @@ pub(super) static ROUTE: &[Key] = &[
         Protocols,
         Default::Told("any one"),
         "what a request may switch to; `false` or `[]`: nothing. Never to what carries HTTP (`h2c`, `HTTP/2.0`, `TLS/1.3`)",
+    ),
+    on(
+        On::Http,
+        "merge_slashes",
+        Bool,
+        Default::Told("`merge_slashes` of the file"),
+        "`//` in a path becomes `/` before it is sent; routes are chosen as if it always did",
     ),
     key(
         "is_tcp",

@@ -19,7 +19,7 @@ use crate::filter::{
 };
 use crate::http::exchange::{End, Exchange};
 use crate::http::respond::{self, Answer};
-use crate::route::normalise;
+use crate::route::{normalise, with_slashes};
 use crate::wire::http1::escaped;
 
 /// What the filters of one request keep with it.
@@ -60,6 +60,10 @@ pub enum Requested {
 /// The request phase. At most until the request's deadline.
 pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
     let deadline = tokio::time::Instant::from_std(ctx.deadline);
+    let normalised: filter::Normalise = match ctx.route.as_ref().is_some_and(|r| r.merge_slashes) {
+        true => merged,
+        false => kept,
+    };
     let Some((chain, mut cx, passed)) = context(session, ctx) else {
         return Requested::Unfiltered;
     };
@@ -82,10 +86,18 @@ pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
 }
 
 /// What a filter wants to be sent, as a client would have to send it.
-fn normalised(target: &str) -> std::result::Result<String, String> {
+fn merged(target: &str) -> std::result::Result<String, String> {
     let target = escaped(target.as_bytes());
     let target = String::from_utf8_lossy(&target);
     let target = normalise(&target).map_err(|bad| bad.to_string())?;
+    Ok(target.into_target().into_owned())
+}
+
+/// The same with its doubled slashes.
+fn kept(target: &str) -> std::result::Result<String, String> {
+    let target = escaped(target.as_bytes());
+    let target = String::from_utf8_lossy(&target);
+    let target = with_slashes(&target).map_err(|bad| bad.to_string())?;
     Ok(target.into_target().into_owned())
 }
 

@@ -1,7 +1,7 @@
 //! From a request's head to its route: what is looked up, and what is sent of it.
 //!
 //! Its own file because it is pure and its rules are RFC sections. Invariant: the target that is
-//! sent is the one that was matched. Called by `proxy.rs` when a request is admitted.
+//! sent is the one that was matched, or becomes it by merging slashes. Called by `proxy.rs` when a request is admitted.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -13,10 +13,11 @@ use pingora_http::RequestHeader;
 use crate::config::HashOn;
 use crate::error::Reason;
 use crate::http::exchange::End;
-use crate::route::{Route, Table, normalise, strip_prefix};
+use crate::route::{Route, Table, normalise, strip_prefix, with_slashes};
 use crate::upstream::key;
 
-/// The route of a request and the target to send: path normalised, prefix stripped where asked.
+/// The route of a request and the target to send: path normalised, with its slashes and without its
+/// prefix where asked.
 pub fn matched(
     request: &RequestHeader,
     routes: &Table<Arc<Route>>,
@@ -37,6 +38,10 @@ pub fn matched(
         .lookup(host, target.path())
         .ok_or(Reason::NoRoute)?
         .clone();
+    let target = match route.merge_slashes || !target.is_changed() {
+        true => target,
+        false => with_slashes(&raw).map_err(|bad| End::bad_request(bad.as_str()))?,
+    };
     let target = match (route.strip_prefix, target.query()) {
         (false, _) => target.into_target().into_owned(),
         (true, None) => strip_prefix(target.path(), &route.key.prefix).to_string(),

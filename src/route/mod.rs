@@ -16,7 +16,7 @@ use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
 use crate::upstream::peer::group_key;
 
-pub use path::{BadPath, Normalised, normalise, strip_prefix};
+pub use path::{BadPath, Normalised, normalise, strip_prefix, with_slashes};
 pub use select::{SslRequest, TcpRoute, TcpTable};
 pub use table::{Table, Tried, Why};
 
@@ -29,6 +29,7 @@ pub struct Route {
     pub strip_prefix: bool,
     pub preserve_host: bool,
     pub upgrade: Upgrades,
+    pub merge_slashes: bool,
     pub upstream: Arc<Upstream>,
     /// How long an unused connection is kept; zero where none is.
     pub keepalive_idle: Duration,
@@ -54,6 +55,7 @@ impl Route {
             preserve_host: route.preserve_host,
             upgrade: route.upgrade.clone(),
             keepalive_idle: route.upstream.keepalive_idle,
+            merge_slashes: route.merge_slashes,
             group_key: group_key(upstream.label(), ""),
             filters,
             metrics: metrics.http_route(&route.key.text),

@@ -3,8 +3,8 @@
 //! Its own file because route confusion starts where two programs read one path differently: what
 //! leaves this file is both matched and sent. Invariant: a normalised path has no empty, `.` or
 //! `..` segment, neither written out, nor escaped, nor hidden behind `;`, `%2F` or `%5C`, and
-//! normalising it again changes nothing. Called by the HTTP proxy once per request, by the table
-//! for its keys, and by `explain`.
+//! normalising it again changes nothing; one [`with_slashes`] is the same but for empty segments.
+//! Called by the HTTP proxy once per request, by the table for its keys, and by `explain`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,7 +30,21 @@ pub fn normalise(raw_target: &str) -> Result<Normalised<'_>, BadPath> {
             path_len: path.len(),
         });
     }
-    let mut target = rewrite(path, raw_target.len())?;
+    rewritten(path, rest, Slashes::Merged)
+}
+
+/// The same with doubled slashes as they came: what may be sent in the place of a normalised target,
+/// because merging its slashes gives that.
+///
+/// # Errors
+/// As [`normalise`], and [`BadPath::DotsBehindSlashes`].
+pub fn with_slashes(raw_target: &str) -> Result<Normalised<'static>, BadPath> {
+    let (path, rest) = split_query(raw_target)?;
+    rewritten(path, rest, Slashes::Kept)
+}
+
+fn rewritten(path: &str, rest: &str, slashes: Slashes) -> Result<Normalised<'static>, BadPath> {
+    let mut target = rewrite(path, path.len() + rest.len(), slashes)?;
     let path_len = target.len();
     target.push_str(rest);
     Ok(Normalised {
@@ -39,19 +53,28 @@ pub fn normalise(raw_target: &str) -> Result<Normalised<'_>, BadPath> {
     })
 }
 
+/// What becomes of several slashes in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slashes {
+    Merged,
+    Kept,
+}
+
 /// What is left of a normalised `path` without as many leading segments as `prefix` has: with
 /// `/api`, `/api/v1/` becomes `/v1/` and `/api` becomes `/`.
 ///
-/// Counts segments because a prefix and the path it takes may differ in escapes: `/@me` takes
-/// `/%40me`.
+/// Counts segments because a prefix and the path it takes may differ in escapes, `/@me` takes
+/// `/%40me`, and in slashes.
 pub fn strip_prefix<'p>(path: &'p str, prefix: &str) -> &'p str {
-    let count = segments(prefix).count();
-    if count == 0 {
-        return path;
+    let mut rest = path;
+    for _ in segments(prefix) {
+        let segment = rest.trim_start_matches('/');
+        match segment.find('/') {
+            Some(end) => rest = &segment[end..],
+            None => return "/",
+        }
     }
-    path.match_indices('/')
-        .nth(count)
-        .map_or("/", |(at, _)| &path[at..])
+    rest
 }
 
 /// The segments of a path, without the empty one that a trailing slash makes.
@@ -107,6 +130,9 @@ pub enum BadPath {
     /// A dot segment behind `;`, `%2F` or `%5C`, as in `/..;/x` or `/..%2Fx`: some servers resolve it
     /// and would then serve another path than the one matched.
     HiddenDots,
+    /// `..` behind an empty segment, as in `/a//../b`, where slashes are kept: it is `/b` for who
+    /// merges slashes and `/a/b` for who does not.
+    DotsBehindSlashes,
 }
 
 impl BadPath {
@@ -118,6 +144,7 @@ impl BadPath {
             BadPath::ForbiddenByte => "the target has a control character, a space or a #",
             BadPath::AboveRoot => "the path leads above its root",
             BadPath::HiddenDots => "the path hides a dot segment",
+            BadPath::DotsBehindSlashes => "the path has a dot segment behind doubled slashes",
         }
     }
 }
@@ -181,7 +208,7 @@ fn is_normal(path: &str) -> Result<bool, BadPath> {
 }
 
 /// The normal form of a path that is not in it. `capacity` leaves room for the query.
-fn rewrite(path: &str, capacity: usize) -> Result<String, BadPath> {
+fn rewrite(path: &str, capacity: usize, slashes: Slashes) -> Result<String, BadPath> {
     let mut out = String::with_capacity(capacity);
     out.push('/');
     let mut rest = path[1..].split('/').peekable();
@@ -191,8 +218,10 @@ fn rewrite(path: &str, capacity: usize) -> Result<String, BadPath> {
         let start = out.len();
         rewrite_segment(segment, &mut out)?;
         match &out[start..] {
+            "" if slashes == Slashes::Kept && rest.peek().is_some() => out.push('/'),
             "" => {}
             "." => out.truncate(start),
+            ".." if out[..start].ends_with("//") => return Err(BadPath::DotsBehindSlashes),
             ".." => {
                 let parent = out[..start - 1].rfind('/').ok_or(BadPath::AboveRoot)?;
                 out.truncate(parent + 1);
@@ -369,6 +398,29 @@ mod tests {
     }
 
     #[test]
+    fn keeps_slashes_where_they_are() {
+        for (raw, expected) in [
+            ("/", Ok("/")),
+            ("//", Ok("//")),
+            ("//admin", Ok("//admin")),
+            ("/a//b", Ok("/a//b")),
+            ("/a///b//", Ok("/a///b//")),
+            ("/%61//./b/../c?d=//", Ok("/a//c?d=//")),
+            ("/a/.//b", Ok("/a//b")),
+            ("/a/b/..//c", Ok("/a//c")),
+            ("/a//../b", Err(BadPath::DotsBehindSlashes)),
+            ("//..", Err(BadPath::DotsBehindSlashes)),
+            ("/a//%2e%2e/b", Err(BadPath::DotsBehindSlashes)),
+            ("/a//b/../../c", Err(BadPath::DotsBehindSlashes)),
+            ("/../a", Err(BadPath::AboveRoot)),
+            ("/a//..;/b", Err(BadPath::HiddenDots)),
+        ] {
+            let kept = with_slashes(raw).map(|kept| kept.as_str().to_owned());
+            assert_eq!(kept.as_deref().map_err(|bad| *bad), expected, "{raw}");
+        }
+    }
+
+    #[test]
     fn borrows_what_is_clean() {
         for clean in ["/", "/a/b?c=%2e", "/.well-known/a%2Fb/..c;d", "/a/"] {
             assert!(!normalise(clean).unwrap().is_changed(), "{clean}");
@@ -385,6 +437,11 @@ mod tests {
             ("/api/v1", "/", "/api/v1"),
             ("/a/b/c", "/a/b", "/c"),
             ("/%40me/x", "/@me", "/x"),
+            ("/api//x", "/api", "//x"),
+            ("//api/x/", "/api", "/x/"),
+            ("//a///b//c", "/a/b", "//c"),
+            ("//a//", "/a", "//"),
+            ("//a", "/", "//a"),
         ] {
             assert_eq!(strip_prefix(path, prefix), expected, "{path} {prefix}");
         }
@@ -452,6 +509,26 @@ mod tests {
                 let twice = normalise(once.as_str()).unwrap();
                 prop_assert_eq!(twice.as_str(), once.as_str());
                 prop_assert!(!twice.is_changed());
+            }
+        }
+
+        /// Whoever merges slashes finds what was matched.
+        #[test]
+        fn with_slashes_is_normal_but_for_them(target in tricky()) {
+            let kept = with_slashes(&target);
+            match (kept, normalise(&target)) {
+                (Ok(kept), Ok(merged)) => {
+                    let again = normalise(kept.as_str()).unwrap();
+                    prop_assert_eq!(again.as_str(), merged.as_str());
+                    let twice = with_slashes(kept.as_str()).unwrap();
+                    prop_assert_eq!(twice.as_str(), kept.as_str());
+                    prop_assert_eq!(kept.path().contains("//"), kept.as_str() != merged.as_str());
+                }
+                (Err(kept), Err(merged)) => prop_assert!(
+                    kept == merged || kept == BadPath::DotsBehindSlashes
+                ),
+                (Err(kept), Ok(_)) => prop_assert_eq!(kept, BadPath::DotsBehindSlashes),
+                (Ok(kept), Err(merged)) => prop_assert!(false, "{:?} {:?}", kept, merged),
             }
         }
 

@@ -202,6 +202,7 @@ fn same(a: &HttpRoute, b: &HttpRoute) -> bool {
         && a.tries == b.tries
         && a.strip_prefix == b.strip_prefix
         && a.preserve_host == b.preserve_host
+        && a.merge_slashes == b.merge_slashes
         && a.filters == b.filters
 }
 

@@ -170,3 +170,102 @@ print(c.getresponse().read().decode())";
     let echo: serde_json::Value = serde_json::from_slice(&out.stdout).expect("an echo");
     assert_eq!(echo["target"], "/caf%C3%A9");
 }
+
+/// Echoes behind `/`, and a refusal at `/admin`.
+fn guarded(origin: &Origin, keys: &str, top: &str) -> Gw {
+    let refuse = "filters: [{type: respond, status: 403}]";
+    Gw::start(format!(
+        "{top}\nroutes:\n{}{}{}",
+        route_entry("/", &[origin.url()], keys),
+        route_entry("/admin", &[origin.url()], refuse),
+        route_entry(
+            "/s3",
+            &[origin.url()],
+            &format!("strip_prefix: true\n{keys}")
+        ),
+    ))
+}
+
+#[test]
+fn doubled_slashes_reach_the_endpoint_where_they_are_kept_and_fool_no_route() {
+    let origin = Origin::echo();
+    let merging = guarded(&origin, "", "");
+    let keeping = guarded(&origin, "merge_slashes: false", "");
+    let by_default = guarded(&origin, "", "merge_slashes: false");
+    let overridden = guarded(&origin, "merge_slashes: true", "merge_slashes: false");
+    for (target, merged, kept) in [
+        ("/a//b", "/a/b", "/a//b"),
+        ("/a///b//?c=//d", "/a/b/?c=//d", "/a///b//?c=//d"),
+        ("//a", "/a", "//a"),
+        ("/%61//./b/../c", "/a/c", "/a//c"),
+        ("/s3/bucket//key", "/bucket/key", "/bucket//key"),
+        ("//s3//key", "/key", "//key"),
+        ("/a/b", "/a/b", "/a/b"),
+    ] {
+        for (gw, expected) in [
+            (&merging, merged),
+            (&overridden, merged),
+            (&keeping, kept),
+            (&by_default, kept),
+        ] {
+            let response = gw.get(target);
+            assert_eq!(response.json()["target"], expected, "{target}");
+        }
+    }
+    let before = origin.requests();
+    for target in [
+        "/admin",
+        "//admin",
+        "///admin//x",
+        "/.//admin",
+        "/a/..//admin",
+        "//%61dmin/",
+        "/x/../admin",
+    ] {
+        for gw in [&merging, &overridden, &keeping, &by_default] {
+            assert_eq!(gw.get(target).status, 403, "{target}");
+        }
+    }
+    // For who merges slashes it is `/b`, for who does not `/a/b`.
+    for target in ["/a//../b", "//../b", "/a//%2e%2e/admin", "//..//admin"] {
+        let refused = keeping.get(target);
+        assert!(matches!(refused.status, 400 | 403), "{target}");
+    }
+    assert_eq!(origin.requests(), before);
+    let told = keeping.get("/a//../b");
+    assert!(
+        told.text().contains("behind doubled slashes"),
+        "{}",
+        told.text()
+    );
+    assert_eq!(merging.get("/a//../b").json()["target"], "/b");
+}
+
+#[test]
+fn a_rewrite_takes_its_path_whatever_slashes_are_kept_in_it() {
+    let origin = Origin::echo();
+    let keys =
+        |rewrite: &str| format!("merge_slashes: false\nfilters: [{{type: rewrite, {rewrite}}}]");
+    let gw = Gw::start(format!(
+        "routes:\n{}{}",
+        route_entry(
+            "/a",
+            &[origin.url()],
+            &keys("prefix: {from: /a, to: /public}")
+        ),
+        route_entry(
+            "/b",
+            &[origin.url()],
+            &keys("regex: {match: '^/b/(.*)$', to: /public/$1}")
+        ),
+    ));
+    for (target, sent) in [
+        ("/a/x", "/public/x"),
+        ("//a/x", "/public/x"),
+        ("/a//x", "/public//x"),
+        ("/b/x//y", "/public/x//y"),
+        ("//b/x", "/public/x"),
+    ] {
+        assert_eq!(gw.get(target).json()["target"], sent, "{target}");
+    }
+}

@@ -40,6 +40,7 @@ pub(super) fn read_routes(
     let mut reader = Reader {
         named: &mut named,
         global_timeout,
+        merge_slashes: root.bool_or_default(report, "merge_slashes"),
         tcp_proxy,
         http_keys: HashMap::new(),
         routes: Routes {
@@ -86,6 +87,7 @@ enum Goes<'a> {
 struct Reader<'r, 'a> {
     named: &'r mut Named<'a>,
     global_timeout: Duration,
+    merge_slashes: bool,
     tcp_proxy: &'r TcpProxy,
     /// HTTP keys as they are compared, to find the second of two equal ones.
     http_keys: HashMap<(HostPattern, Vec<u8>), (String, Mark)>,
@@ -133,6 +135,7 @@ impl Reader<'_, '_> {
         let strip_prefix = fields.bool_or_default(report, "strip_prefix");
         let preserve_host = fields.bool_or_default(report, "preserve_host");
         let upgrade = read_upgrade(report, &fields);
+        let merge_slashes = fields.bool(report, "merge_slashes");
         let tcp_only = TcpOnly::read(report, &fields, self.tcp_proxy);
         match side {
             Side::Unclear => {
@@ -160,6 +163,7 @@ impl Reader<'_, '_> {
                         strip_prefix,
                         preserve_host,
                         upgrade,
+                        merge_slashes: merge_slashes.unwrap_or(self.merge_slashes),
                         filters: common.filters,
                         at: (at.line, at.column),
                     });

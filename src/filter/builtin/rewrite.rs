@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::replacement::{Replacement, TooLong};
-use super::target::{is_normal_path, is_unambiguous_path, push_escaped};
+use super::target::{behind, is_normal_path, is_unambiguous_path, merged, push_escaped};
 use crate::error::Reason;
 use crate::filter::{BadSetting, Context, Filter, Phases, Response, Result, Verdict};
 
@@ -119,14 +119,12 @@ impl Filter for Rewrite {
             Rewrite::Redirect { to, status } => return redirect(to, *status, query),
             // `OPTIONS *` has no path.
             _ if !path.starts_with('/') => None,
-            Rewrite::Prefix { from, to } => match path.strip_prefix(from.as_str()) {
+            Rewrite::Prefix { from, to } => match behind(path, from) {
                 Some("") if to.is_empty() => Some("/".to_owned()),
-                Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-                    Some(format!("{to}{rest}"))
-                }
-                _ => None,
+                Some(rest) => Some(format!("{to}{rest}")),
+                None => None,
             },
-            Rewrite::Regex(replacement) => match replacement.apply(path) {
+            Rewrite::Regex(replacement) => match apply(replacement, path) {
                 Ok(rewritten) => rewritten,
                 Err(TooLong) => return Ok(bad_request("the rewritten path is too long")),
             },
@@ -147,6 +145,14 @@ impl Filter for Rewrite {
         }
         cx.set_target(rewritten);
         Ok(Verdict::Continue)
+    }
+}
+
+/// Where slashes are kept, one too many must not keep an expression from finding its path.
+fn apply(replacement: &Replacement, path: &str) -> std::result::Result<Option<String>, TooLong> {
+    match replacement.apply(path)? {
+        None if path.contains("//") => replacement.apply(&merged(path)),
+        found => Ok(found),
     }
 }
 
@@ -235,6 +241,12 @@ mod tests {
             (under, "/", "/app/"),
             (under, "/x", "/app/x"),
             (under, "*", "*"),
+            // Where slashes are kept.
+            (v2, "/api//x", "/v2//x"),
+            (v2, "//api/x", "/v2/x"),
+            (v2, "//api", "/v2"),
+            (root, "//api//x", "//x"),
+            (under, "//x", "/app//x"),
         ] {
             assert_eq!(sent(yaml, target).await, expected, "{yaml} {target}");
         }
@@ -252,6 +264,9 @@ mod tests {
             (page, "/p/7&admin=1;b+c", "/page.php?id=7%26admin=1%3Bb%2Bc"),
             ("regex: {match: _, to: '-$$1'}", "/a_b_c", "/a-$1b-$1c"),
             ("regex: {match: '(a)|(b)', to: 'x$1$10'}", "/b", "/x0"),
+            (user, "//users/ann/cart", "/cart/of/ann"),
+            (user, "/users/ann//cart", "//cart/of/ann"),
+            (user, "//user/ann", "//user/ann"),
         ] {
             assert_eq!(sent(yaml, target).await, expected, "{yaml} {target}");
         }

@@ -42,6 +42,31 @@ pub(super) fn is_unambiguous_path(path: &str) -> bool {
     path.starts_with('/') && !decoded.split(['/', '\\']).any(dots)
 }
 
+/// What stands behind the segments of `prefix`, slashes between them not counted; `None` where the
+/// path begins otherwise.
+pub(super) fn behind<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    let mut rest = path;
+    for wanted in prefix.split('/').filter(|segment| !segment.is_empty()) {
+        let segment = rest.trim_start_matches('/').strip_prefix(wanted)?;
+        if !(segment.is_empty() || segment.starts_with('/')) {
+            return None;
+        }
+        rest = segment;
+    }
+    Some(rest)
+}
+
+/// The path with one slash where it has several in a row.
+pub(super) fn merged(path: &str) -> String {
+    let mut merged = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !merged.ends_with('/') {
+            merged.push(c);
+        }
+    }
+    merged
+}
+
 /// Appends the escape of a byte.
 pub(super) fn push_escaped(out: &mut String, byte: u8) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";

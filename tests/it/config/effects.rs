@@ -61,6 +61,12 @@ const TOP: &[(&str, &str, Probe, &str)] = &[
         "7ms",
     ),
     (
+        "merge_slashes",
+        "merge_slashes: false",
+        probe!(c => http(c).merge_slashes),
+        "false",
+    ),
+    (
         "keepalive_timeout_secs",
         "keepalive_timeout_secs: 7",
         probe!(c => c.keepalive_timeout),
@@ -387,6 +393,12 @@ const HTTP: &[(&str, &str, Probe, &str)] = &[
         "strip_prefix: true",
         probe!(c => http(c).strip_prefix),
         "true",
+    ),
+    (
+        "merge_slashes",
+        "merge_slashes: false",
+        probe!(c => http(c).merge_slashes),
+        "false",
     ),
     (
         "preserve_host",
