@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::support::{Gw, Origin, Response, route_entry};
+use crate::support::{Gw, Origin, Response, echoed, route_entry};
 
 /// Sends a head as it is, and reads the answer.
 fn raw(gw: &Gw, head: &[u8]) -> Response {
@@ -268,4 +268,55 @@ fn a_rewrite_takes_its_path_whatever_slashes_are_kept_in_it() {
     ] {
         assert_eq!(gw.get(target).json()["target"], sent, "{target}");
     }
+}
+
+#[test]
+fn an_absolute_target_is_compared_with_host_as_names_are() {
+    let (named, other) = (Origin::echo(), Origin::ok("other"));
+    let gw = Gw::start(format!(
+        "routes:\n{}{}",
+        route_entry("gateway.test/", &[named.url()], ""),
+        route_entry("/", &[other.url()], ""),
+    ));
+    for (target, host) in [
+        ("http://gateway.test/a?b", "gateway.test"),
+        ("HTTP://Gateway.TEST/a?b", "gateway.test"),
+        ("http://gateway.test/a?b", "GATEWAY.test"),
+        ("http://gateway.test:80/a?b", "gateway.test"),
+        ("http://gateway.test/a?b", "gateway.test:80"),
+        ("http://gateway.test:/a?b", "gateway.test"),
+        ("http://gateway.test:8080/a?b", "Gateway.test:8080"),
+        ("https://gateway.test/a?b", "gateway.test"),
+        ("https://gateway.test:443/a?b", "gateway.test"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let response = raw(&gw, head.as_bytes());
+        assert_eq!(response.status, 200, "{target} {host}: {}", response.text());
+        let echo = response.json();
+        assert_eq!(echo["target"], "/a?b", "{target} {host}");
+        assert_eq!(echoed(&echo, "host"), [host], "{target}");
+        assert_eq!(echoed(&echo, "x-forwarded-proto"), ["http"], "{target}");
+    }
+    let before = named.requests();
+    for (target, host) in [
+        ("http://other.test/", "gateway.test"),
+        ("http://gateway.test/", "other.test"),
+        ("http://gateway.test:81/", "gateway.test"),
+        ("http://gateway.test/", "gateway.test:81"),
+        ("http://gateway.test:443/", "gateway.test"),
+        ("https://gateway.test/", "gateway.test:80"),
+        ("http://gateway.test./", "gateway.test"),
+        ("ftp://gateway.test/", "gateway.test"),
+        ("http://u@gateway.test/", "gateway.test"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let response = raw(&gw, head.as_bytes());
+        assert_eq!(response.status, 400, "{target} {host}");
+        assert!(response.json()["detail"].is_string());
+    }
+    assert_eq!((named.requests(), other.requests()), (before, 0));
+    // HTTP/1.0 has no Host: the target says where to.
+    let old = raw(&gw, b"GET http://gateway.test/old HTTP/1.0\r\n\r\n").json();
+    assert_eq!(old["target"], "/old");
+    assert_eq!(echoed(&old, "host"), ["gateway.test"]);
 }

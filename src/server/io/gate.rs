@@ -15,7 +15,7 @@ use super::{GateStream, Upgrade};
 use crate::error::Reason;
 use crate::http::deadline::Clock;
 use crate::server::stages::{Stage, StageWatch};
-use crate::wire::http1::{BodyTracker, HeadScanner, HeadSummary, Refusal, Scan, escaped};
+use crate::wire::http1::{BodyTracker, HeadScanner, HeadSummary, Refusal, Scan};
 
 /// How long and how large a head may be.
 #[derive(Clone, Copy, Debug)]
@@ -142,11 +142,10 @@ impl GateStream {
 
     /// Lets the scanned head and its body pass.
     fn open(&mut self, summary: &HeadSummary, max_trailer_bytes: usize) {
-        self.head_left = summary.head.len() + 2 * summary.escapes;
-        if summary.escapes > 0 {
-            let target = self.inbox.unread()[summary.target.clone()].to_vec();
-            self.inbox
-                .replace(summary.target.clone(), &escaped(&target));
+        self.head_left = summary.head.len();
+        if let Some(head) = summary.rewritten(self.inbox.unread()) {
+            self.head_left = head.len();
+            self.inbox.replace(summary.head.clone(), &head);
         }
         self.inbox.consume(summary.head.start);
         self.body = BodyTracker::new(summary.body, max_trailer_bytes);

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::authority::is_authority;
+use super::authority::{is_authority, is_same};
 use super::head::{BodyFraming, Refusal, Version, bad, too_large};
 use super::request_line::RequestLine;
 use super::{MAX_FIELD_NAME_BYTES, MAX_FIELDS, is_tchar};
@@ -96,14 +96,19 @@ impl Fields {
     }
 
     /// RFC 9112 3.2, 3.2.2. An absolute-form target that names another host than `Host` is refused
-    /// instead of overriding it: someone in front of us may have looked at `Host`.
-    pub(super) fn check_host(&self, bytes: &[u8], request: &RequestLine) -> Result<(), Refusal> {
-        match (&self.host, &request.authority) {
-            (None, _) if request.version == Version::Http11 => Err(bad("no Host")),
-            (Some(host), Some(authority)) if bytes[host.clone()] != bytes[authority.clone()] => {
-                Err(bad("Host differs from the target"))
-            }
-            _ => Ok(()),
+    /// instead of overriding it: someone in front of us may have looked at `Host`. Answers whether
+    /// there is a `Host`.
+    pub(super) fn check_host(&self, bytes: &[u8], request: &RequestLine) -> Result<bool, Refusal> {
+        let (Some(host), Some(named)) = (&self.host, &request.named) else {
+            return match request.version {
+                Version::Http11 if self.host.is_none() => Err(bad("no Host")),
+                _ => Ok(self.host.is_some()),
+            };
+        };
+        let (host, authority) = (&bytes[host.clone()], &bytes[named.authority.clone()]);
+        match is_same(host, authority, named.default_port) {
+            true => Ok(true),
+            false => Err(bad("Host differs from the target")),
         }
     }
 }

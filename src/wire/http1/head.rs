@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::fields::Fields;
 use super::request_line::RequestLine;
-use super::{is_field_text, plain_run};
+use super::{escaped, is_field_text, plain_run};
 use crate::error::Reason;
 
 /// Reads one request head, in as many pieces as it arrives in.
@@ -63,8 +63,11 @@ pub struct HeadSummary {
     pub method: Range<usize>,
     /// The target's bytes.
     pub target: Range<usize>,
-    /// How many of them go on as escapes; see [`escaped`](super::escaped).
-    pub escapes: usize,
+    /// How many of them go on as escapes; see [`escaped`].
+    pub(super) escapes: usize,
+    /// The host and port of an absolute-form target.
+    pub(super) authority: Option<Range<usize>>,
+    pub(super) has_host: bool,
     pub version: Version,
     /// How to find the end of the body.
     pub body: BodyFraming,
@@ -180,17 +183,21 @@ impl HeadScanner {
         if !line.is_empty() {
             return self.fields.add(bytes, line).map(|()| None);
         }
-        if self.line - self.start + 2 * request.escapes > self.max_bytes {
+        // A slash and the name of `Host`, less the scheme, are two bytes more.
+        let grows = 2 * request.escapes + 2 * usize::from(request.named.is_some());
+        if self.line - self.start + grows > self.max_bytes {
             return Err(too_large("head too long"));
         }
         let body = self.fields.framing(request.version)?;
-        self.fields.check_host(bytes, request)?;
+        let has_host = self.fields.check_host(bytes, request)?;
         let http11 = request.version == Version::Http11;
         Ok(Some(HeadSummary {
             head: self.start..self.line,
             method: request.method.clone(),
             target: request.target.clone(),
             escapes: request.escapes,
+            authority: request.named.as_ref().map(|named| named.authority.clone()),
+            has_host,
             version: request.version,
             body,
             connection_close: self.fields.close || !(http11 || self.fields.keep_alive),
@@ -198,6 +205,36 @@ impl HeadScanner {
             // Pingora takes the field alone for an upgrade request, and so must this.
             upgrade: http11 && self.fields.upgrade,
         }))
+    }
+}
+
+impl HeadSummary {
+    /// The head as it goes on, where that is not as it came: an absolute-form target becomes its
+    /// path (RFC 9112 3.2.2), with a `Host` where there was none, and bytes become escapes.
+    pub fn rewritten(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.escapes == 0 && self.authority.is_none() {
+            return None;
+        }
+        let path = match &self.authority {
+            Some(authority) => &bytes[authority.end..self.target.end],
+            None => &bytes[self.target.clone()],
+        };
+        let rest = &bytes[self.target.end..self.head.end];
+        let line_end = rest.windows(2).position(|pair| pair == b"\r\n");
+        let (version, fields) = rest.split_at(line_end.map_or(rest.len(), |at| at + 2));
+        let mut head = bytes[self.head.start..self.target.start].to_vec();
+        if !path.starts_with(b"/") && self.authority.is_some() {
+            head.push(b'/');
+        }
+        head.extend_from_slice(&escaped(path));
+        head.extend_from_slice(version);
+        if let (Some(authority), false) = (&self.authority, self.has_host) {
+            head.extend_from_slice(b"Host: ");
+            head.extend_from_slice(&bytes[authority.clone()]);
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(fields);
+        Some(head)
     }
 }
 

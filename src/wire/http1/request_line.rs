@@ -19,9 +19,17 @@ pub(super) struct RequestLine {
     pub(super) target: Range<usize>,
     /// How many bytes of the target go on as escapes.
     pub(super) escapes: usize,
-    /// The authority of an absolute-form target.
-    pub(super) authority: Option<Range<usize>>,
+    /// Whom an absolute-form target names.
+    pub(super) named: Option<Named>,
     pub(super) version: Version,
+}
+
+/// The beginning of an absolute-form target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) authority: Range<usize>,
+    /// Of its scheme.
+    pub(super) default_port: u16,
 }
 
 impl RequestLine {
@@ -57,7 +65,7 @@ impl RequestLine {
             method,
             target,
             escapes: 0,
-            authority: None,
+            named: None,
             version: version(&text[second + 1..])?,
         };
         let verdict = match token {
@@ -73,7 +81,9 @@ impl RequestLine {
         Ok((request, verdict))
     }
 
-    /// RFC 9112 3.2: origin-form, absolute-form with `http`, or `*` with OPTIONS.
+    /// RFC 9112 3.2: origin-form, absolute-form with `http` or `https`, or `*` with OPTIONS. What a
+    /// client says of its scheme changes nothing, as with Envoy and nginx: TLS may have ended before
+    /// us.
     fn check_target(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let target = &bytes[self.target.clone()];
         for byte in target {
@@ -91,12 +101,14 @@ impl RequestLine {
             b"*" if &bytes[self.method.clone()] == b"OPTIONS" => Ok(()),
             _ => {
                 // The scheme is compared without case (RFC 3986 3.1).
-                let scheme = b"http://";
-                if !(target.len() > scheme.len()
-                    && target[..scheme.len()].eq_ignore_ascii_case(scheme))
-                {
+                let schemes: [(&[u8], u16); 2] = [(b"http://", 80), (b"https://", 443)];
+                let scheme = schemes.iter().find(|(scheme, _)| {
+                    let start = target.get(..scheme.len());
+                    start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+                });
+                let Some((scheme, default_port)) = scheme else {
                     return Err(bad("the target is neither a path nor an http URL"));
-                }
+                };
                 let rest = &target[scheme.len()..];
                 let end = rest
                     .iter()
@@ -106,7 +118,10 @@ impl RequestLine {
                     return Err(bad("invalid authority in the target"));
                 }
                 let start = self.target.start + scheme.len();
-                self.authority = Some(start..start + end);
+                self.named = Some(Named {
+                    authority: start..start + end,
+                    default_port: *default_port,
+                });
                 Ok(())
             }
         }

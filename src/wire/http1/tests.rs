@@ -107,6 +107,38 @@ fn tells_where_head_method_and_target_are() {
 }
 
 #[test]
+fn an_absolute_target_goes_on_as_its_path() {
+    for (head, on) in [
+        (
+            "GET http://A:80/b?c HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /b?c HTTP/1.1\r\nHost: a\r\n\r\n",
+        ),
+        (
+            "GET http://a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ),
+        (
+            "GET http://a?{b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /?%7Bb HTTP/1.1\r\nHost: a\r\n\r\n",
+        ),
+        (
+            "GET http://a/ HTTP/1.0\r\nX: y\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\nX: y\r\n\r\n",
+        ),
+        (
+            "\r\nGET http://a HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+        ),
+    ] {
+        let rewritten = summary(head.as_bytes()).rewritten(head.as_bytes());
+        let rewritten = String::from_utf8(rewritten.expect("another head")).unwrap();
+        assert_eq!(rewritten, on);
+    }
+    let plain = b"GET /http://a HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(summary(plain).rewritten(plain), None);
+}
+
+#[test]
 fn remembers_the_request_line_of_a_refused_head() {
     let bytes = b"TRACE /a HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut scanner = HeadScanner::new(MAX_BYTES);
@@ -373,10 +405,16 @@ proptest! {
             let head = &bytes[summary.head.clone()];
             prop_assert!(head.ends_with(b"\r\n\r\n"));
             prop_assert!(summary.head.end <= max);
-            let target = escaped(&bytes[summary.target.clone()]);
-            prop_assert!(target.iter().all(u8::is_ascii_graphic));
-            prop_assert_eq!(target.len(), summary.target.len() + 2 * summary.escapes);
-            prop_assert!(summary.head.len() + 2 * summary.escapes <= max);
+            let on = summary.rewritten(&bytes);
+            let on = on.as_deref().unwrap_or(head);
+            prop_assert!(on.len() <= max);
+            let Scan::Complete(again) = HeadScanner::new(max).scan(on) else {
+                return Err(TestCaseError::fail("what goes on passes"));
+            };
+            prop_assert!(on[again.target.clone()].iter().all(u8::is_ascii_graphic));
+            prop_assert!(matches!(on[again.target.start], b'/' | b'*'));
+            prop_assert_eq!(again.rewritten(on), None);
+            prop_assert_eq!(again.body, summary.body);
             prop_assert!(!head.contains(&0));
             // What passes passes again, alone.
             prop_assert!(matches!(HeadScanner::new(max).scan(head), Scan::Complete(_)));
