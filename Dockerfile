@@ -23,5 +23,7 @@ USER 10001:10001
 EXPOSE 8080 9090 9901
 # Drains, for as long as `docker stop --time` allows: more than server.drain_timeout_secs.
 STOPSIGNAL SIGTERM
+# Asks the running process, not the file, which may be edited at any time. On a root file system that is
+# read only give it a tmpfs at /tmp, where the process leaves its socket, or name the admin listener: --admin.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["harbr-router", "health"]
 ENTRYPOINT ["harbr-router"]

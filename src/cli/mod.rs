@@ -65,7 +65,11 @@ enum Verb {
     /// Start two tiny origins and the gateway in front of them
     Demo,
     /// Ask the running gateway's /readyz: exit 0 when it is ready, 1 when not
-    Health,
+    Health {
+        /// Where its admin listener is [default: what the running gateway says, else the file]
+        #[arg(long, value_name = "ADDR")]
+        admin: Option<String>,
+    },
 }
 
 /// Runs the command line of this process.
@@ -137,7 +141,8 @@ fn run(args: &Args, add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Er
             print!("{}", explain::explain(&config, method, url)?);
             Ok(ExitCode::SUCCESS)
         }
-        Some(Verb::Health) => Ok(health::ask(&load(&file(args))?)),
+        Some(Verb::Health { admin: Some(addr) }) => health::at(addr),
+        Some(Verb::Health { admin: None }) => health::of(&file(args)),
         None if args.test => {
             let config = load(&file(args))?;
             let summary = summary(&config);

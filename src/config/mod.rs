@@ -24,7 +24,7 @@ mod url;
 pub mod value;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use model::*;
 pub(crate) use problem::did_you_mean;
@@ -32,6 +32,30 @@ pub use problem::{Mark, Problem, Problems, Wrong};
 pub use settings::Settings;
 pub use upgrades::Upgrades;
 pub use value::*;
+
+/// The `server.upgrade_sock` that a file names, which need not be valid, nor YAML any more: the first
+/// that is written in it.
+pub(crate) fn upgrade_sock_in(path: &Path) -> Option<PathBuf> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(tree::MAX_BYTES as u64)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines().map(|line| match line.split_once(" #") {
+        Some((line, _comment)) => line,
+        None if line.trim_start().starts_with('#') => "",
+        None => line,
+    });
+    let value = lines.find_map(|line| Some(line.split_once("upgrade_sock:")?.1))?;
+    let value = value.split([',', '}']).next().unwrap_or(value);
+    let sock = value.trim().trim_matches(['"', '\'']);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match sock.is_empty() {
+        true => None,
+        false => std::path::absolute(folder.join(sock)).ok(),
+    }
+}
 
 /// Reads a configuration file.
 ///

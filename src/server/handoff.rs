@@ -8,6 +8,7 @@
 //! no accepted connection depends on a process that may still fail. Called by `assembled`, which
 //! runs either side.
 
+mod asking;
 mod control;
 pub mod new;
 pub mod old;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 
+pub use self::asking::{Whereabouts, ask};
 pub use self::control::Control;
 
 /// Whether a process of `uid` may be at the other end: this user's, or root's.

@@ -31,21 +31,21 @@ impl Paths {
     /// As configured, else by what the configuration file is called: in `/run` and `/var/log` for
     /// root, in `$XDG_RUNTIME_DIR` or the temporary folder for others.
     pub fn of(config: &Config, mode: Mode) -> Paths {
+        let run = runtime_folder();
         match Uid::effective().is_root() {
-            true => Paths::in_folders(config, mode, Path::new("/run"), Path::new("/var/log")),
-            false => {
-                let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-                let folder = runtime
-                    .filter(|folder| folder.is_absolute())
-                    .unwrap_or_else(std::env::temp_dir);
-                Paths::in_folders(config, mode, &folder, &folder)
-            }
+            true => Paths::in_folders(config, mode, &run, Path::new("/var/log")),
+            false => Paths::in_folders(config, mode, &run, &run),
         }
     }
 
+    /// Where the gateway of a file that says nothing of it waits for a successor. The file need not
+    /// be there.
+    pub fn upgrade_sock_of(file: &Path) -> PathBuf {
+        runtime_folder().join(named(file, "sock"))
+    }
+
     fn in_folders(config: &Config, mode: Mode, run: &Path, log: &Path) -> Paths {
-        let stem = config.file.file_stem().unwrap_or_default();
-        let named = |extension: &str| format!("harbr-router-{}.{extension}", stem.display());
+        let named = |extension: &str| named(&config.file, extension);
         let daemon = |path: PathBuf| (mode == Mode::Daemon).then_some(path);
         let server = &config.server;
         // The log of an ordinary account lies beside its pid file, wherever that is.
@@ -62,6 +62,21 @@ impl Paths {
             },
         }
     }
+}
+
+fn runtime_folder() -> PathBuf {
+    if Uid::effective().is_root() {
+        return PathBuf::from("/run");
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime
+        .filter(|folder| folder.is_absolute())
+        .unwrap_or_else(std::env::temp_dir)
+}
+
+fn named(file: &Path, extension: &str) -> String {
+    let stem = file.file_stem().unwrap_or_default();
+    format!("harbr-router-{}.{extension}", stem.display())
 }
 
 #[cfg(test)]

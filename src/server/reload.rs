@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -105,6 +106,11 @@ impl Reload {
             }
         }
         result
+    }
+
+    /// The file of the configuration in force.
+    pub fn file(&self) -> PathBuf {
+        self.snapshots.load().config.file.clone()
     }
 
     /// Waits for a reload under way, then lets none begin. `None`: it is so already. Blocks.

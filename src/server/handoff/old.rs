@@ -19,7 +19,7 @@ use super::control::Control;
 use super::protocol::{CHUNK, Channel, Message, Trouble, VERSION, shortened};
 use super::{SERVING_TIMEOUT, trusts};
 use crate::server::drain::{Drain, Leave};
-use crate::server::listener::Identity;
+use crate::server::listener::{Identity, Kind};
 use crate::server::pid_file::name_us;
 use crate::server::reload::Reload;
 
@@ -171,6 +171,7 @@ impl Offer {
                 let why = format!("it speaks version {VERSION} of the upgrade, not {version}");
                 return refuse(channel, &why);
             }
+            Ok((Message::Where, _)) => return self.tell(channel),
             // Somebody who only looks whether anybody is there.
             Err(Trouble::Gone) => return debug!("upgrade socket: a process said nothing"),
             Ok((other, _)) => return warn!("upgrade socket: {other:?} is no greeting"),
@@ -200,6 +201,23 @@ impl Offer {
                 }
                 refuse(channel, &why);
             }
+        }
+    }
+
+    /// Where the admin listener is, as it is now.
+    fn tell(&self, channel: &mut Channel) {
+        let sockets = self.accepting.all().into_iter();
+        let admin = sockets
+            .filter(|(identity, _)| identity.kind == Kind::Admin)
+            .filter_map(|(_, socket)| socket.local_addr().ok())
+            .collect();
+        let here = Message::Here {
+            pid: std::process::id(),
+            config: self.reload.file().to_string_lossy().into_owned(),
+            admin,
+        };
+        if let Err(trouble) = channel.send(&here, &[]) {
+            debug!("upgrade socket: who asked does not listen: {trouble}");
         }
     }
 

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -28,6 +29,14 @@ use crate::server::listener::Identity;
 pub(super) enum Message {
     /// New to old. Its shape is the same in all versions.
     Hello { version: u32, pid: u32 },
+    /// Of somebody who does not want to take over: where is the admin listener?
+    Where,
+    /// The answer.
+    Here {
+        pid: u32,
+        config: String,
+        admin: Vec<SocketAddr>,
+    },
     /// Old to new: how many listening sockets follow. With it come the socket that upgrades are
     /// asked for on, and the pid file where there is one.
     Sockets { pid: u32, count: usize },
