@@ -13,8 +13,10 @@ use tokio::time::timeout;
 
 use crate::config::DbType;
 use crate::error::Reason;
+use crate::route::TcpRoute;
+use crate::upstream::Encryption;
 use crate::wire::postgres::CancelKey;
-use crate::wire::refusal::{Refusal, Refuser, Step};
+use crate::wire::refusal::{OnTls, Refusal, Refuser, Step};
 use crate::wire::{mysql, postgres};
 
 /// Refuses the client of a route, which ended with `reason` before a server connection stood.
@@ -22,12 +24,18 @@ use crate::wire::{mysql, postgres};
 /// which then was told nothing.
 pub async fn client(
     stream: TcpStream,
-    db_type: DbType,
+    route: &TcpRoute,
     reason: Reason,
     first: &[u8],
 ) -> Option<(CancelKey, TcpStream)> {
     let refusal = refusal(reason)?;
-    let refuser = Refuser::new(db_type, refusal, reason.as_str());
+    // Of servers that nobody has asked yet nothing is known: then most clients, which ask and take
+    // no for an answer, shall read what is wrong.
+    let on_tls = match route.upstream.encryption() {
+        Some(Encryption::Offered) => OnTls::Alert,
+        Some(Encryption::Declined) | None => OnTls::Decline,
+    };
+    let refuser = Refuser::new(route.db_type, refusal, reason.as_str()).on_tls(on_tls);
     tell(stream, refuser, first).await
 }
 

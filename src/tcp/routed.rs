@@ -294,7 +294,7 @@ impl Routed<'_> {
 
     /// Tells the client no, unless what it is told no to turns out to be a cancel.
     pub async fn refuse(&self, stream: TcpStream, reason: Reason, first: &[u8]) {
-        let refused = refuse::client(stream, self.route.db_type, reason, first).await;
+        let refused = refuse::client(stream, self.route, reason, first).await;
         if let Some((key, stream)) = refused {
             self.cancel(&key, stream).await;
         }

@@ -116,7 +116,7 @@ impl Sessions {
         let why = Reason::TooManyConnections;
         match opening(&mut stream, &mut first, &table, config, &mut client).await {
             Ok(Opening::Session { route, .. }) => {
-                let refused = refuse::client(stream, route.db_type, why, &first).await;
+                let refused = refuse::client(stream, &route, why, &first).await;
                 if let Some((key, stream)) = refused {
                     cancel::carry(&key, &self.cancels, &table, stream).await;
                 }

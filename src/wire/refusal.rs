@@ -107,6 +107,18 @@ pub enum Step {
     Cancel(CancelKey),
 }
 
+/// What a Postgres client that asks for TLS is told on the way to its refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTls {
+    /// No, then the error, which every client shows.
+    Decline,
+    /// Yes, then an alert: its servers have TLS, and a client that insists on it would blame them for
+    /// not having it. One that does not insist comes again in clear, as it does when a server
+    /// refuses it in TLS, and reads the error then. (In answer to the request itself an error is
+    /// shown by no client of today: CVE-2024-10977.)
+    Alert,
+}
+
 /// Leads one client to its refusal.
 #[derive(Debug)]
 pub struct Refuser {
@@ -126,9 +138,12 @@ enum State {
     /// The protocol is not known yet.
     Sniffing,
     Postgres {
+        on_tls: OnTls,
         had_ssl: bool,
         had_gssenc: bool,
     },
+    /// It was told yes, and begins with TLS next.
+    PostgresTls,
     Redis {
         answers_left: u32,
     },
@@ -158,6 +173,14 @@ impl Refuser {
         Refuser::with_state(state_for(db), refusal, why)
     }
 
+    /// What it is told when it asks for TLS: no, unless this says otherwise.
+    pub fn on_tls(mut self, answer: OnTls) -> Refuser {
+        if let State::Postgres { on_tls, .. } = &mut self.state {
+            *on_tls = answer;
+        }
+        self
+    }
+
     /// For a client that matched no route of a shared listener: the protocol is told by its first
     /// bytes, and nothing is said in one that is not known.
     pub fn sniffing(refusal: Refusal, why: &str) -> Refuser {
@@ -181,7 +204,7 @@ impl Refuser {
         self.taken = self.taken.saturating_add(client_bytes.len());
         if self.taken > MAX_TAKEN_BYTES {
             let last = match self.state {
-                State::Over | State::Sniffing => Vec::new(),
+                State::Over | State::Sniffing | State::PostgresTls => Vec::new(),
                 State::Tds(_) => self.answer(DbType::Sqlserver),
                 State::Postgres { .. } => self.answer(DbType::Postgres),
                 State::Redis { .. } => self.answer(DbType::Redis),
@@ -231,6 +254,8 @@ impl Refuser {
                 self.advance(&held)
             }
             State::Postgres { .. } => self.step_postgres(),
+            State::PostgresTls if self.held.is_empty() => Step::NeedMore,
+            State::PostgresTls => self.done(Vec::new()),
             State::Redis { .. } => self.step_redis(is_full),
             State::Http => match is_full || http_db::has_head(&self.held) {
                 true => {
@@ -278,11 +303,12 @@ impl Refuser {
     }
 
     /// libpq hides an error that answers SSLRequest, so: no to encryption, then the StartupMessage,
-    /// then the error.
+    /// then the error. For the other way see [`OnTls`].
     fn step_postgres(&mut self) -> Step {
         let mut written = Vec::new();
         loop {
             let State::Postgres {
+                on_tls,
                 had_ssl,
                 had_gssenc,
             } = &mut self.state
@@ -295,6 +321,13 @@ impl Refuser {
                 Start::Startup(_) => {
                     written.extend(self.answer(DbType::Postgres));
                     return self.done(written);
+                }
+                Start::Ssl if *on_tls == OnTls::Alert => {
+                    self.held.drain(..postgres::SSL_REQUEST.len());
+                    self.state = State::PostgresTls;
+                    self.at_start = true;
+                    written.push(b'S');
+                    return Step::Send(written);
                 }
                 Start::Ssl => had_ssl,
                 Start::Gssenc => had_gssenc,
@@ -361,6 +394,7 @@ impl Step {
 fn state_for(db: DbType) -> State {
     match db {
         DbType::Postgres => State::Postgres {
+            on_tls: OnTls::Decline,
             had_ssl: false,
             had_gssenc: false,
         },

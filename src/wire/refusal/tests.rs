@@ -203,6 +203,37 @@ fn a_cancel_is_handed_back_wherever_it_comes() {
 }
 
 #[test]
+fn a_client_whose_servers_have_tls_reads_an_alert_in_it() {
+    let hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
+    let alert = vec![21, 3, 3, 0, 2, 2, 80];
+    let refuser = || Refuser::new(DbType::Postgres, Refusal::Unavailable, "w").on_tls(OnTls::Alert);
+    for before in [&b""[..], &GSSENC_REQUEST] {
+        let sent = [before, &SSL_REQUEST, hello].concat();
+        let said = [&b"N"[..before.len() / 8], b"S", &alert].concat();
+        let request = before.len() + SSL_REQUEST.len();
+        for cut in 0..sent.len() {
+            let mut refuser = refuser();
+            let mut all = Vec::new();
+            // What comes behind a request waits for its answer.
+            for piece in [&sent[..cut.min(request)], &sent[cut.min(request)..request]] {
+                all.extend(written(&mut refuser, &[piece]).0);
+            }
+            let from = request.max(cut);
+            let rest = [&sent[request..from], &sent[from..]];
+            all.extend(written(&mut refuser, &rest).0);
+            assert_eq!(all, said, "{cut}");
+        }
+    }
+    // In clear all is as ever.
+    let (said, over) = written(&mut refuser(), &[&startup()]);
+    assert!(over && said.starts_with(b"E"));
+    // Whoever is told yes and goes on in clear is not understood.
+    let mut refuser = refuser();
+    assert_eq!(refuser.advance(&SSL_REQUEST), Step::Send(b"S".to_vec()));
+    assert_eq!(refuser.advance(&startup()), Step::Done(Vec::new()));
+}
+
+#[test]
 fn postgres_says_nothing_to_repetitions_and_nonsense() {
     for bytes in [&b"\0\0\xff\xff"[..], b"\x16\x03\x01\0\0\x02"] {
         let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "w");

@@ -1,10 +1,12 @@
 //! TLS between client and server, through a gateway that has no part in it.
 
+use std::time::Duration;
+
 use super::raw::Raw;
 use super::{gateway, psql, tcp};
 use crate::support::daemon::{lasting_port, output};
 use crate::support::drivers::psycopg;
-use crate::support::{Gw, Origin, Postgres, Redis, route_entry};
+use crate::support::{Gw, Origin, Postgres, Redis, eventually, route_entry};
 
 const ENCRYPTED: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
 
@@ -140,6 +142,102 @@ fn a_client_may_begin_with_tls_as_that_of_postgresql_17_does() {
             assert_eq!(ping.unwrap(), "PONG\n");
         }
     }
+}
+
+/// What clients make of a server that has TLS and cannot be reached now.
+#[test]
+fn a_refusal_never_says_that_a_server_with_tls_has_none() {
+    let mut server = Postgres::with(&["ssl=on"]);
+    for keys in [
+        "health_check: false\nejection: false",
+        "health_check: {interval_ms: 50, timeout_ms: 500, unhealthy_after: 1}",
+    ] {
+        let gw = gateway(&[&server], keys);
+        let addr = gw.tcp_addr(0);
+        let ask = |mode: &str| psql(addr, &format!("sslmode={mode}"), ENCRYPTED);
+        assert_eq!(ask("require").unwrap(), "t");
+        server.stop();
+        let insists = ["require", "verify-ca", "verify-full"];
+        for mode in insists {
+            let certificate = server.certificate();
+            let options = format!("{mode} sslrootcert={}", certificate.display());
+            let error = ask(&options).unwrap_err();
+            assert!(error.contains("tlsv1 alert internal error"), "{error}");
+            assert!(!error.contains("does not support SSL"), "{error}");
+        }
+        // Whoever does not insist reads why.
+        for mode in ["prefer", "allow", "disable"] {
+            let error = ask(mode).unwrap_err();
+            let text = "FATAL:  the database system is not available";
+            assert!(error.contains(text), "{mode}: {error}");
+        }
+        let said = psycopg(addr, ASYNCPG).unwrap();
+        assert_eq!(
+            said, "SSLError False\nCannotConnectNowError 57P03",
+            "{keys}"
+        );
+        // It is known after a reload, too.
+        let keys = format!("{keys}\nbalance: least_requests");
+        let text = tcp(&route_entry("db", &[server.url()], &keys));
+        assert_eq!(gw.reload(text).status, 200);
+        let error = ask("require").unwrap_err();
+        assert!(error.contains("tlsv1 alert internal error"), "{error}");
+        server.start();
+        eventually(Duration::from_secs(10), "it is served again", || {
+            ask("require").is_ok()
+        });
+        assert_eq!(ask("require").unwrap(), "t");
+    }
+}
+
+/// Of a driver that tells each answer to a request for TLS apart.
+const ASYNCPG: &str = r#"
+import asyncio, asyncpg
+async def attempt(mode):
+    try:
+        await asyncpg.connect(ssl=mode)
+    except Exception as error:
+        print(type(error).__name__, getattr(error, "sqlstate", "rejected" in str(error)))
+asyncio.run(attempt("require"))
+asyncio.run(attempt("prefer"))
+"#;
+
+/// Limits refuse while the server is up.
+#[test]
+fn a_client_above_a_limit_is_not_told_that_its_server_has_no_tls() {
+    let server = Postgres::with(&["ssl=on"]);
+    let of_route = "max_connections: 1\nqueue_timeout_ms: 100";
+    let route = |keys: &str| tcp(&route_entry("db", &[server.url()], keys));
+    for text in [
+        route(of_route),
+        format!("max_connections: 1\n{}", route("")),
+    ] {
+        let gw = Gw::start(text);
+        let said = psycopg(
+            gw.tcp_addr(0),
+            r#"
+held = connect(sslmode="require")
+for mode in ("require", "prefer"):
+    try:
+        connect(sslmode=mode)
+    except psycopg.OperationalError as error:
+        print("does not support" in str(error), "too many clients" in str(error))
+"#,
+        );
+        assert_eq!(said.unwrap(), "False False\nFalse True");
+    }
+}
+
+/// Nothing is known of a server that has never been up: the default of clients is to ask for TLS and
+/// to take no for an answer, and they are to read what is wrong.
+#[test]
+fn a_client_of_a_server_that_was_never_up_reads_why() {
+    let dead = Origin::refusing();
+    let url = dead.url().replace("http:", "postgres:");
+    let gw = Gw::start(tcp(&route_entry("db", &[url], "health_check: false")));
+    let error = psql(gw.tcp_addr(0), "sslmode=prefer", "SELECT 1").unwrap_err();
+    let text = "FATAL:  the database system is not available (connect_failed)";
+    assert!(error.contains(text) && !error.contains("SSL"), "{error}");
 }
 
 #[test]
