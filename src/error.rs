@@ -45,13 +45,14 @@ pub enum Reason {
     Unmatched,
     IdleTimeout,
     HalfOpen,
+    PeerTimeout,
     Drained,
     HandedOver,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 26] = [
+    pub const ALL: [Reason; 27] = [
         Reason::Ok,
         Reason::ClientClosed,
         Reason::NoRoute,
@@ -76,6 +77,7 @@ impl Reason {
         Reason::Unmatched,
         Reason::IdleTimeout,
         Reason::HalfOpen,
+        Reason::PeerTimeout,
         Reason::Drained,
         Reason::HandedOver,
     ];
@@ -107,6 +109,7 @@ impl Reason {
             Reason::Unmatched => "unmatched",
             Reason::IdleTimeout => "idle_timeout",
             Reason::HalfOpen => "half_open",
+            Reason::PeerTimeout => "peer_timeout",
             Reason::Drained => "drained",
             Reason::HandedOver => "handed_over",
         }
@@ -138,7 +141,8 @@ impl Reason {
             | Reason::SniffTimeout
             | Reason::Unmatched
             | Reason::IdleTimeout
-            | Reason::HalfOpen => Some(Fault::Client),
+            | Reason::HalfOpen
+            | Reason::PeerTimeout => Some(Fault::Client),
         }
     }
 }

@@ -24,9 +24,11 @@ pub fn status(reason: Reason, fault: Option<Fault>) -> u16 {
         Reason::BadRequest => 400,
         Reason::Unauthorized => 401,
         Reason::FilterRefused => 403,
-        Reason::HeaderTimeout | Reason::IdleTimeout | Reason::SniffTimeout | Reason::HalfOpen => {
-            408
-        }
+        Reason::HeaderTimeout
+        | Reason::IdleTimeout
+        | Reason::SniffTimeout
+        | Reason::HalfOpen
+        | Reason::PeerTimeout => 408,
         Reason::BodyTooLarge => 413,
         Reason::Unmatched => 421,
         Reason::RateLimited => 429,

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::config::{Config, ListenAddr};
 use crate::error::Error;
 use crate::telemetry::{ListenerMetrics, Metrics};
-use crate::upstream::tune;
+use crate::upstream::tune_listener;
 
 /// What is behind a bound socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
     // The connections it accepts have it from here.
     match kind {
         Kind::Http | Kind::Admin => SockRef::from(&socket).set_tcp_nodelay(true),
-        Kind::Tcp => tune(&socket),
+        Kind::Tcp => tune_listener(&socket),
     }
     .map_err(failed)?;
     Ok(Bound {

@@ -98,7 +98,8 @@ pub struct Ended {
     /// for it to read. `client_closed`: the client reset, or left without a byte.
     /// `upstream_reset`: the server reset, took no more, or left without a byte.
     /// `upstream_error`: the server spoke and left before the client had sent anything.
-    /// `idle_timeout`, `half_open`, `drained`.
+    /// `peer_timeout`: one side was lost because it did not answer. `idle_timeout`, `half_open`,
+    /// `drained`.
     pub reason: Reason,
     /// Bytes written to the server, those given to begin with and before included.
     pub up: u64,

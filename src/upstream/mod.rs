@@ -58,7 +58,7 @@ pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
 pub use self::set::EndpointSet;
 pub use self::site::Site;
-pub use self::tune::tune;
+pub use self::tune::{tune, tune_listener};
 
 use self::budget::RetryBudget;
 use self::custom::{Custom, Rule};

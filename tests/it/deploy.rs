@@ -357,7 +357,8 @@ fn every_kernel_setting_exists_and_has_its_reason() {
             "net.ipv4.tcp_max_syn_backlog",
             "net.ipv4.ip_local_port_range",
             "net.ipv4.tcp_tw_reuse",
-            "fs.file-max"
+            "fs.file-max",
+            "net.ipv4.tcp_retries2"
         ]
     );
 }

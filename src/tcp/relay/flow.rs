@@ -29,7 +29,7 @@ use self::gather::Gather;
 use self::mode::Mode;
 use self::past::{Kept, TAIL, Tail};
 use super::pipe::{Pipe, Pipes};
-use super::socket::Socket;
+use super::socket::{Loss, Socket};
 use super::{Observer, Seen};
 
 /// One direction, without its sockets.
@@ -63,9 +63,9 @@ pub(super) enum Step {
     /// The sink was told. The flow is over.
     Finished,
     /// The source broke. The flow is over.
-    SourceFailed,
+    SourceFailed(Loss),
     /// The sink takes no more bytes. The flow is over.
-    SinkFailed,
+    SinkFailed(Loss),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl<'a> Flow<'a> {
             Step::Moved | Step::Pending => {}
             Step::Ended => self.stage = Stage::Ending,
             Step::Finished => self.stage = Stage::Finished,
-            Step::SourceFailed | Step::SinkFailed => {
+            Step::SourceFailed(_) | Step::SinkFailed(_) => {
                 self.stage = Stage::Failed;
                 self.owed = Bytes::new();
                 self.pipe = None;

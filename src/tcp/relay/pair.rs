@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::clock::Clock;
 use super::flow::{Flow, GATHER, Stage, Step};
 use super::pipe::Pipes;
-use super::socket::close_with_reset;
+use super::socket::{Loss, close_with_reset};
 use super::{Ended, Relay, Rest, SilentClient};
 use crate::error::Reason;
 use crate::tcp::carried::Carried;
@@ -44,6 +44,8 @@ pub(super) struct Pair<'a> {
     count: &'a (dyn Fn(Direction, u64) + Send + Sync),
     silent_client: SilentClient,
     carried: Option<Carried>,
+    /// How the first side that was lost was.
+    loss: Option<Loss>,
 }
 
 /// Why a session ends.
@@ -91,6 +93,7 @@ impl<'a> Pair<'a> {
             count: relay.count,
             silent_client: relay.silent_client,
             carried: relay.carried,
+            loss: None,
         }
     }
 
@@ -158,6 +161,9 @@ impl<'a> Pair<'a> {
 
     /// What a step means for the session.
     fn after(&mut self, direction: Direction, step: Step) -> Option<End> {
+        if let Step::SourceFailed(loss) | Step::SinkFailed(loss) = step {
+            self.loss.get_or_insert(loss);
+        }
         match (direction, step) {
             (Direction::Downstream, Step::Moved) if self.up.keeps() => {
                 self.up.take_kept();
@@ -168,18 +174,18 @@ impl<'a> Pair<'a> {
             (Direction::Downstream, Step::Ended) => {
                 self.can_be_replayed().then_some(End::Unanswered)
             }
-            (Direction::Upstream, Step::SourceFailed) if self.is_silent() => {
+            (Direction::Upstream, Step::SourceFailed(_)) if self.is_silent() => {
                 Some(End::ClientSilent)
             }
-            (Direction::Upstream, Step::SourceFailed) => Some(End::ClientFailed),
-            (Direction::Downstream, Step::SourceFailed) => Some(if self.can_be_replayed() {
+            (Direction::Upstream, Step::SourceFailed(_)) => Some(End::ClientFailed),
+            (Direction::Downstream, Step::SourceFailed(_)) => Some(if self.can_be_replayed() {
                 End::Unanswered
             } else {
                 End::ServerFailed
             }),
             // A sink that failed may have sent something before: the other direction goes on to
             // its end, and only then is the session over.
-            (direction, Step::Finished | Step::SinkFailed) => {
+            (direction, Step::Finished | Step::SinkFailed(_)) => {
                 self.first.get_or_insert(direction);
                 self.carried = None;
                 (self.up.is_over() && self.down.is_over()).then_some(End::Over)
@@ -221,11 +227,20 @@ impl<'a> Pair<'a> {
                 return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
             }
             self.checks = self.checks.saturating_add(1);
-            let broken = |stream: &TcpStream| !matches!(stream.take_error(), Ok(None));
-            if self.up.owes() && broken(&self.client) {
+            let lost = |stream: &TcpStream| match stream.take_error() {
+                Ok(None) => None,
+                Ok(Some(error)) | Err(error) => Some(Loss::of(&error)),
+            };
+            if self.up.owes()
+                && let Some(loss) = lost(&self.client)
+            {
+                self.loss.get_or_insert(loss);
                 return Poll::Ready(End::ClientFailed);
             }
-            if self.down.owes() && broken(&self.server) {
+            if self.down.owes()
+                && let Some(loss) = lost(&self.server)
+            {
+                self.loss.get_or_insert(loss);
                 return Poll::Ready(End::ServerFailed);
             }
         }
@@ -296,8 +311,12 @@ impl<'a> Pair<'a> {
                 (reason, rest)
             }
         };
+        let is_unheard = self.loss == Some(Loss::NoAnswer) && matches!(rest, Rest::Closed);
         Ended {
-            reason,
+            reason: match is_unheard {
+                true => Reason::PeerTimeout,
+                false => reason,
+            },
             up,
             down,
             rest,

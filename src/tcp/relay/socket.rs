@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -38,6 +39,27 @@ pub(super) trait Socket {
     fn set_low_water(&mut self, bytes: u32) -> io::Result<()>;
 }
 
+/// Why a socket is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its peer reset it, or takes no more.
+    Broken,
+    /// Its peer is not there: it answered neither probes nor bytes for as long as the system waits.
+    NoAnswer,
+}
+
+impl Loss {
+    /// tcp(7): ETIMEDOUT, or what a router said of the peer meanwhile.
+    pub(super) fn of(error: &io::Error) -> Loss {
+        match error.kind() {
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable => Loss::NoAnswer,
+            _ => Loss::Broken,
+        }
+    }
+}
+
 impl Socket for TcpStream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         AsyncRead::poll_read(Pin::new(self), cx, buf)
@@ -48,7 +70,9 @@ impl Socket for TcpStream {
         // runtime it has heard nothing: mostly there is room.
         match send(&*self, bytes, SendFlags::NOSIGNAL) {
             Ok(written) => Poll::Ready(Ok(written)),
-            Err(_) => AsyncWrite::poll_write(Pin::new(self), cx, bytes),
+            Err(Errno::AGAIN | Errno::INTR) => AsyncWrite::poll_write(Pin::new(self), cx, bytes),
+            // The system tells it once: another write would be told of a broken pipe.
+            Err(error) => Poll::Ready(Err(error.into())),
         }
     }
 

@@ -833,10 +833,53 @@ async fn sockets_are_set_up_for_sessions() {
         socket.tcp_keepalive_time().unwrap(),
         Duration::from_secs(60)
     );
-    assert_eq!(
-        socket.tcp_user_timeout().unwrap(),
-        Some(Duration::from_secs(90))
-    );
+    // It would end sessions whose peer is slow.
+    assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+}
+
+/// What the system waits for in vain, which takes it a quarter of an hour where nobody hurries it.
+#[tokio::test]
+async fn a_peer_that_answers_no_more_has_a_reason_of_its_own() {
+    let impatient = |stream: &TcpStream| {
+        let patience = Some(Duration::from_millis(100));
+        SockRef::from(stream)
+            .set_tcp_user_timeout(patience)
+            .unwrap();
+    };
+    for slow in [Direction::Downstream, Direction::Upstream] {
+        let (mut client, accepted) = connection(Some(4096)).await;
+        let (connected, mut server) = connection(Some(4096)).await;
+        let (fast, slow) = match slow {
+            Direction::Downstream => (&mut server, &accepted),
+            Direction::Upstream => (&mut client, &connected),
+        };
+        impatient(slow);
+        let relay = tokio::spawn(async move {
+            let relay = Relay::new(&|_, _| {});
+            relay.run(accepted, connected, std::future::pending()).await
+        });
+        let bytes = vec![1; 1 << 20];
+        soon(async { while fast.write_all(&bytes).await.is_ok() {} }).await;
+        let ended = soon(relay).await.unwrap();
+        assert_eq!(ended.reason, Reason::PeerTimeout);
+        assert!(matches!(ended.rest, Rest::Closed));
+    }
+}
+
+/// The same without hurry: who takes nothing for a while gets all of it later.
+#[tokio::test]
+async fn a_peer_that_only_takes_nothing_is_not_lost() {
+    let mut session = start_with(Some(4096), |_| {}).await;
+    says(&mut session.client, b"copy").await;
+    hears(&mut session.server, b"copy").await;
+    let filled = fill(&mut session.server).await;
+    assert!(!session.relay.is_finished());
+    let mut taken = vec![0; filled];
+    soon(session.client.read_exact(&mut taken)).await.unwrap();
+    session.client.shutdown().await.unwrap();
+    session.server.shutdown().await.unwrap();
+    let (ended, ..) = session.ended().await;
+    assert_eq!(ended.reason, Reason::Ok);
 }
 
 #[tokio::test]

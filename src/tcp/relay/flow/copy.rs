@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 use super::{Flow, Step};
-use crate::tcp::relay::socket::Socket;
+use crate::tcp::relay::socket::{Loss, Socket};
 
 impl Flow<'_> {
     /// Reads once, and writes what the sink takes of it. The rest is owed.
@@ -26,7 +26,7 @@ impl Flow<'_> {
         let mut buf = ReadBuf::new(&mut buffer.0);
         match source.poll_read(cx, &mut buf) {
             Poll::Pending => return Step::Pending,
-            Poll::Ready(Err(_)) => return Step::SourceFailed,
+            Poll::Ready(Err(error)) => return Step::SourceFailed(Loss::of(&error)),
             Poll::Ready(Ok(())) => {}
         }
         let mut bytes = buf.filled();
@@ -39,7 +39,8 @@ impl Flow<'_> {
         }
         loop {
             match sink.poll_write(cx, bytes) {
-                Poll::Ready(Ok(0) | Err(_)) => return Step::SinkFailed,
+                Poll::Ready(Ok(0)) => return Step::SinkFailed(Loss::Broken),
+                Poll::Ready(Err(error)) => return Step::SinkFailed(Loss::of(&error)),
                 Poll::Ready(Ok(n)) => {
                     self.given += n as u64;
                     bytes = &bytes[n..];
@@ -59,7 +60,8 @@ impl Flow<'_> {
     pub(super) fn give_owed<S: Socket>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Step {
         match sink.poll_write(cx, &self.owed) {
             Poll::Pending => Step::Pending,
-            Poll::Ready(Ok(0) | Err(_)) => Step::SinkFailed,
+            Poll::Ready(Ok(0)) => Step::SinkFailed(Loss::Broken),
+            Poll::Ready(Err(error)) => Step::SinkFailed(Loss::of(&error)),
             Poll::Ready(Ok(n)) => {
                 self.given += n as u64;
                 // An empty slice would still hold the memory.

@@ -13,7 +13,7 @@ use super::mode::Mode;
 use super::past::Tail;
 use super::{Flow, Step};
 use crate::tcp::relay::pipe::Pipes;
-use crate::tcp::relay::socket::Socket;
+use crate::tcp::relay::socket::{Loss, Socket};
 
 impl Flow<'_> {
     /// Fills a pipe, and empties it as far as the sink takes it.
@@ -52,7 +52,7 @@ impl Flow<'_> {
                 self.mode = Mode::COPY;
                 self.copy(cx, source, sink)
             }
-            Poll::Ready(Err(_)) => Step::SourceFailed,
+            Poll::Ready(Err(error)) => Step::SourceFailed(Loss::of(&error)),
         }
     }
 
@@ -83,7 +83,7 @@ impl Flow<'_> {
                         return Step::Moved;
                     }
                 }
-                Poll::Ready(Err(_)) => return Step::SinkFailed,
+                Poll::Ready(Err(error)) => return Step::SinkFailed(Loss::of(&error)),
             }
         }
     }
