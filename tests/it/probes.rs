@@ -1,6 +1,8 @@
 //! Health checks of databases, against real servers: down and up, roles, and what a check leaves
 //! behind.
 
+mod refusing;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Logging in to MySQL or MariaDB and asking `@@global.read_only`.
+//! Logging in to MySQL or MariaDB and asking whether it takes writes, and whether it serves at all.
 //!
 //! Its own file because it is one conversation. Invariant: a login that was begun is finished or
 //! refused by the server, and left by COM_QUIT: it never counts as an abandoned handshake.
@@ -6,9 +6,12 @@
 //! Sources: MySQL Internals, "Connection Phase", "caching_sha2_password", "Text Protocol";
 //! MariaDB documentation, "Connecting".
 
+mod standing;
+
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use self::standing::{Answer, CLUSTER, SETTINGS, Settings};
 use super::{Held, Login, LoginStep, Role};
 use crate::wire::mysql::{ERR, GREETING, Packet, error_text, packet, read_packet};
 use crate::wire::printable;
@@ -27,11 +30,10 @@ enum State {
     Greeting,
     /// With the method that was answered last.
     Authenticating(Method),
-    /// The answer to the query: column count, column, EOF, row, EOF.
-    Asked {
-        packets: u32,
-        role: Option<Role>,
-    },
+    /// Asked for its settings.
+    Asked(Answer),
+    /// Asked for its state in a Galera cluster.
+    AskedAsNode(Role, Answer),
     /// A wrong answer is sent, and the server's refusal awaited: leaving now would count as an
     /// abandoned handshake. Why we cannot answer.
     Declining(String),
@@ -78,12 +80,8 @@ impl MysqlLogin {
             }
             State::Authenticating(method) => match (*first, *method) {
                 (OK, _) => {
-                    self.state = State::Asked {
-                        packets: 0,
-                        role: None,
-                    };
-                    let query = [&[COM_QUERY][..], b"SELECT @@global.read_only"].concat();
-                    Ok(LoginStep::Send(packet(0, &query)))
+                    self.state = State::Asked(Answer::default());
+                    Ok(ask(SETTINGS))
                 }
                 (SWITCH, _) => {
                     let (name, salt) = read_switch(content).ok_or("malformed change of method")?;
@@ -109,20 +107,20 @@ impl MysqlLogin {
                 }
                 _ => Err("malformed answer to the login".into()),
             },
-            State::Asked { packets, role } => {
-                *packets += 1;
-                match *packets {
-                    1 if payload != [1] => return Err(NO_ANSWER.into()),
-                    4 => *role = Some(read_row(payload).ok_or(NO_ANSWER)?),
-                    5 => {
-                        let role = role.ok_or(NO_ANSWER)?;
-                        let farewell = packet(0, &[COM_QUIT]);
-                        return Ok(LoginStep::Done { role, farewell });
+            State::Asked(answer) => match answer.packet(payload)? {
+                false => Ok(LoginStep::NeedMore),
+                true => match answer.settings()? {
+                    Settings::Alone(role) => Ok(done(role)),
+                    Settings::Node(role) => {
+                        self.state = State::AskedAsNode(role, Answer::default());
+                        Ok(ask(CLUSTER))
                     }
-                    _ => (),
-                }
-                Ok(LoginStep::NeedMore)
-            }
+                },
+            },
+            State::AskedAsNode(role, answer) => match answer.packet(payload)? {
+                false => Ok(LoginStep::NeedMore),
+                true => answer.cluster().map(|()| done(*role)),
+            },
             State::Declining(_) | State::Over => Err("the login is over".into()),
         }
     }
@@ -227,6 +225,15 @@ impl Method {
     }
 }
 
+fn ask(query: &str) -> LoginStep {
+    LoginStep::Send(packet(0, &[&[COM_QUERY], query.as_bytes()].concat()))
+}
+
+fn done(role: Role) -> LoginStep {
+    let farewell = packet(0, &[COM_QUIT]);
+    LoginStep::Done { role, farewell }
+}
+
 /// What of a server's greeting (Handshake v10) a login needs.
 struct Greeting<'a> {
     salt: Vec<u8>,
@@ -276,17 +283,6 @@ fn wrong_answer(method: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The one value of a text row: 0 or 1; a word since MariaDB 12.
-fn read_row(row: &[u8]) -> Option<Role> {
-    let mut reader = Reader::new(row);
-    let value = reader.block8()?.rest();
-    match value {
-        b"0" | b"OFF" => Some(Role::Primary),
-        _ if !value.is_empty() && reader.is_empty() => Some(Role::Replica),
-        _ => None,
-    }
-}
-
 fn xor(left: &[u8], right: &[u8]) -> Vec<u8> {
     left.iter()
         .zip(right)
@@ -312,8 +308,6 @@ const PLUGIN_AUTH: u32 = 1 << 19;
 /// Also LONG_PASSWORD (bit 0, which MariaDB reads as "a MySQL client") and TRANSACTIONS.
 const CAPABILITIES: u32 = 1 | 1 << 13 | PROTOCOL_41 | SECURE_CONNECTION | PLUGIN_AUTH;
 
-const NO_ANSWER: &str = "no answer to @@global.read_only";
-
 const FULL_NEEDS_TLS: &str = "caching_sha2_password wants the password itself, which needs TLS: \
     log in once over TLS with this user so that the server caches it, or give the user \
     mysql_native_password";
@@ -321,6 +315,8 @@ const FULL_NEEDS_TLS: &str = "caching_sha2_password wants the password itself, w
 #[cfg(test)]
 mod tests {
     use super::super::fixture::feed;
+    use super::standing::NO_ANSWER;
+    use super::standing::tests::table;
     use super::*;
 
     const SALT: &[u8; 20] = b"abcdefghijklmnopqrst";
@@ -342,19 +338,8 @@ mod tests {
         packet(number, b"\0\0\0\x02\0\0\0")
     }
 
-    fn read_only(value: &[u8]) -> Vec<u8> {
-        let row = [&[value.len() as u8], value].concat();
-        [
-            packet(1, &[1]),
-            packet(
-                2,
-                b"\x03def\0\0\0\x12@@global.read_only\0\x0c\x3f\0\x01\0\0\0\x08\x80\0\0\0\0",
-            ),
-            packet(3, b"\xfe\0\0\x02\0"),
-            packet(4, &row),
-            packet(5, b"\xfe\0\0\x02\0"),
-        ]
-        .concat()
+    fn read_only(value: &str) -> Vec<u8> {
+        table(&[("read_only", value)])
     }
 
     fn failed(text: &str) -> LoginStep {
@@ -392,10 +377,10 @@ mod tests {
     fn native_password_leads_to_the_role_and_a_polite_end() {
         for step in [1, 5, 1000] {
             for (value, role) in [
-                (&b"0"[..], Role::Primary),
-                (b"OFF", Role::Primary),
-                (b"1", Role::Replica),
-                (b"NO_LOCK", Role::Replica),
+                ("0", Role::Primary),
+                ("OFF", Role::Primary),
+                ("1", Role::Replica),
+                ("NO_LOCK", Role::Replica),
             ] {
                 let pieces = [greeting(b"mysql_native_password"), ok(2), read_only(value)];
                 let (written, last) = run(&pieces, step);
@@ -406,10 +391,46 @@ mod tests {
                 response.extend(b"bob\0\x14");
                 response.extend(Method::Native.answer("secret", SALT));
                 response.extend(b"mysql_native_password\0");
-                let query = b"\x1a\0\0\0\x03SELECT @@global.read_only";
-                let expected = [&packet(1, &response)[..], query, b"\x01\0\0\0\x01"].concat();
+                let query = packet(0, &[b"\x03", SETTINGS.as_bytes()].concat());
+                let expected = [&packet(1, &response)[..], &query, b"\x01\0\0\0\x01"].concat();
                 assert_eq!(written, expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_asked_for_its_state_too() {
+        let node = table(&[
+            ("read_only", "OFF"),
+            ("wsrep_on", "ON"),
+            ("wsrep_provider", "/x.so"),
+        ]);
+        let state = |number| table(&[("wsrep_local_state", number), ("wsrep_ready", "ON")]);
+        let begin = || vec![greeting(b"mysql_native_password"), ok(2), node.clone()];
+        for step in [1, 7, 1000] {
+            let (written, last) = run(&begin(), step);
+            assert_eq!(last, LoginStep::NeedMore);
+            assert!(written.ends_with(&packet(0, &[b"\x03", CLUSTER.as_bytes()].concat())));
+            let (written, last) = run(&[begin(), vec![state("4")]].concat(), step);
+            assert!(
+                matches!(
+                    last,
+                    LoginStep::Done {
+                        role: Role::Primary,
+                        ..
+                    }
+                ),
+                "{last:?}"
+            );
+            assert!(written.ends_with(b"\x01\0\0\0\x01"));
+            let (_, last) = run(&[begin(), vec![state("2")]].concat(), step);
+            assert!(matches!(last, LoginStep::Failed(why) if why.contains("not synced")));
+        }
+        let refusal = b"\xff\x17\x04#08S01WSREP has not yet prepared node for application use";
+        for mut pieces in [begin()[..2].to_vec(), begin()] {
+            pieces.push(packet(1, refusal));
+            let why = "1047 WSREP has not yet prepared node for application use";
+            assert_eq!(run(&pieces, 1000).1, failed(why));
         }
     }
 
@@ -442,7 +463,7 @@ mod tests {
     #[test]
     fn caching_sha2_works_from_the_cache_and_never_sends_the_password() {
         let fast = [packet(2, b"\x01\x03"), ok(3)].concat();
-        let pieces = [greeting(b"caching_sha2_password"), fast, read_only(b"1")];
+        let pieces = [greeting(b"caching_sha2_password"), fast, read_only("ON")];
         let (_, last) = run(&pieces, 1000);
         assert!(matches!(
             last,
@@ -490,7 +511,7 @@ mod tests {
                 "MySQL sent more than was asked for",
             ),
             (
-                vec![greeting(b"mysql_native_password"), ok(2), packet(1, &[2])],
+                vec![greeting(b"mysql_native_password"), ok(2), packet(1, &[1])],
                 NO_ANSWER,
             ),
             (

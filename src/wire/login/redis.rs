@@ -1,11 +1,12 @@
 //! Logging in to Redis and reading its role from `INFO replication`.
 //!
-//! Its own file because it is one conversation. Invariant: two commands at most, none that changes
-//! anything.
+//! Its own file because it is one conversation. Invariant: three commands at most, none that changes
+//! anything. INFO is answered also by a server that serves nobody (LOADING, MASTERDOWN): PING is not.
 
 use super::{Held, Login, LoginStep, Role};
 use crate::wire::printable;
-use crate::wire::redis::{Reply, reply, write_command};
+use crate::wire::probe::Verdict;
+use crate::wire::redis::{PROBE, Reply, judge, reply, write_command};
 
 /// One login; without a password the role is asked at once.
 pub(super) struct RedisLogin {
@@ -16,6 +17,7 @@ pub(super) struct RedisLogin {
 
 enum State {
     Authenticating,
+    Pinged,
     Asked,
 }
 
@@ -39,6 +41,16 @@ impl RedisLogin {
 
     fn run(&mut self, bytes: &[u8]) -> Result<LoginStep, String> {
         self.held.push(bytes)?;
+        if let State::Pinged = self.state {
+            match judge(&self.held.bytes) {
+                Verdict::NeedMore => return Ok(LoginStep::NeedMore),
+                Verdict::Refused(why) => return Err(why),
+                Verdict::Alive => {}
+            }
+            let line = self.held.bytes.iter().position(|byte| *byte == b'\n');
+            self.held.consume(line.map_or(0, |end| end + 1));
+            self.state = State::Asked;
+        }
         let (text, length) = match reply(&self.held.bytes) {
             Reply::NeedMore => return Ok(LoginStep::NeedMore),
             Reply::Malformed => return Err("not Redis: a reply without sense".into()),
@@ -48,10 +60,10 @@ impl RedisLogin {
         match self.state {
             State::Authenticating => {
                 self.held.consume(length);
-                self.state = State::Asked;
-                Ok(LoginStep::Send(question()))
+                self.state = State::Pinged;
+                Ok(LoginStep::Send([PROBE, &question()].concat()))
             }
-            State::Asked => Ok(LoginStep::Done {
+            State::Pinged | State::Asked => Ok(LoginStep::Done {
                 role: role(text).ok_or("no role in INFO replication")?,
                 farewell: Vec::new(),
             }),
@@ -113,8 +125,38 @@ mod tests {
             let mut login = RedisLogin::new(user, Some("pw"));
             assert_eq!(login.start(), auth);
             assert_eq!(login.advance(b"+OK"), LoginStep::NeedMore);
-            assert_eq!(login.advance(b"\r\n"), LoginStep::Send(question()));
-            assert_eq!(feed(&mut login, &answer("slave"), 1).1, done(Role::Replica));
+            let asked = [PROBE, &question()].concat();
+            assert_eq!(login.advance(b"\r\n"), LoginStep::Send(asked));
+            for pong in [
+                &b"+PONG\r\n"[..],
+                b"-NOPERM User bob has no permissions\r\n",
+            ] {
+                let answers = [pong, &answer("slave")].concat();
+                for step in [1, 1000] {
+                    let mut login = RedisLogin::new(user, Some("pw"));
+                    login.start();
+                    login.advance(b"+OK\r\n");
+                    assert_eq!(feed(&mut login, &answers, step).1, done(Role::Replica));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_answers_info_and_serves_nobody_is_refused() {
+        for refusal in [
+            "LOADING Redis is loading the dataset in memory",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "BUSY Redis is busy running a script.",
+        ] {
+            let mut login = RedisLogin::new(None, Some("pw"));
+            login.start();
+            login.advance(b"+OK\r\n");
+            let answers = [format!("-{refusal}\r\n").as_bytes(), &answer("master")].concat();
+            assert_eq!(
+                feed(&mut login, &answers, 1).1,
+                LoginStep::Failed(refusal.into())
+            );
         }
     }
 
