@@ -66,11 +66,10 @@ mod tests {
 
     use nix::errno::Errno;
 
-    use super::super::Site;
     use super::*;
     use crate::config::UpstreamSpec;
-    use crate::upstream::Upstream;
     use crate::upstream::fixture::{ejecting, endpoint, spec, upstream, weighted};
+    use crate::upstream::{Site, Upstream};
 
     #[test]
     fn a_text_is_one_bounded_line() {
