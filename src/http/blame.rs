@@ -11,19 +11,25 @@ use pingora_core::{Error, ErrorType};
 use crate::http::exchange::{Exchange, told};
 use crate::http::retry::Failure;
 
-/// Tells the endpoint of the current try how it failed.
+/// Tells the endpoint of the current try, and the log, how it failed.
 pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
     let Some(lease) = &ctx.lease else { return };
-    let endpoint = lease.endpoint();
     match failure {
-        // An idle connection may be closed, and what is missing here is nobody else's fault. Which
-        // statuses are errors is the upstream's to say.
-        Failure::Stale | Failure::Outlived | Failure::NoSocket | Failure::Status(_) => {}
-        Failure::Connect => match cause(error) {
-            Some(cause) => endpoint.note_connect_error(cause),
-            None => endpoint.note_error(format_args!("connect: {}", words(error))),
-        },
-        Failure::TryTimeout => endpoint.note_error(match ctx.first_byte {
+        // An idle connection may be closed. Which statuses are errors is the upstream's to say.
+        Failure::Stale | Failure::Outlived | Failure::Status(_) => {}
+        Failure::Connect | Failure::NoSocket => {
+            let waited = ctx.try_started.elapsed();
+            let timeout = ctx.route.as_ref().map(|route| route.tries.connect_timeout);
+            let waited = timeout.map_or(waited, |timeout| waited.min(timeout));
+            match (error.etype(), cause(error)) {
+                (ErrorType::ConnectTimedout, _) => {
+                    lease.connect_failed(&io::ErrorKind::TimedOut.into(), waited);
+                }
+                (_, Some(cause)) => lease.connect_failed(cause, waited),
+                (_, None) => lease.connect_failed(&io::Error::other(words(error)), waited),
+            }
+        }
+        Failure::TryTimeout => lease.failed(match ctx.first_byte {
             None => "no response in time",
             Some(_) => "silent in its response for too long",
         }),
@@ -33,10 +39,18 @@ pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
                 Some(_) => "in its response",
             };
             match cause(error) {
-                Some(cause) => endpoint.note_error(format_args!("{when}: {cause}")),
-                None => endpoint.note_error(format_args!("{when}: {}", words(error))),
+                Some(cause) => lease.failed(format_args!("{when}: {cause}")),
+                None => lease.failed(format_args!("{when}: {}", words(error))),
             }
         }
+    }
+}
+
+/// A request could not be sent again although the endpoint had only closed an idle connection.
+pub fn stale(ctx: &Exchange) {
+    if let (Some(route), Some(endpoint)) = (&ctx.route, &ctx.endpoint) {
+        let why = "before a response: closed a connection that was used again";
+        route.upstream.failed(endpoint, why);
     }
 }
 

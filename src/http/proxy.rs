@@ -458,6 +458,9 @@ impl ProxyHttp for Proxy {
         blame::endpoint(ctx, failure, &e);
         let again = ctx.failed(failure, sendable(session));
         e.set_retry(again);
+        if !again && failure == Failure::Stale {
+            blame::stale(ctx);
+        }
         if !again && cut_off {
             ctx.end = Some(Reason::Timeout.into());
         }
@@ -476,6 +479,9 @@ impl ProxyHttp for Proxy {
             Some(Fault::Client) => debug!("{}: {e}", end.reason),
             // The chain has said so.
             _ if e.root_cause().is::<Failed>() => {}
+            // The log is told of endpoints, not of each request that they fail.
+            Some(Fault::Upstream) => debug!("{}: {e}", end.reason),
+            _ if end.reason == Reason::QueueTimeout => debug!("{}: {e}", end.reason),
             _ => warn!(
                 "{}: {} (route {}, endpoint {})",
                 end.reason,

@@ -149,8 +149,7 @@ async fn fresh(
             Ok(server)
         }
         Err(error) => {
-            log::debug!("{}: cannot connect: {error}", endpoint.label());
-            endpoint.note_connect_error(&error);
+            lease.connect_failed(&error, patience);
             Err(match error.kind() {
                 io::ErrorKind::TimedOut => Failed::TimedOut,
                 _ if dial::is_ours(&error) => Failed::ForWantHere,

@@ -115,13 +115,8 @@ impl Routed<'_> {
         if answer == b'S' {
             return Ok(Settled::Encrypted);
         }
-        let endpoint = connected.lease.endpoint();
-        endpoint.note_error("no TLS, although its route is chosen by server name");
-        log::warn!(
-            "{} is chosen by server name, but its server has no TLS; endpoint={}",
-            self.route.label,
-            endpoint.label()
-        );
+        let lease = &connected.lease;
+        lease.failed("no TLS, although its route is chosen by server name");
         Err(Reason::UpstreamError)
     }
 

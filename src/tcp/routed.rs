@@ -228,11 +228,11 @@ impl Routed<'_> {
         }
         self.told.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
-            lease
-                .endpoint()
-                .note_error("the connection of a session broke");
+            lease.failed("the connection of a session broke");
             lease.record(Outcome::Failed);
             sessions.warm.flush(lease.endpoint());
+        } else if ended.down > 0 {
+            lease.answered();
         }
         ended
     }

@@ -18,6 +18,7 @@ use super::eject::Ejector;
 use super::encryption::{Answer, Encryption};
 use super::last_error::{LastError, Remembered};
 use super::site::Site;
+use super::trouble::Troubles;
 use super::warm::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
 
@@ -79,6 +80,7 @@ struct Vitals {
     failures: AtomicU64,
     last_error: Remembered,
     warm: Shelf,
+    troubles: Troubles,
 }
 
 impl Endpoint {
@@ -107,6 +109,7 @@ impl Endpoint {
                 failures: AtomicU64::new(0),
                 last_error: Remembered::default(),
                 warm: Shelf::default(),
+                troubles: Troubles::default(),
             }),
         })
     }
@@ -284,6 +287,10 @@ impl Endpoint {
     /// Sockets connected ahead that wait for a client.
     pub fn warm_sockets(&self) -> usize {
         self.vitals.warm.len()
+    }
+
+    pub(super) fn troubles(&self) -> &Troubles {
+        &self.vitals.troubles
     }
 
     pub(super) fn shelf(&self) -> &Shelf {

@@ -3,6 +3,8 @@
 //! Its own file because it is what the floors above hold. Invariant: whatever happens to its
 //! holder, the place goes back when the lease is dropped, and the first in the queue hears of it.
 
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,11 +63,33 @@ impl Lease {
         self.queued_for
     }
 
+    /// A connect to the endpoint failed, after `waited`; for the log and for its last error.
+    pub fn connect_failed(&self, error: &io::Error, waited: Duration) {
+        self.upstream.connect_failed(&self.endpoint, error, waited);
+    }
+
+    /// What was sent on a connection failed; for the log and for its last error. `why` is for
+    /// operators and holds nothing secret.
+    pub fn failed(&self, why: impl fmt::Display) {
+        self.upstream.failed(&self.endpoint, why);
+    }
+
+    /// The endpoint has said something on a connection.
+    pub fn answered(&self) {
+        self.upstream.answered(&self.endpoint);
+    }
+
     /// Tells how the endpoint does and keeps the place: for a session that stays after its
     /// connection succeeded.
     pub fn record(&self, outcome: Outcome) {
+        if let Outcome::Answered(_) = outcome {
+            self.upstream.answered(&self.endpoint);
+        }
         match outcome {
-            Outcome::Ok => self.endpoint.ejector().note_success(),
+            Outcome::Ok => {
+                self.upstream.connected(&self.endpoint);
+                self.endpoint.ejector().note_success();
+            }
             Outcome::Answered(status) if !self.upstream.counts_as_failure(status) => {
                 self.endpoint.ejector().note_success();
             }

@@ -12,7 +12,7 @@
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
 //! speaks TLS), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is hashed), `ring` (Ketama),
-//! `probe` (Pingora's checks), [`warm`] (sockets connected ahead),
+//! `probe` (Pingora's checks), [`warm`] (sockets connected ahead), `trouble` (what the log is told),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
@@ -36,6 +36,7 @@ mod probe;
 mod ring;
 mod set;
 mod site;
+mod trouble;
 mod tune;
 mod view;
 pub mod warm;
@@ -64,6 +65,7 @@ use self::budget::RetryBudget;
 use self::custom::{Custom, Rule};
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
+use self::trouble::Trouble;
 use self::view::{GROUPS, Regime, View};
 use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec, UpstreamUrl};
 
@@ -98,6 +100,8 @@ struct Lineage {
     /// The next endpoint id.
     ids: Arc<AtomicU64>,
     budget: Arc<RetryBudget>,
+    /// Of endpoints that can be picked.
+    shortage: Arc<Trouble>,
     /// Why names have no address, by label.
     unresolved: Arc<Mutex<HashMap<String, LastError>>>,
     /// Held while a view is built, and while an endpoint is ejected or taken in again.

@@ -65,14 +65,16 @@ impl Upstream {
     /// at most `queue_timeout`, and not past `want.deadline`. Dropping the future while it waits
     /// frees its place in the queue.
     pub async fn pick(self: &Arc<Self>, want: Pick<'_>) -> Result<Lease, PickError> {
-        if self.limited {
-            return self.pick_limited(want).await;
-        }
-        match self.attempt(&want) {
-            Try::Leased(lease) => Ok(lease),
-            // Nothing is limited, so nothing can be full.
-            Try::NoneHealthy | Try::AllFull(_) => Err(PickError::NoHealthyEndpoint),
-        }
+        let picked = match self.limited {
+            true => self.pick_limited(want).await,
+            false => match self.attempt(&want) {
+                Try::Leased(lease) => Ok(lease),
+                // Nothing is limited, so nothing can be full.
+                Try::NoneHealthy | Try::AllFull(_) => Err(PickError::NoHealthyEndpoint),
+            },
+        };
+        self.picked(&picked);
+        picked
     }
 
     /// Whether a pick could give an endpoint that is not among `tried`, now.

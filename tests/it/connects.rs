@@ -1,4 +1,6 @@
-//! Connects that fail, for HTTP and for sessions alike: what is tried instead.
+//! Connects that fail, for HTTP and for sessions alike: what is tried instead,
+//! and what is said.
 
 mod elsewhere;
 mod families;
+mod told;

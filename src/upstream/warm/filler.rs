@@ -168,11 +168,13 @@ impl Connected {
                 state.failures = 0;
                 state.retry_at = None;
                 state.said_ready = true;
+                upstream.connected(endpoint);
             }
             Ok(Some(stream)) => {
                 state.failures = 0;
                 state.retry_at = None;
                 state.demand.note_connect(took);
+                upstream.connected(endpoint);
                 // Its own place among those connecting becomes the one on the shelf. Leases that
                 // came meanwhile go first.
                 let room = upstream.room_ahead().min(endpoint.room_ahead());
@@ -193,13 +195,7 @@ impl Connected {
                 state.failures = state.failures.saturating_add(1);
                 state.doubt();
                 state.retry_at = Some(now + wait.min(LAST_RETRY));
-                endpoint.note_connect_error(&error);
-                log::debug!(
-                    "connect ahead failed: {error}; upstream={} endpoint={} addr={}",
-                    upstream.label(),
-                    endpoint.label(),
-                    endpoint.addr()
-                );
+                upstream.connect_failed(endpoint, &error, took);
             }
         }
     }

@@ -37,7 +37,11 @@ fn redis_url(addr: SocketAddr) -> String {
 
 /// What the first session of a client hears.
 pub fn ping(gw: &Gw) -> String {
-    let mut client = TcpStream::connect(gw.tcp_addr(0)).expect("the gateway accepts");
+    ping_at(gw.tcp_addr(0))
+}
+
+pub fn ping_at(gateway: SocketAddr) -> String {
+    let mut client = TcpStream::connect(gateway).expect("the gateway accepts");
     let patience = Some(Duration::from_secs(20));
     client.set_read_timeout(patience).expect("a positive time");
     client.write_all(b"PING\r\n").expect("it is connected");
