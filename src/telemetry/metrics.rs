@@ -5,6 +5,7 @@
 //! value comes from the configuration or from a fixed set of words. The snapshot takes its handles
 //! ([`HttpRouteMetrics`] and so on) when it is built; the admin listener renders.
 
+mod aliases;
 mod edges;
 mod routes;
 mod shelf;
@@ -47,7 +48,8 @@ impl Metrics {
 
     /// All metrics in the Prometheus text format, version 0.0.4.
     pub fn render(&self) -> String {
-        let families = self.families.registry.gather();
+        let mut families = self.families.registry.gather();
+        aliases::add(&mut families);
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut text) {
             log::error!("metrics cannot be rendered: {error}");
@@ -193,7 +195,8 @@ impl Families {
                 "Seconds in the queue of an upstream, of those that had to wait.",
                 &REQUEST_SECONDS,
             ),
-            // promtool asks for `_total` here; dashboards have these three names already.
+            // promtool asks for `_total` here; dashboards have these three names already. What they
+            // count is there under clean names, too: `aliases`.
             tcp_new: counter(
                 r,
                 "tcp_proxy_connection_new",

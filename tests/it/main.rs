@@ -27,6 +27,7 @@ mod limits;
 mod loops;
 mod lossless;
 mod pooled;
+mod metrics;
 mod postgres;
 mod probes;
 mod regression;

@@ -130,6 +130,45 @@ fn counts_tcp_sessions_under_the_fixed_names() {
 }
 
 #[test]
+fn the_fixed_names_have_clean_ones_beside_them_with_the_same_values() {
+    let metrics = Metrics::new();
+    assert!(!metrics.render().contains("harbr_tcp_sessions"));
+    let (a, b) = (metrics.tcp_route("a"), metrics.tcp_route("b"));
+    a.session(Instant::now()).finished(Reason::Ok);
+    a.session(Instant::now()).finished(Reason::QueueTimeout);
+    let _open = b.session(Instant::now());
+    for (clean, fixed, values) in [
+        (
+            "harbr_tcp_sessions_opened_total",
+            "tcp_proxy_connection_new",
+            [2.0, 1.0],
+        ),
+        (
+            "harbr_tcp_sessions_closed_total",
+            "tcp_proxy_connection_completed",
+            [2.0, 0.0],
+        ),
+        (
+            "harbr_tcp_sessions_timeouts_total",
+            "tcp_proxy_timeout",
+            [1.0, 0.0],
+        ),
+    ] {
+        for (route, value) in ["a", "b"].into_iter().zip(values) {
+            for name in [clean, fixed] {
+                let name = format!("{name}{{route=\"{route}\"}}");
+                assert_eq!(sample(&metrics, &name), Some(value), "{name}");
+            }
+        }
+    }
+    let text = metrics.render();
+    let names = text.lines().filter_map(|l| l.strip_prefix("# TYPE "));
+    assert!(names.is_sorted(), "{text}");
+    drop((a, b, _open));
+    assert!(!metrics.render().contains("harbr_tcp_sessions"));
+}
+
+#[test]
 fn counts_listeners_endpoints_and_reloads() {
     let metrics = Metrics::new();
     let listener = metrics.listener("0.0.0.0:80");
