@@ -314,7 +314,7 @@ impl ProxyHttp for Proxy {
             let reason = match (timed_out, ctx.remaining().is_zero()) {
                 (true, true) => Reason::Timeout,
                 (true, false) => Reason::ConnectTimeout,
-                (false, _) => Reason::ConnectFailed,
+                (false, _) => failure.reason(),
             };
             ctx.end = Some(reason.into());
         }
@@ -482,13 +482,14 @@ impl ProxyHttp for Proxy {
             // The log is told of endpoints, not of each request that they fail.
             Some(Fault::Upstream) => debug!("{}: {e}", end.reason),
             _ if end.reason == Reason::QueueTimeout => debug!("{}: {e}", end.reason),
-            _ => warn!(
+            fault => warn!(
                 "{}: {} (route {}, endpoint {})",
                 end.reason,
-                exchange::told(e),
+                exchange::in_words(e, end.reason),
                 ctx.route.as_ref().map_or("-", |route| &route.label),
                 ctx.endpoint
                     .as_ref()
+                    .filter(|_| fault != Some(Fault::Gateway))
                     .map_or("-", |endpoint| endpoint.label()),
             ),
         }

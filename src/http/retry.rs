@@ -34,7 +34,9 @@ impl Failure {
     /// The `reason` label of `harbr_retries_total`.
     pub fn reason(self) -> Reason {
         match self {
-            Failure::Connect | Failure::NoSocket => Reason::ConnectFailed,
+            Failure::Connect => Reason::ConnectFailed,
+            // Our own limit, which is nobody else's fault.
+            Failure::NoSocket => Reason::TooManyConnections,
             Failure::Stale | Failure::Outlived | Failure::Broken => Reason::UpstreamReset,
             Failure::TryTimeout => Reason::Timeout,
             Failure::Status(_) => Reason::UpstreamError,

@@ -91,6 +91,10 @@ pub async fn connect(
                     warm.flush(&endpoint);
                 }
                 lease.finish(failed.outcome());
+                if failed == Failed::ForWantHere {
+                    // It never heard of us.
+                    efforts.endpoint = None;
+                }
                 efforts.go_on(route, failed, deadline).await?;
                 continue;
             }
@@ -172,8 +176,10 @@ enum Failed {
 impl Failed {
     fn reason(self) -> Reason {
         match self {
-            Failed::Refused | Failed::ForWantHere => Reason::ConnectFailed,
+            Failed::Refused => Reason::ConnectFailed,
             Failed::TimedOut => Reason::ConnectTimeout,
+            // Our own limit, which is no fault of the endpoint's.
+            Failed::ForWantHere => Reason::TooManyConnections,
         }
     }
 

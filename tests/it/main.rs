@@ -3,6 +3,7 @@
 mod adapter;
 mod admin;
 mod balance;
+mod blame;
 mod bodies;
 mod chaos;
 mod cli;
@@ -26,8 +27,8 @@ mod lifecycle;
 mod limits;
 mod loops;
 mod lossless;
-mod pooled;
 mod metrics;
+mod pooled;
 mod postgres;
 mod probes;
 mod regression;
