@@ -6,6 +6,7 @@
 
 mod deserialize;
 pub mod detect;
+mod encryption;
 mod host;
 pub mod keys;
 mod misfit;
@@ -26,6 +27,7 @@ pub mod value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use encryption::out_of_reach_in_tls;
 pub use model::*;
 pub(crate) use problem::did_you_mean;
 pub use problem::{Mark, Problem, Problems, Wrong};

@@ -19,6 +19,7 @@ pub mod handoff;
 pub mod io;
 mod last_errors;
 pub mod listener;
+mod lowered;
 pub mod occasions;
 pub mod paths;
 pub mod pid_file;

@@ -20,6 +20,7 @@ use crate::config::{self, Config, HttpRoute};
 use crate::error::Error;
 use crate::server::accept::Change;
 use crate::server::listener::{Listener, Wanted, wanted};
+use crate::server::lowered::lowered;
 use crate::server::systemd;
 use crate::snapshot::{Additions, Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
@@ -142,6 +143,12 @@ impl Reload {
         }
         let gone: Vec<&Wanted> = old.iter().filter(|wanted| !is_in(&new, wanted)).collect();
         let mut report = report(before, &after);
+        let lowered = lowered(before, &after);
+        for line in &lowered {
+            warn!("{line}");
+        }
+        let warnings: Vec<&String> = after.config.warnings.iter().chain(&lowered).collect();
+        report["warnings"] = json!(warnings);
         let texts = |all: &[&str]| json!(all);
         report["listeners"] = json!({
             "added": texts(&add.iter().map(|l| &*l.bound.text).collect::<Vec<_>>()),

@@ -440,7 +440,73 @@ fn routes_that_can_be_told_apart_share_a_listener() {
     let config = config.unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.tcp_routes.len(), 9);
     assert!(config.tcp_routes.iter().all(|r| r.listen.port() == 9090));
-    assert_eq!(config.warnings, Vec::<String>::new());
+    // What three of them differ by is said inside of TLS.
+    let [warning] = config.warnings.as_slice() else {
+        panic!("{:?}", config.warnings);
+    };
+    assert!(
+        warning.contains("do not get it from `a`, `b`, `c`:"),
+        "{warning}"
+    );
+}
+
+/// Which Postgres routes of a listener are reached in TLS.
+#[test]
+fn a_match_that_takes_tls_away_is_a_warning() {
+    let [a, b, sni, rest] = [
+        "a: {upstream: \"postgres://h\", match: {database: a}}",
+        "b: {upstream: \"postgres://h\", match: {database: b, user: u}}",
+        "s: {upstream: \"postgres://h\", match: {sni: s.example.org}}",
+        "r: {upstream: \"postgres://h\", default: true}",
+    ];
+    for (routes, named) in [
+        (
+            vec![a, rest],
+            "routes.a.match: Postgres clients that ask for TLS on 0.0.0.0:9090 do not get it from `a`, `r`: ",
+        ),
+        (
+            vec![b, a, rest],
+            "routes.b.match: Postgres clients that ask for TLS on 0.0.0.0:9090 do not get it from `b`, `a`, `r`: ",
+        ),
+        // By name the others are reached.
+        (
+            vec![sni, a],
+            "routes.a.match: Postgres clients that ask for TLS on 0.0.0.0:9090 do not get it from `a`: ",
+        ),
+        (
+            vec![sni, a, rest],
+            "routes.a.match: Postgres clients that ask for TLS on 0.0.0.0:9090 do not get it from `a`: ",
+        ),
+        (vec![sni, rest], ""),
+        (
+            vec![
+                sni,
+                "t: {upstream: \"postgres://h\", match: {sni: t.example.org}}",
+            ],
+            "",
+        ),
+        (
+            vec![
+                "p: {upstream: \"postgres://h\"}",
+                "c: {upstream: \"redis://h\"}",
+            ],
+            "",
+        ),
+        (
+            vec![
+                sni,
+                "x: {upstream: \"postgres://h\", tcp_listen_port: 5433}",
+            ],
+            "is the only route",
+        ),
+    ] {
+        let text = Place::TcpRoutes.file_with(&routes.join("\n  "));
+        let config = parse(&text).unwrap_or_else(|problems| panic!("{text}: {problems}"));
+        match named.is_empty() {
+            true => assert_eq!(config.warnings, Vec::<String>::new(), "{text}"),
+            false => assert!(config.warnings[0].contains(named), "{:?}", config.warnings),
+        }
+    }
 }
 
 /// The cost of a file must grow with its size, not with its square: each of these would take

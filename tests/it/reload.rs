@@ -6,9 +6,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::support::daemon::output;
 use crate::support::nginx::free_addr;
 use crate::support::{
-    Binary, Gw, Load, Next, Origin, client, eventually, loaded, route, route_entry,
+    Binary, Gw, Load, Next, Origin, Postgres, client, eventually, loaded, route, route_entry,
 };
 
 fn generation(gw: &Gw) -> f64 {
@@ -188,4 +189,114 @@ fn hup_reloads_the_program() {
         binary.said().contains("nonsense")
     });
     assert_eq!(binary.client().get("/b").status, 200, "and changes nothing");
+}
+
+/// The `warnings` of a reload's answer.
+fn warnings(gw: &Gw, yaml: &str) -> Vec<String> {
+    let answer = gw.reload(yaml);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let warnings = &answer.json()["warnings"];
+    serde_json::from_value(warnings.clone()).unwrap_or_else(|_| panic!("{warnings}"))
+}
+
+#[test]
+fn a_reload_tells_whose_clients_lose_tls_by_another_route() {
+    let server = Postgres::with(&["ssl=on"]);
+    let tcp = |routes: &[String]| {
+        let proxy = "tcp_proxy: {enabled: true, listen_addr: \"127.0.0.1:0\"}";
+        format!("{proxy}\nroutes:\n{}", routes.concat())
+    };
+    let route = |name: &str, keys: &str| route_entry(name, &[server.url()], keys);
+    let alone = tcp(&[route("db", "default: true")]);
+    let gw = Gw::start(&alone);
+    let ask = || {
+        let mut psql = Postgres::psql(gw.tcp_addr(0));
+        psql.args(["-d", "sslmode=require", "-c", "SELECT 1"]);
+        output(&mut psql)
+    };
+    assert_eq!(ask().unwrap(), "1\n");
+    assert_eq!(warnings(&gw, &alone), Vec::<String>::new());
+    let shared = tcp(&[
+        route("db", "default: true"),
+        route("orders", "match: {database: orders}"),
+    ]);
+    let told = warnings(&gw, &shared);
+    assert!(
+        told.iter()
+            .any(|w| w.contains("do not get it from `db`, `orders`")),
+        "{told:?}"
+    );
+    let lost = "routes.db: its clients had TLS before this reload";
+    assert!(told.iter().any(|w| w.starts_with(lost)), "{told:?}");
+    assert!(
+        !told.iter().any(|w| w.starts_with("routes.orders: ")),
+        "{told:?}"
+    );
+    assert!(ask().is_err());
+    // What is so already is no news, but still so.
+    let told = warnings(&gw, &shared);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("do not get it from"), "{told:?}");
+    assert_eq!(warnings(&gw, &alone), Vec::<String>::new());
+    assert_eq!(ask().unwrap(), "1\n");
+}
+
+#[test]
+fn a_reload_tells_which_paths_lose_a_guard_by_another_route() {
+    let origin = Origin::ok("ok");
+    let entry = |key: &str, filters: &str| route_entry(key, &[origin.url()], filters);
+    let guard = "filters: [{type: ip_access, deny: [192.0.2.0/24]}]";
+    let admin = entry("/admin", guard);
+    let yaml = |routes: &[&str]| format!("routes:\n{}", routes.concat());
+    let root = entry("/", "");
+    let before = yaml(&[&admin, &root]);
+    let gw = Gw::start(&before);
+    let text = |new: &str, key: &str| {
+        format!(
+            "routes.{new}: takes {key} now, which was behind the `ip_access` of `/admin` before this reload"
+        )
+    };
+    // A longer key takes a part of it, a shorter one what is left of it.
+    let metrics = entry("/admin/metrics", "");
+    assert_eq!(
+        warnings(&gw, &yaml(&[&admin, &metrics, &root])),
+        [text("/admin/metrics", "/admin/metrics")]
+    );
+    assert_eq!(warnings(&gw, &before), Vec::<String>::new());
+    assert_eq!(warnings(&gw, &yaml(&[&root])), [text("/", "/admin")]);
+    assert_eq!(warnings(&gw, &before), Vec::<String>::new());
+    // So does a host of its own.
+    let host = entry("example.org/admin", "");
+    assert_eq!(
+        warnings(&gw, &yaml(&[&admin, &host, &root])),
+        [text("example.org/admin", "example.org/admin")]
+    );
+    assert_eq!(warnings(&gw, &before), Vec::<String>::new());
+    // Behind the same filter nothing is lost; what a route's own entry says is plain to see.
+    let guarded = entry("/admin/metrics", guard);
+    assert_eq!(
+        warnings(&gw, &yaml(&[&admin, &guarded, &root])),
+        Vec::<String>::new()
+    );
+    let open = entry("/admin", "");
+    assert_eq!(
+        warnings(&gw, &yaml(&[&open, &guarded, &root])),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn the_warnings_of_a_new_configuration_are_in_the_answer() {
+    let origin = Origin::ok("ok");
+    let gw = Gw::start(route("/", &[origin.url()], ""));
+    let unused = format!(
+        "upstreams: {{spare: {{upstream: \"http://127.0.0.1:1\"}}}}\n{}",
+        route("/", &[origin.url()], "")
+    );
+    let told = warnings(&gw, &unused);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].ends_with("upstreams.spare: no route uses this upstream"),
+        "{told:?}"
+    );
 }

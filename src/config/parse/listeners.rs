@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use super::fields::Fields;
 use super::report::{Report, Trail};
+use crate::config::encryption::out_of_reach_in_tls;
 use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute};
 use crate::config::problem::{Mark, Wrong};
 use crate::config::value::ListenAddr;
@@ -165,9 +166,30 @@ pub(super) fn refuse_undecidable(report: &mut Report, routes_trail: &Trail, tcp:
                     report.warn(Mark { line, column }, trail.key("match"), text);
                 }
             }
-            routes => check_listener(report, routes_trail, addr, routes),
+            routes => {
+                check_listener(report, routes_trail, addr, routes);
+                warn_of_clear_text(report, routes_trail, addr, tcp);
+            }
         }
     }
+}
+
+/// Tells which Postgres routes of a shared listener clients reach in clear only.
+fn warn_of_clear_text(report: &mut Report, trail: &Trail, addr: SocketAddr, tcp: &[TcpRoute]) {
+    let unreached = || out_of_reach_in_tls(tcp, addr);
+    let with_match = || unreached().find(|route| route.matches != Default::default());
+    let Some(first) = with_match().or_else(|| unreached().next()) else {
+        return;
+    };
+    let text = format!(
+        "Postgres clients that ask for TLS on {addr} do not get it from {}: database and user, which \
+         tell these routes apart, are said inside of TLS; `sslmode=prefer` goes on in clear, \
+         `sslmode=require` fails; give each a `tcp_listen_port`, or a `match` with `sni`",
+        names(unreached())
+    );
+    let (line, column) = first.at;
+    let trail = trail.key(&first.name);
+    report.warn(Mark { line, column }, trail.key("match"), text);
 }
 
 fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: &[&TcpRoute]) {
