@@ -24,6 +24,12 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(whole, cut);
 
     let Scan::Complete(head) = whole else { return };
+    if let Some(on) = head.rewritten(bytes) {
+        let Scan::Complete(again) = HeadScanner::new(MAX_BYTES).scan(&on) else {
+            panic!("what goes on passes");
+        };
+        assert_eq!((again.body, again.rewritten(&on)), (head.body, None));
+    }
     assert!(head.method.end <= head.target.start && head.target.end <= head.head.end);
     let body = &bytes[head.head.end..];
     let mut tracker = BodyTracker::new(head.body, MAX_BYTES);

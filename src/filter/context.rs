@@ -16,6 +16,8 @@ use super::Result;
 pub struct Context<'a> {
     pub(crate) session: &'a mut Session,
     pub(crate) client: Option<IpAddr>,
+    /// The peer is in `trusted_proxies`.
+    pub(crate) trusted: bool,
     pub(crate) route: &'a str,
     pub(crate) upstream: &'a str,
     pub(crate) endpoint: Option<&'a str>,
@@ -41,6 +43,17 @@ impl Context<'_> {
     /// proxy names nobody in a way that can be read: it must not get what a known client may.
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// `http` or `https`: what the client speaks, to us or to the first of the trusted proxies.
+    pub fn scheme(&self) -> &'static str {
+        let told = self.session.req_header().headers.get(&X_FORWARDED_PROTO);
+        let told = told.filter(|_| self.trusted).map(HeaderValue::as_bytes);
+        let first = told.and_then(|told| told.split(|byte| *byte == b',').next());
+        match first.is_some_and(|first| first.trim_ascii().eq_ignore_ascii_case(b"https")) {
+            true => "https",
+            false => "http",
+        }
     }
 
     /// The route's key as written.
@@ -302,6 +315,8 @@ where
         false => Ok(name),
     }
 }
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What a filter cannot set, add or remove.
 pub(crate) const FRAMING: [HeaderName; 5] = [

@@ -255,6 +255,7 @@ fn context<'a>(
     let cx = Context {
         session,
         client: ctx.client.ip(),
+        trusted: ctx.trusted,
         route: &route.label,
         upstream: route.upstream.label(),
         endpoint: ctx.endpoint.as_deref().map(|endpoint| endpoint.label()),

@@ -19,6 +19,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use authority::is_authority;
 pub use body::{BodyTracker, Malformed};
 pub use head::{BodyFraming, HeadScanner, HeadSummary, Refusal, Scan, Version};
 pub use target::escaped;

@@ -48,6 +48,7 @@ impl Bed {
         Context {
             session: &mut self.session,
             client: self.client,
+            trusted: false,
             route: "/api",
             upstream: "/api",
             endpoint: None,

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use http::header::{FORWARDED, HOST, VIA};
+use http::header::{EXPECT, FORWARDED, HOST, VIA};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,6 +21,7 @@ use super::template::Template;
 use crate::filter::{
     BadSetting, Context, Filter, Phases, RequestHead, ResponseHead, Result, Verdict,
 };
+use crate::wire::http1::is_authority;
 
 /// Settings of `headers`. Values may hold `${client_ip}`, `${request_id}`, `${route}` and `${host}`;
 /// `$${` stands for `${` itself.
@@ -61,6 +62,9 @@ pub(super) fn make(settings: Settings) -> Result<Headers> {
     if request.iter().any(adds_or_removes_host) {
         let message = "`Host` can be set, but neither added nor removed";
         return Err(BadSetting::new("request", message).into());
+    }
+    for edit in &request {
+        edit.refuse_useless()?;
     }
     let (upstream, request) = request
         .into_iter()
@@ -172,6 +176,29 @@ enum Change {
 }
 
 impl Edit {
+    /// Refuses a change of a request that its endpoint could only refuse.
+    fn refuse_useless(&self) -> Result<()> {
+        let (Change::Set(template) | Change::Add(template)) = &self.change else {
+            return Ok(());
+        };
+        let key = |verb| format!("request.{verb}.{}", self.name);
+        let verb = match &self.change {
+            Change::Add(_) => "add",
+            Change::Set(_) | Change::Remove => "set",
+        };
+        if self.name == HOST && !is_authority(&template.sample()) {
+            let wrong = BadSetting::new(key(verb), "is not a host with or without a port");
+            return Err(wrong.hint("for example `app.internal:8080`").into());
+        }
+        if self.name == EXPECT {
+            let message = "only the client can wait for `100 Continue`";
+            return Err(BadSetting::new(key(verb), message)
+                .hint("it can be removed")
+                .into());
+        }
+        Ok(())
+    }
+
     fn value(&self, cx: &mut Context<'_>) -> Option<HeaderValue> {
         match &self.change {
             Change::Remove => None,
@@ -218,7 +245,7 @@ head!(RequestHead);
 head!(ResponseHead);
 
 /// What the gateway puts into the head of each try after the request phase.
-const WRITTEN_FOR_EACH_TRY: [HeaderName; 7] = [
+pub(super) const WRITTEN_FOR_EACH_TRY: [HeaderName; 7] = [
     HOST,
     VIA,
     FORWARDED,
@@ -310,6 +337,22 @@ mod tests {
     }
 
     #[test]
+    fn a_host_may_be_put_together() {
+        for host in [
+            "inner",
+            "inner:8080",
+            "[::1]:80",
+            "${host}",
+            "${host}.internal",
+        ] {
+            headers(&format!(
+                "request: {{set: {{Host: '{host}'}}, remove: [Expect]}}"
+            ));
+        }
+        headers("response: {set: {Expect: a}}");
+    }
+
+    #[test]
     fn nothing_to_do_takes_part_in_no_phase() {
         assert_eq!(headers("{}").phases(), Phases::NONE);
     }
@@ -342,6 +385,21 @@ mod tests {
                 "request.set.a b: `a b` is not the name of a header",
             ),
             ("response: {remove: ['']}", "is not the name of a header"),
+            (
+                "request: {set: {Host: 'a b'}}",
+                "request.set.host: is not a host with or without a port (for example",
+            ),
+            ("request: {set: {Host: 'http://a/'}}", "is not a host"),
+            ("request: {set: {Host: ''}}", "is not a host"),
+            ("request: {set: {Host: '${host}/x'}}", "is not a host"),
+            (
+                "request: {set: {Expect: 200-ok}}",
+                "request.set.expect: only the client can wait",
+            ),
+            (
+                "request: {add: {expect: 100-continue}}",
+                "request.add.expect: only",
+            ),
             (
                 "request: {set: {X: '${nope}'}}",
                 "request.set.X: `${nope}` is not known",

@@ -33,12 +33,18 @@ pub(super) struct IpAccess {
 }
 
 pub(super) fn make(settings: Settings) -> Result<IpAccess> {
+    let deny = Networks::parse("deny", &settings.deny)?;
+    if settings.allow.is_empty() {
+        return Ok(IpAccess { allow: None, deny });
+    }
+    let allow = Networks::parse("allow", &settings.allow)?;
+    if allow.are_within(&deny) {
+        let wrong = BadSetting::new("deny", "holds all of `allow`, so that nobody comes in");
+        return Err(wrong.hint("`deny` wins; leave out one of the two").into());
+    }
     Ok(IpAccess {
-        allow: match settings.allow.is_empty() {
-            true => None,
-            false => Some(Networks::parse("allow", &settings.allow)?),
-        },
-        deny: Networks::parse("deny", &settings.deny)?,
+        allow: Some(allow),
+        deny,
     })
 }
 
@@ -98,6 +104,16 @@ impl Networks {
     fn are_everyone(&self) -> bool {
         self.v4 == [(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)]
             && self.v6 == [(Ipv6Addr::UNSPECIFIED, Ipv6Addr::from_bits(u128::MAX))]
+    }
+
+    fn are_within(&self, other: &Networks) -> bool {
+        fn each<A: Ord + Copy>(ranges: &[(A, A)], others: &[(A, A)]) -> bool {
+            let covers = |(first, last): &(A, A), (a, b): &(A, A)| first <= a && b <= last;
+            ranges
+                .iter()
+                .all(|range| others.iter().any(|other| covers(other, range)))
+        }
+        each(&self.v4, &other.v4) && each(&self.v6, &other.v6)
     }
 
     fn contain(&self, ip: IpAddr) -> bool {
@@ -232,6 +248,14 @@ mod tests {
                 "deny: `example.org` is not a network",
             ),
             ("{deny: ['']}", "deny: `` is not a network"),
+            (
+                "{allow: [10.1.0.0/16, 'fd00::1'], deny: [10.0.0.0/8, 'fd00::/8']}",
+                "deny: holds all of `allow`, so that nobody comes in",
+            ),
+            (
+                "{allow: [10.0.0.1], deny: ['0.0.0.0/0']}",
+                "nobody comes in",
+            ),
             ("{allow: [10.0.0]}", "is not a network"),
         ] {
             let error = wrong(make(settings(yaml)));

@@ -10,6 +10,7 @@ mod buckets;
 mod credentials;
 mod headers;
 mod ip_access;
+mod location;
 mod rate_limit;
 mod replacement;
 mod request_id;

@@ -5,7 +5,7 @@
 
 use regex::{Captures, Regex, RegexBuilder};
 
-use super::target::push_escaped;
+use super::target::{is_unambiguous_path, push_escaped};
 use crate::filter::{BadSetting, Result};
 
 /// Ready to be applied to paths.
@@ -19,8 +19,10 @@ impl Replacement {
     /// From the settings `regex.match` and `regex.to`.
     pub(super) fn new(pattern: &str, to: &str) -> Result<Replacement> {
         let regex = compile(pattern).map_err(|why| BadSetting::new("regex.match", why))?;
-        let to = parts(to, regex.captures_len()).map_err(|why| BadSetting::new("regex.to", why))?;
-        Ok(Replacement { regex, to })
+        let parts =
+            parts(to, regex.captures_len()).map_err(|why| BadSetting::new("regex.to", why))?;
+        refuse_useless(pattern, to, &parts)?;
+        Ok(Replacement { regex, to: parts })
     }
 
     /// `path` with every match replaced; `None` without a match.
@@ -119,6 +121,48 @@ fn parts(to: &str, groups: usize) -> Result<Vec<Part>> {
         parts.push(Part::Text(text));
     }
     Ok(parts)
+}
+
+/// Refuses what makes no path, whatever is matched.
+fn refuse_useless(pattern: &str, to: &str, parts: &[Part]) -> std::result::Result<(), BadSetting> {
+    let shown = to.escape_debug();
+    let wrong = |what: &str| BadSetting::new("regex.to", format!("`{shown}` {what}"));
+    // Digits stand for groups: they are no dots and may stand in an escape.
+    let sample: String = parts
+        .iter()
+        .map(|part| match part {
+            Part::Text(text) => text.as_str(),
+            Part::Group(_) | Part::GroupInQuery(_) => "41",
+        })
+        .collect();
+    let path = sample.split('?').next().unwrap_or("");
+    let is_scheme = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    };
+    if path
+        .split_once("://")
+        .is_some_and(|(scheme, _)| is_scheme(scheme))
+    {
+        return Err(wrong("is a URL, and only a path is rewritten")
+            .hint("a path such as `/new/$1`; `redirect` sends clients to a URL"));
+    }
+    let from_the_start = pattern.starts_with('^') || pattern.starts_with("\\A");
+    if from_the_start
+        && matches!(parts.first(), Some(Part::Text(text)) if !text.starts_with(['/', '?']))
+    {
+        return Err(wrong("does not begin with a slash").hint(format!("write `/{shown}`")));
+    }
+    if path.starts_with('/') && !is_unambiguous_path(path) {
+        return Err(wrong("has more than one reading")
+            .hint("a path without `.` and `..`, in which each `%` is part of an escape"));
+    }
+    match sample.len() > MAX_TARGET_BYTES {
+        true => Err(wrong("is longer than any target")),
+        false => Ok(()),
+    }
 }
 
 /// The result would be longer than any target.

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::header_name;
+use super::headers::WRITTEN_FOR_EACH_TRY;
 use crate::filter::{BadSetting, Context, Filter, Phases, ResponseHead, Result, Verdict};
 
 /// Settings of `request_id`.
@@ -42,8 +43,11 @@ pub(super) struct GiveRequestId {
 
 pub(super) fn make(settings: Settings) -> Result<GiveRequestId> {
     let header = header_name(&settings.header).map_err(|why| BadSetting::new("header", why))?;
-    if header == header::HOST {
-        return Err(BadSetting::new("header", "`host` is no place for an id").into());
+    if WRITTEN_FOR_EACH_TRY.contains(&header) || header == header::EXPECT {
+        let message = format!("`{header}` is no place for an id");
+        return Err(BadSetting::new("header", message)
+            .hint("for example `X-Request-Id`")
+            .into());
     }
     Ok(GiveRequestId {
         header,
@@ -181,6 +185,11 @@ mod tests {
             ("{header: 'a b'}", "header: `a b` is not the name"),
             ("{header: Content-Length}", "belongs to the gateway"),
             ("{header: Host}", "no place for an id"),
+            (
+                "{header: X-Forwarded-For}",
+                "`x-forwarded-for` is no place for an id (for",
+            ),
+            ("{header: Expect}", "no place for an id"),
         ] {
             let error = wrong(make(settings(yaml)));
             assert!(error.contains(part), "{yaml}: {error}");

@@ -1,22 +1,24 @@
 //! `rewrite`: another path to the endpoint, or a redirect of the client.
 //!
-//! Its own file as each built-in. Invariants: a redirect leads where the settings say and nowhere
-//! else, and carries nothing of the request but its query; expressions match in linear time and
+//! Its own file as each built-in; `location` is where a redirect leads, `replacement` what becomes of
+//! a path. Invariants: what could never work is refused at load; expressions match in linear time and
 //! bounded memory; no client can put a dot segment or half an escape together out of what was
 //! captured. Registered by `builtin`.
 
 use async_trait::async_trait;
-use http::{HeaderValue, StatusCode, Uri, header};
+use http::{StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::location::Location;
 use super::replacement::{Replacement, TooLong};
-use super::target::{behind, is_normal_path, is_unambiguous_path, merged, push_escaped};
+use super::target::{behind, is_normal_path, is_unambiguous_path, merged};
 use crate::error::Reason;
 use crate::filter::{BadSetting, Context, Filter, Phases, Response, Result, Verdict};
+use crate::wire::http1::escaped;
 
 /// Settings of `rewrite`: one of the three. The path is the one that would be sent, without the
-/// query, which is kept. `${…}` has no meaning here.
+/// query, which is kept, and with escapes where RFC 3986 wants them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -50,7 +52,8 @@ struct Expression {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Redirect {
-    /// A path, or a URL of `http` or `https`. The request's query goes behind it, unless it has one.
+    /// A path, or a URL of `http` or `https`. `${scheme}`, `${host}` (without a port), `${path}` and
+    /// `${query}` (with its `?`, or nothing) are the request's. Its query goes behind what has none.
     to: String,
     /// 301, 302, 303, 307 or 308.
     #[serde(default = "permanent")]
@@ -66,30 +69,21 @@ fn permanent() -> u16 {
 pub(super) enum Rewrite {
     Prefix { from: String, to: String },
     Regex(Box<Replacement>),
-    Redirect { to: String, status: StatusCode },
+    Redirect { to: Location, status: StatusCode },
 }
 
 pub(super) fn make(settings: Settings) -> Result<Rewrite> {
     match (settings.prefix, settings.regex, settings.redirect) {
-        (Some(prefix), None, None) => {
-            for (key, path) in [("from", &prefix.from), ("to", &prefix.to)] {
-                if !is_normal_path(path) {
-                    let message = format!("`{}` is not a plain path", path.escape_debug());
-                    let wrong = BadSetting::new(format!("prefix.{key}"), message);
-                    return Err(wrong.hint("for example `/api`").into());
-                }
-            }
-            Ok(Rewrite::Prefix {
-                from: prefix.from.trim_end_matches('/').to_owned(),
-                to: prefix.to.trim_end_matches('/').to_owned(),
-            })
-        }
+        (Some(prefix), None, None) => Ok(Rewrite::Prefix {
+            from: prefix_of("from", &prefix.from)?,
+            to: prefix_of("to", &prefix.to)?,
+        }),
         (None, Some(Expression { r#match, to }), None) => {
             let replacement = Replacement::new(&r#match, &to)?;
             Ok(Rewrite::Regex(Box::new(replacement)))
         }
         (None, None, Some(Redirect { to, status })) => Ok(Rewrite::Redirect {
-            to: place(to)?,
+            to: Location::parse(&to)?,
             status: match status {
                 301 | 302 | 303 | 307 | 308 => StatusCode::from_u16(status)?,
                 _ => {
@@ -116,7 +110,7 @@ impl Filter for Rewrite {
             None => (target, None),
         };
         let rewritten = match self {
-            Rewrite::Redirect { to, status } => return redirect(to, *status, query),
+            Rewrite::Redirect { to, status } => return Ok(redirect(to, *status, cx)),
             // `OPTIONS *` has no path.
             _ if !path.starts_with('/') => None,
             Rewrite::Prefix { from, to } => match behind(path, from) {
@@ -132,10 +126,10 @@ impl Filter for Rewrite {
         let Some(mut rewritten) = rewritten else {
             return Ok(Verdict::Continue);
         };
-        let path = rewritten.split('?').next().unwrap_or("");
-        if !path.starts_with('/') {
-            return Err(format!("`{path}` is no path: it does not begin with a slash").into());
+        if !rewritten.starts_with('/') {
+            rewritten.insert(0, '/');
         }
+        let path = rewritten.split('?').next().unwrap_or("");
         if !is_unambiguous_path(path) {
             return Ok(bad_request("the rewritten path has more than one reading"));
         }
@@ -145,6 +139,20 @@ impl Filter for Rewrite {
         }
         cx.set_target(rewritten);
         Ok(Verdict::Continue)
+    }
+}
+
+/// The setting `prefix.from` or `prefix.to`, as paths have it.
+fn prefix_of(key: &str, text: &str) -> Result<String> {
+    let path = escaped(text.as_bytes());
+    let path = String::from_utf8_lossy(&path);
+    match is_normal_path(&path) && !text.contains('\\') {
+        true => Ok(path.trim_end_matches('/').to_owned()),
+        false => {
+            let message = format!("`{}` is not a plain path", text.escape_debug());
+            let wrong = BadSetting::new(format!("prefix.{key}"), message);
+            Err(wrong.hint("for example `/api`").into())
+        }
     }
 }
 
@@ -160,47 +168,10 @@ fn bad_request(detail: &'static str) -> Verdict {
     Verdict::Respond(Response::refusal(Reason::BadRequest).because(detail))
 }
 
-fn redirect(to: &str, status: StatusCode, query: Option<&str>) -> Result<Verdict> {
-    let mut location = to.to_owned();
-    if let Some(query) = query
-        && !to.contains(['?', '#'])
-    {
-        location.push('?');
-        for byte in query.bytes() {
-            match byte {
-                b'"' | b'<' | b'>' | b'\\' | b'#' => push_escaped(&mut location, byte),
-                byte if byte.is_ascii_graphic() => location.push(char::from(byte)),
-                byte => push_escaped(&mut location, byte),
-            }
-        }
-    }
-    let location = HeaderValue::from_str(&location)?;
-    let response = Response::new(status).header(header::LOCATION, location);
-    Ok(Verdict::Respond(response))
-}
-
-/// Where a redirect may lead: a path of this host, or a host that is named in full.
-fn place(to: String) -> Result<String> {
-    let plain = to
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && !b"\"<>\\".contains(&b));
-    let path = to.starts_with('/') && !to.starts_with("//");
-    let url = || {
-        let uri: Uri = to.parse().ok()?;
-        let known = matches!(uri.scheme_str(), Some("http" | "https"));
-        let authority = uri.authority()?.as_str();
-        (known && !uri.host()?.is_empty() && !authority.contains('@')).then_some(())
-    };
-    match plain && (path || url().is_some()) {
-        true => Ok(to),
-        false => {
-            let shown = to.escape_debug();
-            let message = format!("`{shown}` is neither a path nor a URL of http or https");
-            let wrong = BadSetting::new("redirect.to", message);
-            Err(wrong
-                .hint("for example `/new` or `https://example.org/new`")
-                .into())
-        }
+fn redirect(to: &Location, status: StatusCode, cx: &Context<'_>) -> Verdict {
+    match to.of(cx) {
+        Some(to) => Verdict::Respond(Response::new(status).header(header::LOCATION, to)),
+        None => bad_request("the request names no host to lead to"),
     }
 }
 
@@ -289,12 +260,34 @@ mod tests {
             assert_eq!(answer.reason, Reason::BadRequest, "{yaml}");
             assert_eq!(answer.status, None);
         }
-        let filter = make(settings("regex: {match: '^/a', to: b}")).unwrap();
-        let mut bed = Bed::get("/a", &["Host: a"]).await;
-        assert!(
-            bed.request(&filter).await.is_err(),
-            "the settings' own fault"
-        );
+    }
+
+    #[tokio::test]
+    async fn a_path_that_has_lost_its_slash_gets_one() {
+        for (yaml, target, expected) in [
+            ("regex: {match: '^/api', to: ''}", "/api", "/"),
+            ("regex: {match: '^/api', to: ''}", "/api?a", "/?a"),
+            ("regex: {match: '^/api', to: ''}", "/api/x", "/x"),
+            ("regex: {match: '^/api/(.*)$', to: $1}", "/api/x/y", "/x/y"),
+            (
+                "regex: {match: '^/(.*)$', to: $1}",
+                "/http://evil/x",
+                "/http://evil/x",
+            ),
+            ("regex: {match: '/old', to: new}", "/old/a", "/new/a"),
+            (
+                "regex: {match: '^/p/(.*)$', to: '?id=$1'}",
+                "/p/7",
+                "/?id=7",
+            ),
+            (
+                "prefix: {from: '/{a}', to: /caf\u{e9}}",
+                "/%7Ba%7D/x",
+                "/caf%C3%A9/x",
+            ),
+        ] {
+            assert_eq!(sent(yaml, target).await, expected, "{yaml} {target}");
+        }
     }
 
     #[tokio::test]
@@ -329,7 +322,13 @@ mod tests {
             ),
             ("redirect: {to: '/n#x', status: 307}", "/a?y=2", 307, "/n#x"),
             ("redirect: {to: '/$1'}", "/a", 308, "/$1"),
-            ("redirect: {to: '/${host}x'}", "/a", 308, "/${host}x"),
+            ("redirect: {to: '/$${host}x'}", "/a", 308, "/${host}x"),
+            (
+                "redirect: {to: 'https://${host}${path}${query}', status: 301}",
+                "/old?a=b&c",
+                301,
+                "https://a/old?a=b&c",
+            ),
         ] {
             let answer = answer(yaml, target).await;
             assert_eq!(answer.status.unwrap().as_u16(), status, "{yaml}");
@@ -392,6 +391,31 @@ mod tests {
                 "regex.to: there is no group $2: `match` has 1",
             ),
             ("regex: {match: '(a)', to: '/${1}'}", "neither a digit"),
+            (
+                "regex: {match: '^/old(.*)', to: 'https://new.example$1'}",
+                "regex.to: `https://new.example$1` is a URL, and only a path is rewritten (a path",
+            ),
+            ("regex: {match: old, to: 'http://new.example/'}", "is a URL"),
+            (
+                "regex: {match: '^/a', to: b}",
+                "regex.to: `b` does not begin with a slash (write `/b`",
+            ),
+            (
+                "regex: {match: '^/a(.*)', to: 'b/$1'}",
+                "does not begin with a slash",
+            ),
+            (
+                "regex: {match: '^/a', to: '/b/../c'}",
+                "regex.to: `/b/../c` has more than one reading",
+            ),
+            (
+                "regex: {match: '^/a(.*)', to: '/%2e%2e/$1'}",
+                "more than one reading",
+            ),
+            (
+                "regex: {match: '^/a', to: '/b%zz'}",
+                "more than one reading",
+            ),
             ("regex: {match: a, to: '/b$'}", "neither a digit"),
             ("regex: {match: a, to: '/b c'}", "regex.to: holds a space"),
             (

@@ -42,6 +42,20 @@ impl Template {
         }
     }
 
+    /// A value as it could be, to find out at load what none of them can be.
+    pub(super) fn sample(&self) -> Vec<u8> {
+        let parts = match self {
+            Template::Fixed(value) => return value.as_bytes().to_vec(),
+            Template::Parts(parts) => parts,
+        };
+        let text = parts.iter().map(|part| match part {
+            Part::Text(text) => text.as_str(),
+            Part::ClientIp => "192.0.2.1",
+            Part::RequestId | Part::Route | Part::Host => "a",
+        });
+        text.collect::<String>().into_bytes()
+    }
+
     /// The value for one request; `None` when the client sent something as its `Host` that belongs
     /// into no header.
     pub(super) fn value(&self, cx: &mut Context<'_>) -> Option<HeaderValue> {
@@ -79,7 +93,28 @@ fn host<'c>(cx: &'c Context<'_>) -> Option<&'c str> {
 }
 
 fn parts(text: &str) -> Result<Vec<Part>> {
-    let mut parts = Vec::new();
+    let pieces = pieces(text).map_err(|why| format!("{why}; {KNOWN}"))?;
+    let parts = pieces.into_iter().map(|piece| match piece {
+        Piece::Text(text) => Ok(Part::Text(text)),
+        Piece::Word("client_ip") => Ok(Part::ClientIp),
+        Piece::Word("request_id") => Ok(Part::RequestId),
+        Piece::Word("route") => Ok(Part::Route),
+        Piece::Word("host") => Ok(Part::Host),
+        Piece::Word(word) => Err(format!("`${{{word}}}` is not known; {KNOWN}").into()),
+    });
+    parts.collect()
+}
+
+/// Plain text, or the word of a `${…}`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece<'t> {
+    Text(String),
+    Word(&'t str),
+}
+
+/// Splits `text` at its words. `$${` stands for `${` itself.
+pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>> {
+    let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -92,26 +127,19 @@ fn parts(text: &str) -> Result<Vec<Part>> {
         }
         literal.push_str(before);
         let Some((word, behind)) = inner.split_once('}') else {
-            return Err(format!("`${{` has no `}}` behind it; {KNOWN}").into());
-        };
-        let part = match word {
-            "client_ip" => Part::ClientIp,
-            "request_id" => Part::RequestId,
-            "route" => Part::Route,
-            "host" => Part::Host,
-            _ => return Err(format!("`${{{word}}}` is not known; {KNOWN}").into()),
+            return Err("`${` has no `}` behind it".into());
         };
         if !literal.is_empty() {
-            parts.push(Part::Text(std::mem::take(&mut literal)));
+            pieces.push(Piece::Text(std::mem::take(&mut literal)));
         }
-        parts.push(part);
+        pieces.push(Piece::Word(word));
         rest = behind;
     }
     literal.push_str(rest);
     if !literal.is_empty() {
-        parts.push(Part::Text(literal));
+        pieces.push(Piece::Text(literal));
     }
-    Ok(parts)
+    Ok(pieces)
 }
 
 const KNOWN: &str =

@@ -12,7 +12,7 @@ use super::set_of;
 ///
 /// Narrower than RFC 3986 in two points: no percent-encoding (no resolver knows such a name, and
 /// the `http` crate refuses it in an absolute-form target) and no IPvFuture.
-pub(super) fn is_authority(bytes: &[u8]) -> bool {
+pub fn is_authority(bytes: &[u8]) -> bool {
     let (host_is_fine, rest) = if let Some(literal) = bytes.strip_prefix(b"[") {
         let Some(end) = literal.iter().position(|byte| *byte == b']') else {
             return false;

@@ -184,3 +184,151 @@ fn a_fixed_answer_reaches_no_endpoint() {
             .contains("filters[0].status: must be 200 to 599, not 99")
     );
 }
+
+#[test]
+fn a_redirect_keeps_host_path_and_query() {
+    let origin = Origin::echo();
+    let gw = Gw::start(filtered(
+        &[&origin],
+        &["{type: rewrite, redirect: {to: 'https://${host}${path}${query}', status: 301}}"],
+    ));
+    for (target, host, location) in [
+        ("/", "a.test", "https://a.test/"),
+        ("/b/c?d=e&f", "a.test:8080", "https://a.test/b/c?d=e&f"),
+        ("/b?", "[::1]:80", "https://[::1]/b?"),
+        ("/a/../b", "a.test", "https://a.test/b"),
+        (
+            "/\\evil.test?\"",
+            "a.test",
+            "https://a.test/%5Cevil.test?%22",
+        ),
+        (
+            "/x@evil.test/%0d%0aSet-Cookie:%20a",
+            "a.test",
+            "https://a.test/x@evil.test/%0D%0ASet-Cookie:%20a",
+        ),
+    ] {
+        let response = gw.client().call("GET", target, &[("Host", host)], b"");
+        assert_eq!(response.status, 301);
+        assert_eq!(
+            response.headers.first("Location"),
+            Some(location),
+            "{target}"
+        );
+        assert!(!response.headers.has("Set-Cookie"));
+    }
+    let mut old = gw.client();
+    old.send("GET /a HTTP/1.0\r\n\r\n");
+    let response = old.response().unwrap();
+    assert_eq!(response.status, 400, "it names no host");
+    assert!(response.json()["detail"].is_string());
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
+fn a_redirect_stays_on_its_host_whatever_slashes_a_path_begins_with() {
+    let origin = Origin::echo();
+    let redirect = filters(&["{type: rewrite, redirect: {to: '${path}${query}', status: 302}}"]);
+    let gw = Gw::start(format!(
+        "merge_slashes: false\n{}",
+        route("/", &[origin.url()], &redirect)
+    ));
+    for target in ["//evil.test/x", "///evil.test/x", "/.//evil.test/x"] {
+        let response = gw.get(target);
+        assert_eq!(
+            response.headers.first("Location"),
+            Some("/evil.test/x"),
+            "{target}"
+        );
+    }
+}
+
+#[test]
+fn the_scheme_of_a_redirect_is_what_the_client_speaks() {
+    let origin = Origin::echo();
+    let filter = "{type: rewrite, redirect: {to: '${scheme}://www.${host}${path}'}}";
+    let trusting = Gw::start(filtered(&[&origin], &[filter]));
+    let strict = Gw::start(route("/", &[origin.url()], &filters(&[filter])));
+    let location = |gw: &Gw, told: &str| {
+        let fields = [("Host", "a.test"), ("X-Forwarded-Proto", told)];
+        let response = gw.client().call("GET", "/b?c", &fields, b"");
+        response.headers.first("Location").map(str::to_owned)
+    };
+    for (told, scheme) in [
+        ("https", "https"),
+        ("HTTPS, http", "https"),
+        ("http", "http"),
+        ("javascript", "http"),
+    ] {
+        let expected = format!("{scheme}://www.a.test/b?c");
+        assert_eq!(location(&trusting, told), Some(expected), "{told}");
+        let expected = "http://www.a.test/b?c".to_owned();
+        assert_eq!(
+            location(&strict, told),
+            Some(expected),
+            "a stranger's {told}"
+        );
+    }
+}
+
+#[test]
+fn what_would_be_wrong_for_all_requests_is_told_at_load() {
+    let origin = Origin::echo();
+    let gw = Gw::start(filtered(&[&origin], &[]));
+    for (filter, part) in [
+        (
+            "{type: rewrite, regex: {match: '^/old(.*)$', to: 'https://new.test$1'}}",
+            "filters[0].regex.to: `https://new.test$1` is a URL",
+        ),
+        (
+            "{type: rewrite, regex: {match: '^/a/(.*)$', to: 'b/$1'}}",
+            "does not begin with a slash (write `/b/$1`",
+        ),
+        (
+            "{type: rewrite, regex: {match: '^/a', to: /../b}}",
+            "regex.to: `/../b` has more than one reading",
+        ),
+        (
+            "{type: rewrite, redirect: {to: '${url}'}}",
+            "redirect.to: `${url}` is not known (known are ${scheme}",
+        ),
+        (
+            "{type: rewrite, redirect: {to: '//${host}/'}}",
+            "redirect.to: `//${host}/` is neither",
+        ),
+        (
+            "{type: headers, request: {set: {Host: 'http://a/'}}}",
+            "request.set.host: is not a host",
+        ),
+        (
+            "{type: headers, request: {set: {Expect: x}}}",
+            "request.set.expect: only the client",
+        ),
+        (
+            "{type: request_id, header: X-Forwarded-For}",
+            "header: `x-forwarded-for` is no place for an id",
+        ),
+        (
+            "{type: respond, status: 204, body: x}",
+            "body: a response of 204 has none",
+        ),
+        (
+            "{type: ip_access, allow: [10.0.0.1], deny: [10.0.0.0/8]}",
+            "deny: holds all of `allow`",
+        ),
+    ] {
+        let refused = gw.reload(filtered(&[&origin], &[filter]));
+        assert_eq!(refused.status, 422, "{filter}: {}", refused.text());
+        assert!(
+            refused.text().contains(part),
+            "{filter}: {}",
+            refused.text()
+        );
+    }
+    assert_eq!(sent(&gw, "/a"), "/a", "what was in force is");
+    // The rest cannot fail either: a path that loses its slash gets one.
+    let lenient = "{type: rewrite, regex: {match: '^/api/(.*)$', to: $1}}";
+    assert_eq!(gw.reload(filtered(&[&origin], &[lenient])).status, 200);
+    assert_eq!(sent(&gw, "/api/x/y"), "/x/y");
+    assert_eq!(sent(&gw, "/api/http://evil"), "/http:/evil");
+}
