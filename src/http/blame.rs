@@ -8,7 +8,7 @@ use std::io;
 
 use pingora_core::{Error, ErrorType};
 
-use crate::http::exchange::{Exchange, told};
+use crate::http::exchange::{Exchange, cause, told};
 use crate::http::retry::Failure;
 
 /// Tells the endpoint of the current try, and the log, how it failed.
@@ -52,13 +52,6 @@ pub fn stale(ctx: &Exchange) {
         let why = "before a response: closed a connection that was used again";
         route.upstream.failed(endpoint, why);
     }
-}
-
-/// What the system said. Pingora 0.9 hides it behind details of its own where a connect failed.
-fn cause(error: &Error) -> Option<&io::Error> {
-    let root = error.root_cause();
-    let behind = || root.source()?.downcast_ref();
-    root.downcast_ref().or_else(behind)
 }
 
 fn words(error: &Error) -> String {

@@ -3,6 +3,7 @@
 //! Its own file so that `proxy.rs` shows the phases and this the bookkeeping. Invariant: what was
 //! taken for the request (in-flight count, lease, retry permit) is given back when this drops.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -356,10 +357,17 @@ pub fn classify(error: &Error) -> End {
 /// How a connect failed: without a descriptor, a port or memory left, no endpoint would have been
 /// reached.
 pub fn connect_failure(error: &Error) -> Failure {
-    match error.root_cause().downcast_ref::<std::io::Error>() {
+    match cause(error) {
         Some(cause) if dial::is_ours(cause) => Failure::NoSocket,
         _ => Failure::Connect,
     }
+}
+
+/// What the system said. Pingora 0.9 hides it behind details of its own where a connect failed.
+pub fn cause(error: &Error) -> Option<&io::Error> {
+    let root = error.root_cause();
+    let behind = || root.source()?.downcast_ref();
+    root.downcast_ref().or_else(behind)
 }
 
 /// Pingora's error for the log: its kind and its cause. Not its context, which may quote a whole
@@ -403,10 +411,26 @@ const fn own_words(reason: Reason) -> &'static str {
 mod tests {
     use super::*;
 
+    /// As Pingora hides the cause of a failed connect.
+    #[derive(Debug)]
+    struct Hiding(io::Error);
+
+    impl std::fmt::Display for Hiding {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl std::error::Error for Hiding {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
     #[test]
     fn a_machine_out_of_descriptors_is_not_the_endpoints_fault() {
         let failed = |errno: nix::errno::Errno, etype| {
-            let cause = std::io::Error::from_raw_os_error(errno as i32);
+            let cause = io::Error::from_raw_os_error(errno as i32);
             let inner = Error::because(ErrorType::SocketError, "a socket", cause);
             connect_failure(&Error::because(etype, "a connect", inner))
         };
@@ -425,13 +449,20 @@ mod tests {
                 "{errno}"
             );
         }
+        let hidden = |errno: nix::errno::Errno| {
+            let details = Hiding(io::Error::from_raw_os_error(errno as i32));
+            let error = Error::because(ErrorType::ConnectError, "a connect", details);
+            connect_failure(&error)
+        };
+        assert_eq!(hidden(EADDRNOTAVAIL), Failure::NoSocket);
+        assert_eq!(hidden(ECONNREFUSED), Failure::Connect);
         let timed_out = Error::new(ErrorType::ConnectTimedout);
         assert_eq!(connect_failure(&timed_out), Failure::Connect);
     }
 
     #[test]
     fn the_log_does_not_quote_what_an_endpoint_said() {
-        let cause = std::io::Error::other("invalid header name");
+        let cause = io::Error::other("invalid header name");
         let context = "buf: HTTP/1.1 200 OK\r\nSet-Cookie: secret";
         let error = Error::because(ErrorType::InvalidHTTPHeader, context, cause);
         let error = error.more_context("Peer: somebody");
