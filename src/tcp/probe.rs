@@ -31,6 +31,7 @@ use crate::upstream::{Encryption, Endpoint, Role, dial};
 use crate::wire::login::{self, Login, LoginStep};
 use crate::wire::postgres::GSSENC_REQUEST;
 use crate::wire::probe::{self, Verdict};
+use crate::wire::tls;
 
 /// Makes the checks of TCP upstreams. Those over HTTP and of unknown protocols are left to the
 /// prober.
@@ -106,7 +107,7 @@ impl Probe for DatabaseProbe {
             DbType::Mysql => knock(endpoint).await,
             DbType::Postgres if !has_login => self.ask_postgres(endpoint).await,
             DbType::Postgres | DbType::Redis if has_login => {
-                let mut talk = Talk::connect(endpoint).await?;
+                let mut talk = Talk::connect(endpoint, self.db_type).await?;
                 let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
                 talk.write(&farewell).await?;
                 talk.end().await;
@@ -114,7 +115,7 @@ impl Probe for DatabaseProbe {
             }
             DbType::Redis | DbType::Mongodb => self.ask_for_role(endpoint).await,
             db_type => {
-                let mut talk = Talk::connect(endpoint).await?;
+                let mut talk = Talk::connect(endpoint, self.db_type).await?;
                 talk.ask(db_type, &probe::probe(db_type).unwrap_or_default())
                     .await?;
                 talk.end().await;
@@ -134,7 +135,7 @@ impl DatabaseProbe {
     /// Until it is logged in the socket closes by RST, whoever drops it: the server then waits for
     /// nobody.
     async fn log_in_to_mysql(&self, endpoint: &Endpoint) -> Result<Role, String> {
-        let mut talk = Talk::connect(endpoint).await?;
+        let mut talk = Talk::connect(endpoint, self.db_type).await?;
         talk.linger(Some(Duration::ZERO))?;
         let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
         talk.linger(None)?;
@@ -150,7 +151,7 @@ impl DatabaseProbe {
     async fn ask_postgres(&self, endpoint: &Endpoint) -> Result<Role, String> {
         let declines_tls = endpoint.encryption() == Some(Encryption::Declined);
         if !declines_tls && !self.without_gssenc.load(Ordering::Relaxed) {
-            let mut talk = Talk::connect(endpoint).await?;
+            let mut talk = Talk::connect(endpoint, self.db_type).await?;
             talk.write(&GSSENC_REQUEST).await?;
             if let Ok(Some(b'G' | b'N')) = talk.read_byte().await {
                 talk.end().await;
@@ -158,7 +159,7 @@ impl DatabaseProbe {
             }
         }
         let question = probe::probe(DbType::Postgres).unwrap_or_default();
-        let mut talk = Talk::connect(endpoint).await?;
+        let mut talk = Talk::connect(endpoint, self.db_type).await?;
         let answer = talk.ask(DbType::Postgres, &question).await?;
         note_encryption(endpoint, answer.first().copied());
         if !declines_tls {
@@ -171,7 +172,7 @@ impl DatabaseProbe {
     /// Those who tell their role to anybody, unless they want a password first: they live, then,
     /// and nothing is known.
     async fn ask_for_role(&self, endpoint: &Endpoint) -> Result<Role, String> {
-        let mut talk = Talk::connect(endpoint).await?;
+        let mut talk = Talk::connect(endpoint, self.db_type).await?;
         let question = probe::probe(self.db_type).unwrap_or_default();
         let answer = talk.ask(self.db_type, &question).await?;
         let mut login = self.login()?;
@@ -203,14 +204,16 @@ pub(super) fn note_encryption(endpoint: &Endpoint, answer: Option<u8>) {
 /// One connection to a server, read up to a bound.
 struct Talk {
     stream: TcpStream,
+    db_type: DbType,
     left: usize,
 }
 
 impl Talk {
-    async fn connect(endpoint: &Endpoint) -> Result<Talk, String> {
+    async fn connect(endpoint: &Endpoint, db_type: DbType) -> Result<Talk, String> {
         let stream = dial::connect(endpoint, LONGEST).await;
         Ok(Talk {
             stream: stream.map_err(|error| format!("connect: {error}"))?,
+            db_type,
             left: MAX_READ_BYTES,
         })
     }
@@ -227,12 +230,35 @@ impl Talk {
         }
         let room = buffer.len().min(self.left);
         match self.stream.read(&mut buffer[..room]).await {
-            Ok(0) => Err("closed the connection without an answer".to_owned()),
+            Ok(0) => Err(format!(
+                "closed the connection without an answer{}",
+                self.perhaps_tls()
+            )),
+            Ok(count) if self.is_unheard() && tls::is_alert(&buffer[..count]) => Err(format!(
+                "answers with a TLS alert: it speaks TLS only{CLEAR_TEXT}"
+            )),
             Ok(count) => {
                 self.left -= count;
                 Ok(count)
             }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(format!("read: {error}{}", self.perhaps_tls()))
+            }
             Err(error) => Err(format!("read: {error}")),
+        }
+    }
+
+    fn is_unheard(&self) -> bool {
+        self.left == MAX_READ_BYTES
+    }
+
+    /// What is to be said of a server that leaves before its first byte. PostgreSQL and MySQL begin
+    /// in clear text also where they want TLS, and say so.
+    fn perhaps_tls(&self) -> &'static str {
+        match self.db_type {
+            DbType::Postgres | DbType::Mysql => "",
+            _ if self.is_unheard() => PERHAPS_TLS,
+            _ => "",
         }
     }
 
@@ -339,6 +365,9 @@ fn known(role: login::Role) -> Role {
         login::Role::Replica => Role::Replica,
     }
 }
+
+const CLEAR_TEXT: &str = ", and checks speak clear text so far";
+const PERHAPS_TLS: &str = " (perhaps it speaks TLS only; checks speak clear text so far)";
 
 /// The most that one check reads.
 const MAX_READ_BYTES: usize = 16 * 1024;

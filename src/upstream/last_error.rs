@@ -16,7 +16,7 @@ use super::lock;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastError {
     pub at: SystemTime,
-    /// One line of at most 400 characters.
+    /// One line of at most 500 characters.
     pub text: Box<str>,
 }
 
@@ -56,7 +56,7 @@ fn misleads(c: char) -> bool {
         || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-const MOST_CHARACTERS: usize = 400;
+const MOST_CHARACTERS: usize = 500;
 
 #[cfg(test)]
 mod tests {

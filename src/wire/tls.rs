@@ -63,6 +63,12 @@ pub fn alert(alert: Alert) -> [u8; 7] {
     [ALERT, 3, 3, 0, 2, FATAL, alert as u8]
 }
 
+/// Whether a server answered with an alert record (RFC 8446, section 6), as one does that speaks TLS
+/// only.
+pub fn is_alert(answer: &[u8]) -> bool {
+    matches!(answer, [0x15, 3, 0..=4, 0, 2, ..])
+}
+
 /// Reads a ClientHello from all that a client sent so far. It may be spread over several records
 /// (RFC 8446 5.1). Allocates at most [`MAX_HELLO_BYTES`].
 pub fn parse(bytes: &[u8]) -> Hello {

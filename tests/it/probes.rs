@@ -2,6 +2,7 @@
 //! behind.
 
 mod refusing;
+mod tls_only;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};

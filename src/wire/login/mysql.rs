@@ -63,7 +63,7 @@ impl MysqlLogin {
             return Err(std::mem::take(why));
         }
         if *first == ERR {
-            return Err(error_text(payload));
+            return Err(refusal(payload));
         }
         let next = number.wrapping_add(1);
         match &mut self.state {
@@ -234,6 +234,21 @@ fn done(role: Role) -> LoginStep {
     LoginStep::Done { role, farewell }
 }
 
+/// What an ERR packet says, and what it means for a check where that is not plain. A server does not
+/// tell a wrong password from an account with REQUIRE SSL.
+fn refusal(payload: &[u8]) -> String {
+    let text = error_text(payload);
+    let code = text.split(' ').next().unwrap_or_default();
+    let meaning = match code {
+        "1045" => {
+            ": a wrong password, or the account needs TLS (REQUIRE SSL, require_secure_transport)"
+        }
+        "3159" => ": the server admits logins over TLS only",
+        _ => return text,
+    };
+    format!("{text}{meaning}{CLEAR_TEXT}")
+}
+
 /// What of a server's greeting (Handshake v10) a login needs.
 struct Greeting<'a> {
     salt: Vec<u8>,
@@ -307,6 +322,9 @@ const PLUGIN_AUTH: u32 = 1 << 19;
 
 /// Also LONG_PASSWORD (bit 0, which MariaDB reads as "a MySQL client") and TRANSACTIONS.
 const CAPABILITIES: u32 = 1 | 1 << 13 | PROTOCOL_41 | SECURE_CONNECTION | PLUGIN_AUTH;
+
+const CLEAR_TEXT: &str = ", and checks speak clear text so far: give them an account without that, or \
+    leave `user` and `password` away";
 
 const FULL_NEEDS_TLS: &str = "caching_sha2_password wants the password itself, which needs TLS: \
     log in once over TLS with this user so that the server caches it, or give the user \
@@ -491,9 +509,21 @@ mod tests {
         assert_eq!(run(&[full], 1).1, failed("1040 Too many connections"));
         let denied = packet(2, b"\xff\x15\x04#28000Access denied for user 'bob'");
         let pieces = [greeting(b"mysql_native_password"), denied];
-        assert_eq!(
-            run(&pieces, 1).1,
-            failed("1045 Access denied for user 'bob'")
+        let (_, last) = run(&pieces, 1);
+        assert!(
+            matches!(&last, LoginStep::Failed(why) if why.contains("1045 Access denied for user 'bob'")
+                && why.contains("REQUIRE SSL") && why.contains("clear text")),
+            "{last:?}"
+        );
+        let insecure =
+            b"\xff\x57\x0c#HY000Connections using insecure transport are prohibited while \
+            --require_secure_transport=ON.";
+        let pieces = [greeting(b"mysql_native_password"), packet(2, insecure)];
+        let (_, last) = run(&pieces, 1);
+        assert!(
+            matches!(&last, LoginStep::Failed(why) if why.starts_with("3159 Connections using")
+                && why.contains("over TLS only")),
+            "{last:?}"
         );
     }
 

@@ -44,10 +44,7 @@ impl PostgresLogin {
     /// What one message leads to; `None`: nothing to do about it.
     fn message(&mut self, kind: u8, body: &[u8]) -> Result<Option<LoginStep>, String> {
         match (&mut self.state, kind) {
-            (_, b'E') => {
-                let field = |field| printable(error_field(body, field).unwrap_or_default());
-                Err(format!("{} {}", field(b'C'), field(b'M')))
-            }
+            (_, b'E') => Err(refusal(body)),
             // NoticeResponse, ParameterStatus
             (_, b'N' | b'S') => Ok(None),
             (State::Authenticating(_), b'R') => self.authenticate(body),
@@ -183,6 +180,22 @@ impl Login for PostgresLogin {
     }
 }
 
+/// What an ErrorResponse says, and what it means for a check where that is not plain.
+fn refusal(body: &[u8]) -> String {
+    let field = |field| printable(error_field(body, field).unwrap_or_default());
+    let (code, text) = (field(b'C'), field(b'M'));
+    // The message may be in any language: the routine that refuses by pg_hba.conf is not. Hosted
+    // servers have words of their own.
+    let by_rule = field(b'R') == "ClientAuthentication"
+        || ["SSL", "encryption", "insecure"]
+            .iter()
+            .any(|word| text.contains(word));
+    match code == "28000" && by_rule {
+        true => format!("{code} {text}: {ADMITTED_OVER_TLS}"),
+        false => format!("{code} {text}"),
+    }
+}
+
 /// `md5` and the hash of the hash of password and user, with the salt.
 fn md5_answer(user: &str, password: &str, salt: [u8; 4]) -> Vec<u8> {
     let inner = hex(&Md5::new()
@@ -206,6 +219,10 @@ const MECHANISM: &[u8] = b"SCRAM-SHA-256";
 
 /// Longest message believed in a login; libpq's bound for errors.
 const MAX_MESSAGE_BYTES: usize = 30_000;
+
+const ADMITTED_OVER_TLS: &str = "the server admits this user from here over TLS only, or not at all, \
+    and checks speak clear text so far: write a `hostnossl` or `host` line for the gateway's address \
+    into pg_hba.conf, or leave `user` and `password` away";
 
 #[cfg(test)]
 mod tests {
@@ -236,6 +253,63 @@ mod tests {
             message(b'Z', b"I"),
         ]
         .concat()
+    }
+
+    #[test]
+    fn who_is_refused_for_want_of_tls_hears_so_in_every_language() {
+        let error = |fields: &[(u8, &str)]| {
+            let mut body = Vec::new();
+            for (field, text) in fields {
+                body.push(*field);
+                body.extend(text.bytes());
+                body.push(0);
+            }
+            body.push(0);
+            let mut login = PostgresLogin::new("bob", "secret");
+            login.start();
+            match login.advance(&message(b'E', &body)) {
+                LoginStep::Failed(why) => why,
+                step => panic!("{step:?}"),
+            }
+        };
+        for (text, routine) in [
+            (
+                "no pg_hba.conf entry for host \"::1\", user \"bob\", database \"postgres\", no encryption",
+                "ClientAuthentication",
+            ),
+            (
+                "kein pg_hba.conf-Eintrag für Host »::1«",
+                "ClientAuthentication",
+            ),
+            (
+                "SSL connection is required. Please specify SSL options and retry.",
+                "",
+            ),
+            ("connection is insecure (try using `sslmode=require`)", ""),
+        ] {
+            let why = error(&[(b'C', "28000"), (b'M', text), (b'R', routine)]);
+            assert_eq!(why, format!("28000 {text}: {ADMITTED_OVER_TLS}"));
+        }
+        for (code, text, routine) in [
+            (
+                "28000",
+                "role \"bob\" does not exist",
+                "InitializeSessionUserId",
+            ),
+            (
+                "28P01",
+                "password authentication failed for user \"bob\"",
+                "auth_failed",
+            ),
+            (
+                "57P03",
+                "the database system is starting up",
+                "ProcessStartupPacket",
+            ),
+        ] {
+            let why = error(&[(b'C', code), (b'M', text), (b'R', routine)]);
+            assert_eq!(why, format!("{code} {text}"));
+        }
     }
 
     fn done(role: Role) -> LoginStep {

@@ -35,7 +35,7 @@ fn galera() -> Mariadb {
     server
 }
 
-fn why(checks: &Checks) -> String {
+pub fn why(checks: &Checks) -> String {
     let endpoint = checks.upstream.endpoints().iter().next().cloned();
     let error = endpoint.and_then(|endpoint| endpoint.last_error());
     error
