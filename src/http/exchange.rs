@@ -262,18 +262,17 @@ impl Exchange {
         };
         match decision {
             Decision::Resend => {
+                // Where the connection was not even used, nothing was sent that could be sent again.
+                self.resent |= failure != Failure::Outlived;
                 // It is no worse than others.
                 self.tried.truncate(tried_before);
             }
             Decision::Elsewhere => self.moved = true,
             Decision::Retry | Decision::GiveUp => {}
         }
-        if failure == Failure::Outlived {
-            // Nothing failed, and nothing was sent.
-            return true;
+        if failure != Failure::Outlived {
+            route.metrics.retried(failure.reason());
         }
-        self.resent |= decision == Decision::Resend;
-        route.metrics.retried(failure.reason());
         true
     }
 

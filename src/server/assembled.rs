@@ -327,8 +327,8 @@ impl BackgroundService for ConnectAhead {
 }
 
 /// Pingora's own settings. Its retry loop counts tries and 0 answers nothing: it gets more than
-/// the retry decision ever allows (21 counted tries, each of which may find a connection that its endpoint may
-/// be closing, and one resend).
+/// the retry decision ever allows (21 counted tries, each of which may find a connection that its
+/// endpoint may be closing, one resend, and one try elsewhere).
 fn server_conf(config: &Config, threads: usize) -> ServerConf {
     ServerConf {
         threads,

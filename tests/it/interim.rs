@@ -109,3 +109,37 @@ fn a_client_of_http_1_0_gets_no_interim_response() {
     }
     assert!(client.is_closed_within(Duration::from_secs(2)));
 }
+
+#[test]
+fn curl_keeps_its_connection_over_uploads_that_wait_for_100() {
+    let origin = Origin::echo();
+    let gw = Gw::route(&[origin.url()], "");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("part");
+    std::fs::write(&file, vec![b'p'; 5000]).unwrap();
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "30"])
+        .args(["--header", "Expect: 100-continue"])
+        .args(["--expect100-timeout", "30"])
+        .args([
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code} %{num_connects}\n",
+        ]);
+    for nth in 0..3 {
+        curl.arg("--upload-file").arg(&file);
+        curl.arg(format!("http://{}/{nth}", gw.addr()));
+    }
+    // One output for each URL, or the others go to ours.
+    curl.args(["--output", "/dev/null", "--output", "/dev/null"]);
+    let ran = curl.output().expect("curl is installed");
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert_eq!(said, "200 1\n200 0\n200 0\n");
+    assert_eq!(origin.requests_with("PUT"), 3);
+}

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::support::{Client, Gw, Next, Origin, eventually};
+use crate::support::{Client, Gw, Next, Nginx, Origin, eventually};
 
 /// Answers with the number of the connection; the target names the fields, as in `/timeout=5`.
 fn naming() -> Origin {
@@ -126,4 +126,15 @@ fn with_zero_no_connection_is_kept() {
     eventually(Duration::from_secs(10), "all are closed", || {
         origin.open_connections() == 0
     });
+}
+
+#[test]
+fn the_time_that_nginx_names_is_kept() {
+    let nginx = Nginx::start("location / { keepalive_timeout 3s 3s; return 200 $connection; }");
+    let gw = Gw::route(&[nginx.url()], "");
+    let mut client = gw.client();
+    let first = post(&mut client, "/");
+    assert_eq!(post(&mut client, "/"), first);
+    sleep(Duration::from_millis(2300));
+    assert_ne!(post(&mut client, "/"), first);
 }
