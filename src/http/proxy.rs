@@ -479,9 +479,17 @@ impl ProxyHttp for Proxy {
             Some(Fault::Client) => debug!("{}: {e}", end.reason),
             // The chain has said so.
             _ if e.root_cause().is::<Failed>() => {}
-            // The log is told of endpoints, not of each request that they fail.
-            Some(Fault::Upstream) => debug!("{}: {e}", end.reason),
-            _ if end.reason == Reason::QueueTimeout => debug!("{}: {e}", end.reason),
+            // The log is told of endpoints and of what is short here, not of each request that fails.
+            Some(Fault::Upstream) => {
+                debug!("{}: {}", end.reason, exchange::in_words(e, end.reason))
+            }
+            _ if matches!(
+                end.reason,
+                Reason::QueueTimeout | Reason::TooManyConnections
+            ) =>
+            {
+                debug!("{}: {}", end.reason, exchange::in_words(e, end.reason));
+            }
             fault => warn!(
                 "{}: {} (route {}, endpoint {})",
                 end.reason,

@@ -11,14 +11,17 @@ use crate::support::{Binary, Next, Origin, eventually, route, route_entry};
 
 const SOON: Duration = Duration::from_secs(15);
 
-/// The line of the log that begins with this reason.
+/// The line of the log that holds this text.
 #[track_caller]
-fn line(binary: &Binary, reason: &str) -> String {
+fn line(binary: &Binary, text: &str) -> String {
     let mut found = String::new();
-    eventually(SOON, reason, || {
+    eventually(SOON, text, || {
         let said = binary.said();
-        let line = said.lines().find(|l| l.contains(&format!("{reason}: ")));
-        found = line.unwrap_or_default().to_owned();
+        found = said
+            .lines()
+            .find(|l| l.contains(text))
+            .unwrap_or_default()
+            .to_owned();
         !found.is_empty()
     });
     found
@@ -34,17 +37,15 @@ fn an_end_that_no_endpoint_told_of_is_logged_in_words() {
         route_entry("/full", &[silent.url()], full),
     ));
     assert_eq!(binary.client().get("/").status, 503);
-    let said = line(&binary, "no_healthy_endpoint");
-    assert!(
-        said.contains("every endpoint of the upstream is down or has no address"),
-        "{said}"
+    line(
+        &binary,
+        "no endpoint can be picked, none is healthy: upstream=/",
     );
     let mut first = binary.client();
     first.request("GET", "/full", &[], b"");
     eventually(SOON, "it is there", || silent.requests() == 1);
     assert_eq!(binary.client().get("/full").status, 503);
-    let said = line(&binary, "queue_timeout");
-    assert!(said.contains("became free in `queue_timeout_ms`"), "{said}");
+    line(&binary, "too long to wait in the queue: upstream=/full");
     assert!(!binary.said().contains("HTTPStatus"), "{}", binary.said());
 }
 
@@ -58,44 +59,48 @@ fn poor() -> Command {
     command
 }
 
-#[test]
-fn our_own_limit_of_open_files_is_blamed_on_nobody_else() {
-    let origin = Origin::ok("ok");
-    let postgres = free_addr();
-    let own = free_addr();
-    let binary = Binary::start_as(
-        poor,
-        &format!(
-            "tcp_proxy: {{enabled: true, listen_addr: \"{own}\", connection_pooling: false}}\n{}  \
-             db: {{upstream: \"postgres://{postgres}\", health_check: false}}\n",
-            route("/", &[origin.url()], "")
-        ),
-    );
-    // Both are accepted already when nothing is left.
-    let mut http = binary.client();
-    assert_eq!(http.get("/").text(), "ok");
-    let mut session = TcpStream::connect(own).unwrap();
-    session.set_read_timeout(Some(SOON)).unwrap();
-    // Ends the pooled connection to the origin, so that the next request needs a new one.
-    drop(origin);
+/// Connects until the gateway has no descriptor left; what is accepted by then stays so.
+fn take_all(binary: &Binary) -> Vec<TcpStream> {
     let mut crowd = Vec::new();
     eventually(SOON, "no descriptor is left", || {
         crowd.push(TcpStream::connect(binary.addr()).unwrap());
         binary.said().contains("cannot accept")
     });
+    crowd
+}
 
-    let answer = http.get("/");
+#[test]
+fn a_request_that_no_descriptor_is_left_for_is_blamed_on_no_endpoint() {
+    let origin = Origin::ok("ok");
+    let binary = Binary::start_as(poor, &route("/only", &[origin.url()], ""));
+    let mut client = binary.client();
+    assert_eq!(client.get("/").status, 404, "it is accepted");
+    let _crowd = take_all(&binary);
+    let answer = client.get("/only");
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_eq!(answer.json()["reason"], "too_many_connections");
-    let said = line(&binary, "too_many_connections");
-    assert!(said.contains("this gateway has no socket left"), "{said}");
-    assert!(said.contains("endpoint -"), "no endpoint is named: {said}");
+    let said = line(&binary, "Too many open files (os error 24), which");
+    assert!(said.contains("no fault of the endpoint"), "{said}");
+    assert!(!binary.said().contains("connect_failed"));
+    assert_eq!(origin.connections(), 0);
+}
 
-    let startup = b"\0\0\0\x1a\0\x03\0\0user\0ann\0database\0";
-    let mut startup = startup.to_vec();
-    startup.extend(b"x\0\0");
-    startup[3] = u8::try_from(startup.len()).unwrap();
-    session.write_all(&startup).unwrap();
+#[test]
+fn a_session_that_no_descriptor_is_left_for_hears_that_there_are_too_many_clients() {
+    let (listen, server) = (free_addr(), Origin::ok("never asked"));
+    let binary = Binary::start_as(
+        poor,
+        &format!(
+            "tcp_proxy: {{enabled: true, listen_addr: \"{listen}\", connection_pooling: false}}\n{}  \
+             db: {{upstream: \"postgres://{}\", health_check: false}}\n",
+            route("/", &[server.url()], ""),
+            server.addr(),
+        ),
+    );
+    let mut session = TcpStream::connect(listen).unwrap();
+    session.set_read_timeout(Some(SOON)).unwrap();
+    let _crowd = take_all(&binary);
+    session.write_all(STARTUP).unwrap();
     let mut answer = Vec::new();
     let _ = session.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -103,4 +108,8 @@ fn our_own_limit_of_open_files_is_blamed_on_nobody_else() {
         answer.starts_with('E') && answer.contains("C53300"),
         "{answer}"
     );
+    assert_eq!(server.connections(), 0);
 }
+
+/// A StartupMessage of `ann` (PostgreSQL, "Message Formats").
+const STARTUP: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0ann\0\0";
