@@ -75,7 +75,9 @@ impl Snapshot {
             let upstream = upstreams.of(&route.upstream);
             let compiled = TcpRoute::new(route, upstream, chains.tcp(&route.name), metrics);
             let compiled = Arc::new(compiled);
-            tcp.entry(route.listen).or_default().push(compiled);
+            for address in &route.listen {
+                tcp.entry(*address).or_default().push(compiled.clone());
+            }
         }
         let counts_http_connections = routes.iter().any(|(_, route)| route.upstream.is_limited());
         Ok(Snapshot {
@@ -105,9 +107,11 @@ impl Snapshot {
         if !settings.connection_pooling {
             return Vec::new();
         }
-        self.tcp
-            .values()
-            .flat_map(|table| table.routes())
+        // A route may have several addresses.
+        let mut seen = HashSet::new();
+        let routes = self.tcp.values().flat_map(|table| table.routes());
+        routes
+            .filter(|route| seen.insert(Arc::as_ptr(route)))
             .filter_map(|route| {
                 let policy = Policy::of(route.db_type, settings.max_idle_time)?;
                 Some(Wanted {

@@ -56,7 +56,8 @@ pub fn of(file: &Path) -> Result<ExitCode, Error> {
         );
         return Ok(ExitCode::FAILURE);
     };
-    Ok(ask(&[admin.listen_addr.addr]))
+    let addrs = admin.listen_addr.iter().map(|listen| listen.addr);
+    Ok(ask(&addrs.collect::<Vec<_>>()))
 }
 
 /// Asks the gateway whose admin listener is at `addr`, and reads no file.

@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::error::Error;
 use crate::server::Gateway;
 use crate::server::daemon::{self, Outcome, Report, Side};
+use crate::server::listener;
 use crate::server::paths::{Mode, Paths};
 
 use self::log::ProcessLog;
@@ -253,17 +254,11 @@ fn warn_of(config: &Config) {
 
 /// What `--test` prints.
 fn summary(config: &Config) -> String {
-    let mut listeners = vec![config.listen_addr.addr];
-    listeners.extend(config.admin.as_ref().map(|admin| admin.listen_addr.addr));
-    let mut tcp: Vec<_> = config.tcp_routes.iter().map(|route| route.listen).collect();
-    tcp.sort();
-    tcp.dedup();
-    listeners.extend(tcp);
     format!(
         "configuration ok: {} http routes, {} tcp routes, {} listeners",
         config.http_routes.len(),
         config.tcp_routes.len(),
-        listeners.len()
+        listener::wanted(config).len()
     )
 }
 

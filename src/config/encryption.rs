@@ -17,7 +17,7 @@ pub fn out_of_reach_in_tls(
     let here = move || {
         routes
             .iter()
-            .filter(move |r| r.listen == listen && r.db_type == DbType::Postgres)
+            .filter(move |r| r.listen.contains(&listen) && r.db_type == DbType::Postgres)
     };
     let is_alone = here().nth(1).is_none();
     let by_name = here().any(|route| route.matches.sni.is_some());

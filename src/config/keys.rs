@@ -58,8 +58,8 @@ pub enum Kind {
         min: u64,
         max: u64,
     },
-    /// `ip:port` to bind.
-    Address,
+    /// `ip:port` to bind, or a list of them.
+    Addresses,
     /// A text of a pattern: what it is, the regular expression, an example.
     Text(&'static Pattern),
     /// One of several words.
@@ -212,7 +212,7 @@ impl Key {
                 "" => format!("{min} to {max}"),
                 unit => format!("{min} to {max} {unit}"),
             },
-            Address => "`ip:port`".into(),
+            Addresses => "`ip:port`, or a list of them".into(),
             Text(pattern) => pattern.what.into(),
             Choice(words) => quoted(words.iter().copied()),
             Protocol => quoted(db_type_words()),

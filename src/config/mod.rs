@@ -7,6 +7,7 @@
 mod deserialize;
 pub mod detect;
 mod encryption;
+mod globals;
 mod host;
 pub mod keys;
 mod misfit;
@@ -28,6 +29,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use encryption::out_of_reach_in_tls;
+pub use globals::Changed;
 pub use model::*;
 pub(crate) use problem::did_you_mean;
 pub use problem::{Mark, Problem, Problems, Wrong};

@@ -15,14 +15,14 @@ use ipnet::IpNet;
 use super::problem::{Mark, Problem, did_you_mean, shown};
 use super::settings::Settings;
 use super::upgrades::Upgrades;
-use super::value::{ListenAddr, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
+use super::value::{ListenAddrs, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
 
 /// Everything one YAML file says. Its `Debug` leaves out the text, which may hold secrets.
 #[derive(Clone)]
 pub struct Config {
     /// The file it was read from; relative paths in it mean this file's folder.
     pub file: PathBuf,
-    pub listen_addr: ListenAddr,
+    pub listen_addr: ListenAddrs,
     pub global_timeout: Duration,
     /// Client connections, HTTP and TCP together; the admin listener is not counted.
     pub max_connections: usize,
@@ -84,7 +84,7 @@ impl Config {
 pub struct TcpProxy {
     /// TCP routes are served only when this is true.
     pub enabled: bool,
-    pub listen_addr: ListenAddr,
+    pub listen_addr: ListenAddrs,
     pub connection_pooling: bool,
     pub max_idle_time: Duration,
     pub sniff_timeout: Duration,
@@ -93,7 +93,7 @@ pub struct TcpProxy {
 /// The `admin` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    pub listen_addr: ListenAddr,
+    pub listen_addr: ListenAddrs,
     pub token: Option<Secret>,
 }
 
@@ -132,7 +132,7 @@ pub struct Tries {
 }
 
 /// One HTTP route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
     pub key: RouteKey,
     pub upstream: Arc<UpstreamSpec>,
@@ -148,15 +148,15 @@ pub struct HttpRoute {
 }
 
 /// One TCP route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TcpRoute {
     /// The key as written: the `route` label.
     pub name: String,
     pub upstream: Arc<UpstreamSpec>,
     pub tries: Tries,
     pub db_type: DbType,
-    /// Routes with equal addresses share one listener.
-    pub listen: SocketAddr,
+    /// Routes with an equal address share that listener. Never empty, none twice.
+    pub listen: Vec<SocketAddr>,
     pub default: bool,
     pub matches: TcpMatch,
     pub target: Target,

@@ -78,11 +78,20 @@ fn kind(kind: Kind) -> Value {
     match kind {
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
-        Kind::Address => json!({
-            "type": "string",
-            "pattern": format!("^(?:{IPV4}|\\[{IPV6}\\]):{ANY_PORT}$"),
-            "examples": ["0.0.0.0:8080", "[::]:8080"],
-        }),
+        Kind::Addresses => {
+            let address = json!({
+                "type": "string",
+                "pattern": format!("^(?:{IPV4}|\\[{IPV6}\\]):{ANY_PORT}$"),
+                "examples": ["0.0.0.0:8080", "[::]:8080"],
+            });
+            let list = json!({
+                "type": "array",
+                "items": address,
+                "minItems": 1,
+                "uniqueItems": true,
+            });
+            json!({"anyOf": [address, list]})
+        }
         Kind::Text(pattern) => json!({
             "type": "string",
             "minLength": 1,

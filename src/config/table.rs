@@ -98,9 +98,9 @@ static HTTP_PATH: Pattern = Pattern {
 pub(super) static ROOT: &[Key] = &[
     key(
         "listen_addr",
-        Address,
+        Addresses,
         Default::Required,
-        "where HTTP clients connect",
+        "where HTTP clients connect; `[::]` takes IPv4, too",
     ),
     key(
         "global_timeout_ms",
@@ -197,7 +197,7 @@ pub(super) static TCP_PROXY: &[Key] = &[
     ),
     key(
         "listen_addr",
-        Address,
+        Addresses,
         Default::Text("0.0.0.0:9090"),
         "where clients of TCP routes without `tcp_listen_port` connect",
     ),
@@ -224,7 +224,7 @@ pub(super) static TCP_PROXY: &[Key] = &[
 pub(super) static ADMIN: &[Key] = &[
     key(
         "listen_addr",
-        Address,
+        Addresses,
         Default::Text("127.0.0.1:9901"),
         "where the admin listener is",
     ),

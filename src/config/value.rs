@@ -23,6 +23,13 @@ impl ListenAddr {
     /// What is wrong, with the address that was probably meant.
     pub fn parse(text: &str) -> Result<ListenAddr, Wrong> {
         if let Ok(addr) = text.parse::<SocketAddr>() {
+            let canonical = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+            if canonical != addr {
+                return Err(Wrong::new(
+                    format!("`{}` is an IPv4 address in IPv6's clothes", shown(text)),
+                    format!("write `{canonical}`"),
+                ));
+            }
             return Ok(ListenAddr {
                 addr,
                 text: text.to_owned(),
@@ -50,6 +57,74 @@ impl ListenAddr {
             },
         ))
     }
+}
+
+/// Where clients of one kind connect: one address or several, none of them twice.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenAddrs {
+    first: ListenAddr,
+    rest: Vec<ListenAddr>,
+}
+
+impl ListenAddrs {
+    /// `None` without an address.
+    pub(super) fn new(addresses: Vec<ListenAddr>) -> Option<ListenAddrs> {
+        let mut addresses = addresses.into_iter();
+        Some(ListenAddrs {
+            first: addresses.next()?,
+            rest: addresses.collect(),
+        })
+    }
+
+    /// The one that is written first.
+    pub fn first(&self) -> &ListenAddr {
+        &self.first
+    }
+
+    /// Each of them, as written.
+    pub fn iter(&self) -> impl Iterator<Item = &ListenAddr> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Whether one of them is this address.
+    pub fn contains(&self, addr: SocketAddr) -> bool {
+        self.iter().any(|listen| listen.addr == addr)
+    }
+
+    /// Their hosts, to listen there on another port: each once, and none whose clients another one
+    /// takes already.
+    pub fn hosts(&self) -> Vec<IpAddr> {
+        let all = || self.iter().map(|listen| listen.addr.ip());
+        let mut hosts = Vec::new();
+        for ip in all() {
+            let is_taken = all().any(|other| takes_in(other, ip) && !makes_way(other, ip));
+            if !is_taken && !hosts.contains(&ip) {
+                hosts.push(ip);
+            }
+        }
+        hosts
+    }
+}
+
+impl From<ListenAddr> for ListenAddrs {
+    fn from(first: ListenAddr) -> ListenAddrs {
+        ListenAddrs {
+            first,
+            rest: Vec::new(),
+        }
+    }
+}
+
+/// Whether a socket on `all` takes the clients of `ip` as well: `0.0.0.0` takes IPv4, `[::]` takes
+/// both families.
+pub(super) fn takes_in(all: IpAddr, ip: IpAddr) -> bool {
+    all != ip && all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4())
+}
+
+/// Whether `all`, written in one list with `ip`, leaves its clients to it: `[::]` does so for
+/// `0.0.0.0` only.
+pub(super) fn makes_way(all: IpAddr, ip: IpAddr) -> bool {
+    all.is_unspecified() && all.is_ipv6() && ip.is_unspecified() && ip.is_ipv4()
 }
 
 /// The scheme of an upstream URL. `Tcp` says nothing about the protocol.
@@ -229,11 +304,30 @@ mod tests {
             ("0.0.0.0:99999", "for example"),
             ("0.0.0.0:", "for example"),
             ("", "for example"),
+            ("[::ffff:10.0.0.1]:80", "write `10.0.0.1:80`"),
         ] {
             let wrong = ListenAddr::parse(text).unwrap_err();
             let got = wrong.hint.unwrap();
             assert!(got.starts_with(hint), "{text}: {got}");
         }
+    }
+
+    #[test]
+    fn the_hosts_of_a_list_are_those_that_no_other_stands_for() {
+        for (list, hosts) in [
+            (&["127.0.0.1:1"][..], &["127.0.0.1"][..]),
+            (&["127.0.0.1:1", "127.0.0.1:2"], &["127.0.0.1"]),
+            (&["127.0.0.1:1", "0.0.0.0:2"], &["0.0.0.0"]),
+            (&["0.0.0.0:1", "[::1]:1"], &["0.0.0.0", "::1"]),
+            (&["[::]:1", "127.0.0.1:2", "[::1]:3"], &["::"]),
+            (&["0.0.0.0:1", "[::]:1"], &["0.0.0.0", "::"]),
+        ] {
+            let list = list.iter().map(|text| ListenAddr::parse(text).unwrap());
+            let list = ListenAddrs::new(list.collect()).unwrap();
+            let hosts: Vec<IpAddr> = hosts.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(list.hosts(), hosts, "{list:?}");
+        }
+        assert_eq!(ListenAddrs::new(Vec::new()), None);
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::error::{Error, Reason};
 use crate::route::{TcpRoute, TcpTable};
 use crate::server::accept::MAX_REFUSING;
 use crate::server::drain::{Connections, Drain};
-use crate::server::listener::wanted;
+use crate::server::listener::{Kind, wanted};
 use crate::server::open_access_log;
 use crate::snapshot::{Additions, Snapshot};
 use crate::tcp::{Accepted, Sessions, probe};
@@ -84,15 +84,16 @@ impl TcpApp {
         let config = of_one_route(config, route)?;
         let metrics = Metrics::new();
         let access_log = Arc::new(open_access_log(&config, &metrics)?);
-        let wanted = wanted(&config).pop().map(|wanted| wanted.listen.text);
-        let listener: Arc<str> = wanted.unwrap_or_default().into();
+        let mut wanted = wanted(&config).into_iter();
+        let listener = wanted.find(|wanted| wanted.identity.kind == Kind::Tcp);
+        let listener: Arc<str> = listener
+            .map_or_else(String::new, |wanted| wanted.listen.text)
+            .into();
         let snapshot = Snapshot::build(config.into(), &Additions::default(), &metrics, None)?;
         let snapshot = Arc::new(snapshot);
-        let routes: Vec<Arc<TcpRoute>> = snapshot
-            .tcp
-            .values()
-            .flat_map(|table| table.routes().iter().cloned())
-            .collect();
+        // The one route, which may have several addresses.
+        let table = snapshot.tcp.values().next();
+        let routes: Vec<Arc<TcpRoute>> = table.map_or(Vec::new(), |table| table.routes().to_vec());
         let Some(upstream) = routes.first().map(|route| route.upstream.clone()) else {
             return Err(no_route(route));
         };

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::server::drain::Drain;
 use crate::server::last_errors;
+use crate::server::listener::wanted;
 use crate::server::reload::Reload;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{EndpointHealthy, Metrics};
@@ -97,7 +98,14 @@ impl Admin {
             "/livez" => Answer::text(StatusCode::OK, "ok\n"),
             "/readyz" if self.drain.is_ready() => Answer::text(StatusCode::OK, "ready\n"),
             "/readyz" => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/status" => Answer::json(&self.status()),
+            "/status" => {
+                let mut status = self.status();
+                // As `/config`, of which they are the values.
+                if self.admits(caller).is_ok() {
+                    status["keys"] = json!(self.snapshots.load().config.globals());
+                }
+                Answer::json(&status)
+            }
             "/reload" => self.reload().await,
             _ => Answer {
                 status: StatusCode::OK,
@@ -156,12 +164,32 @@ impl Admin {
 
     fn status(&self) -> Value {
         let snapshot = self.snapshots.load();
-        let routes: Vec<Value> = snapshot
-            .config
-            .http_routes
-            .iter()
-            .map(|route| json!({"route": route.key.text, "upstream": route.upstream.name}))
-            .collect();
+        let config = &snapshot.config;
+        let http = config.http_routes.iter().map(|route| {
+            json!({
+                "route": route.key.text,
+                "protocol": "http",
+                "upstream": route.upstream.name,
+            })
+        });
+        let tcp = config.tcp_routes.iter().map(|route| {
+            let listeners = route.listen.iter().map(|addr| json!(addr.to_string()));
+            json!({
+                "route": route.name,
+                "protocol": route.db_type.as_str(),
+                "upstream": route.upstream.name,
+                "listeners": listeners.collect::<Vec<Value>>(),
+            })
+        });
+        let routes: Vec<Value> = http.chain(tcp).collect();
+        let listeners = wanted(config).into_iter().map(|wanted| {
+            json!({
+                "listener": wanted.listen.text,
+                "kind": wanted.identity.kind,
+                "key": wanted.key,
+            })
+        });
+        let listeners: Vec<Value> = listeners.collect();
         let upstreams: Vec<Value> = snapshot.upstreams.iter().map(upstream).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -170,6 +198,7 @@ impl Admin {
             "ready": self.drain.is_ready(),
             "connections": self.drain.connections.count(),
             "max_connections": snapshot.config.max_connections,
+            "listeners": listeners,
             "routes": routes,
             "upstreams": upstreams,
         })

@@ -5,7 +5,8 @@
 //! ordinary error that names its key; each address is bound once. `accept.rs` serves what is bound
 //! here.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -33,12 +34,52 @@ pub struct Identity {
     pub configured: SocketAddr,
 }
 
+/// Whose clients come to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// Those of its own family.
+    One,
+    /// Those of both: `[::]` without a `0.0.0.0` of the same port beside it.
+    Both,
+}
+
+impl Families {
+    /// Whether `socket`, bound by somebody else, takes these.
+    fn are_those_of(self, socket: &StdListener) -> bool {
+        let both = socket.local_addr().is_ok_and(|addr| addr.is_ipv6())
+            && SockRef::from(socket).only_v6().is_ok_and(|only| !only);
+        both == (self == Families::Both)
+    }
+}
+
 /// One listener that a configuration asks for.
 pub struct Wanted {
     pub identity: Identity,
     pub listen: ListenAddr,
+    pub families: Families,
     /// The key that asks for it.
     pub key: String,
+}
+
+impl Wanted {
+    /// Whether it is the same listener, so that it can stay when the configuration changes.
+    pub fn is(&self, other: &Wanted) -> bool {
+        self.identity == other.identity && self.families == other.families
+    }
+
+    /// Whether it cannot be bound while `other` is.
+    pub fn is_barred_by(&self, other: &Wanted) -> bool {
+        let (ip, there) = (self.listen.addr.ip(), other.listen.addr.ip());
+        self.listen.addr.port() == other.listen.addr.port()
+            && self.listen.addr.port() != 0
+            && (ip == there
+                || (ip.is_unspecified() && self.takes(there))
+                || (there.is_unspecified() && other.takes(ip)))
+    }
+
+    fn takes(&self, ip: IpAddr) -> bool {
+        self.families == Families::Both || self.listen.addr.is_ipv4() == ip.is_ipv4()
+    }
 }
 
 /// All listeners that `config` asks for, each address once.
@@ -49,31 +90,43 @@ pub fn wanted(config: &Config) -> Vec<Wanted> {
             configured: listen.addr,
         },
         listen: listen.clone(),
+        families: Families::One,
         key: key.to_string(),
     };
-    let mut all = vec![one(Kind::Http, &config.listen_addr, "listen_addr")];
+    let http = config.listen_addr.iter();
+    let mut all: Vec<Wanted> = http.map(|l| one(Kind::Http, l, "listen_addr")).collect();
     if let Some(admin) = &config.admin {
-        all.push(one(Kind::Admin, &admin.listen_addr, "admin.listen_addr"));
+        let listen = admin.listen_addr.iter();
+        all.extend(listen.map(|l| one(Kind::Admin, l, "admin.listen_addr")));
     }
     let shared = &config.tcp_proxy.listen_addr;
+    let mut seen = HashSet::new();
     for route in &config.tcp_routes {
-        let is_there = all.iter().any(|wanted| {
-            wanted.identity.kind == Kind::Tcp && wanted.identity.configured == route.listen
-        });
-        if is_there {
-            continue;
+        for addr in route.listen.iter().filter(|addr| seen.insert(**addr)) {
+            all.push(match shared.iter().find(|listen| listen.addr == *addr) {
+                Some(listen) => one(Kind::Tcp, listen, "tcp_proxy.listen_addr"),
+                None => {
+                    let listen = ListenAddr {
+                        addr: *addr,
+                        text: addr.to_string(),
+                    };
+                    let key = format!("routes.{}.tcp_listen_port", route.name);
+                    one(Kind::Tcp, &listen, &key)
+                }
+            });
         }
-        all.push(match route.listen == shared.addr {
-            true => one(Kind::Tcp, shared, "tcp_proxy.listen_addr"),
-            false => {
-                let listen = ListenAddr {
-                    addr: route.listen,
-                    text: route.listen.to_string(),
-                };
-                let key = format!("routes.{}.tcp_listen_port", route.name);
-                one(Kind::Tcp, &listen, &key)
-            }
-        });
+    }
+    let all_of_ipv4: HashSet<u16> = all
+        .iter()
+        .map(|wanted| wanted.listen.addr)
+        .filter(|addr| addr.is_ipv4() && addr.ip().is_unspecified() && addr.port() != 0)
+        .map(|addr| addr.port())
+        .collect();
+    for wanted in &mut all {
+        let addr = wanted.listen.addr;
+        if addr.is_ipv6() && addr.ip().is_unspecified() && !all_of_ipv4.contains(&addr.port()) {
+            wanted.families = Families::Both;
+        }
     }
     all
 }
@@ -112,6 +165,7 @@ fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
     let Wanted {
         identity: Identity { kind, .. },
         listen,
+        families,
         key,
     } = wanted;
     let failed = |source: std::io::Error| {
@@ -123,6 +177,9 @@ fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
                 "ports below 1024 need root or CAP_NET_BIND_SERVICE"
             }
             std::io::ErrorKind::AddrNotAvailable => "no interface here has this address",
+            _ if source.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
+                "this machine has no IPv6: write `0.0.0.0` for `[::]`"
+            }
             _ => "cannot listen",
         };
         Error::bind(format!(
@@ -132,9 +189,10 @@ fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
         ))
         .because(source)
     };
-    let socket = match socket {
+    // One that takes other clients than these is not what is wanted, wherever it is bound.
+    let socket = match socket.filter(|socket| families.are_those_of(socket)) {
         Some(socket) => socket,
-        None => open(listen.addr).map_err(failed)?,
+        None => open(listen.addr, *families).map_err(failed)?,
     };
     let addr = socket.local_addr().map_err(failed)?;
     // The connections it accepts have it from here.
@@ -150,7 +208,7 @@ fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
     })
 }
 
-fn open(addr: SocketAddr) -> std::io::Result<StdListener> {
+fn open(addr: SocketAddr, families: Families) -> std::io::Result<StdListener> {
     let socket = Socket::new(
         Domain::for_address(addr),
         Type::STREAM.nonblocking().cloexec(),
@@ -158,8 +216,8 @@ fn open(addr: SocketAddr) -> std::io::Result<StdListener> {
     )?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
-        // `[::]` and `0.0.0.0` are two listeners, as the configuration writes them.
-        socket.set_only_v6(true)?;
+        // Whatever the system's default is (`net.ipv6.bindv6only`).
+        socket.set_only_v6(families == Families::One)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;

@@ -22,7 +22,11 @@ pub fn lowered(before: &Snapshot, after: &Snapshot) -> Vec<String> {
 /// Postgres routes that clients reached in TLS and reach in clear only.
 fn lost_tls(before: &Config, after: &Config) -> Vec<String> {
     let unreached = |config: &Config| -> BTreeSet<String> {
-        let listeners: BTreeSet<_> = config.tcp_routes.iter().map(|r| r.listen).collect();
+        let listeners: BTreeSet<_> = config
+            .tcp_routes
+            .iter()
+            .flat_map(|r| r.listen.iter().copied())
+            .collect();
         let routes = listeners
             .into_iter()
             .flat_map(|listen| out_of_reach_in_tls(&config.tcp_routes, listen));

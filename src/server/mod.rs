@@ -291,7 +291,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// The address of the HTTP listener, with the real port where 0 was configured.
+    /// The address of the HTTP listener, the first where there are several, with the real port where
+    /// 0 was configured.
     pub fn http_addr(&self) -> SocketAddr {
         // A configuration always has one.
         self.of(Kind::Http)
@@ -299,7 +300,12 @@ impl Running {
             .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
-    /// The address of the admin listener, where there is one.
+    /// The addresses of all HTTP listeners, as the configuration has them in order.
+    pub fn http_addrs(&self) -> Vec<SocketAddr> {
+        self.of(Kind::Http).collect()
+    }
+
+    /// The address of the admin listener, the first where there are several.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.of(Kind::Admin).next()
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{self, Config, HttpRoute};
+use crate::config::{self, Changed, Config, HttpRoute, TcpRoute};
 use crate::error::Error;
 use crate::server::accept::Change;
 use crate::server::listener::{Listener, Wanted, wanted};
@@ -136,12 +136,15 @@ impl Reload {
         }
         let after = self.build(before)?;
         let (old, new) = (wanted(&before.config), wanted(&after.config));
-        let is_in = |all: &[Wanted], one: &Wanted| all.iter().any(|w| w.identity == one.identity);
+        let is_in = |all: &[Wanted], one: &Wanted| all.iter().any(|w| w.is(one));
+        let gone: Vec<&Wanted> = old.iter().filter(|wanted| !is_in(&new, wanted)).collect();
         let mut add = Vec::new();
         for wanted in new.iter().filter(|wanted| !is_in(&old, wanted)) {
+            if let Some(bar) = gone.iter().find(|gone| wanted.is_barred_by(gone)) {
+                return Err(in_the_way(wanted, bar).into());
+            }
             add.push(Listener::bind(wanted, None, &self.metrics)?);
         }
-        let gone: Vec<&Wanted> = old.iter().filter(|wanted| !is_in(&new, wanted)).collect();
         let mut report = report(before, &after);
         let lowered = lowered(before, &after);
         for line in &lowered {
@@ -184,39 +187,86 @@ impl Reload {
     }
 }
 
+/// New sockets are bound before old ones are closed, so that a reload can still be refused.
+fn in_the_way(wanted: &Wanted, bar: &Wanted) -> Error {
+    Error::bind(format!(
+        "{}: cannot bind {} while this gateway itself listens on {} (`{}`): \
+         this change needs a restart, or two reloads with another port between them",
+        wanted.key, wanted.listen.text, bar.listen.text, bar.key
+    ))
+}
+
 /// What is different between two snapshots, in keys of the configuration.
 fn report(before: &Snapshot, after: &Snapshot) -> Value {
-    let old = by_key(&before.config);
-    let new = by_key(&after.config);
-    let added: Vec<_> = new.keys().filter(|key| !old.contains_key(*key)).collect();
-    let removed: Vec<_> = old.keys().filter(|key| !new.contains_key(*key)).collect();
-    let changed: Vec<_> = new
-        .iter()
-        .filter(|(key, route)| old.get(*key).is_some_and(|old| !same(old, route)))
-        .map(|(key, _)| key)
-        .collect();
+    let (old, new) = (&before.config, &after.config);
     json!({
         "generation": after.generation,
         "hash": format!("{:016x}", after.hash),
-        "routes": {"added": added, "removed": removed, "changed": changed},
-        "needs_restart": needs_restart(&before.config, &after.config),
+        "routes": shown(changed_routes(old, new)),
+        "upstreams": shown(new.changed_upstreams(old)),
+        "keys": shown(new.changed_globals(old)),
+        "needs_restart": needs_restart(old, new),
     })
 }
 
-fn by_key(config: &Config) -> BTreeMap<&str, &HttpRoute> {
-    let routes = config.http_routes.iter();
-    routes
-        .map(|route| (route.key.text.as_str(), route))
-        .collect()
+fn shown(changed: Changed) -> Value {
+    json!({
+        "added": changed.added,
+        "removed": changed.removed,
+        "changed": changed.changed,
+    })
 }
 
-fn same(a: &HttpRoute, b: &HttpRoute) -> bool {
-    a.upstream == b.upstream
-        && a.tries == b.tries
-        && a.strip_prefix == b.strip_prefix
-        && a.preserve_host == b.preserve_host
-        && a.merge_slashes == b.merge_slashes
-        && a.filters == b.filters
+/// Of both kinds, by their keys.
+fn changed_routes(before: &Config, after: &Config) -> Changed {
+    let (old, new) = (by_key(before), by_key(after));
+    let names = |these: &BTreeMap<&str, Route>, others: &BTreeMap<&str, Route>| {
+        let only = these.keys().filter(|key| !others.contains_key(*key));
+        only.map(|key| (*key).to_owned()).collect()
+    };
+    Changed {
+        added: names(&new, &old),
+        removed: names(&old, &new),
+        changed: new
+            .iter()
+            .filter(|(key, route)| old.get(*key).is_some_and(|old| !route.is_as(old)))
+            .map(|(key, _)| (*key).to_owned())
+            .collect(),
+    }
+}
+
+enum Route<'c> {
+    Http(&'c HttpRoute),
+    Tcp(&'c TcpRoute),
+}
+
+impl Route<'_> {
+    /// Whether it says the same, wherever it stands in the file.
+    fn is_as(&self, other: &Route) -> bool {
+        match (self, other) {
+            (Route::Http(a), Route::Http(b)) => {
+                **a == HttpRoute {
+                    at: a.at,
+                    ..(*b).clone()
+                }
+            }
+            (Route::Tcp(a), Route::Tcp(b)) => {
+                **a == TcpRoute {
+                    at: a.at,
+                    ..(*b).clone()
+                }
+            }
+            _ => false,
+        }
+    }
+}
+
+fn by_key(config: &Config) -> BTreeMap<&str, Route<'_>> {
+    let http = config.http_routes.iter();
+    let http = http.map(|route| (route.key.text.as_str(), Route::Http(route)));
+    let tcp = config.tcp_routes.iter();
+    let tcp = tcp.map(|route| (route.name.as_str(), Route::Tcp(route)));
+    http.chain(tcp).collect()
 }
 
 /// The keys whose new value is not in force before the next start.

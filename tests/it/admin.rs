@@ -3,6 +3,8 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::gateway::Metrics;
 use crate::support::{Client, Gw, Origin, Redis, client, eventually, route, route_entry};
 
@@ -152,8 +154,8 @@ fn the_status_lists_routes_upstreams_and_endpoints() {
         ),
     ));
     eventually(Duration::from_secs(5), "the dead one is down", || {
-        let text = gw.status().to_string();
-        text.contains("false") || text.contains("unhealthy") || text.contains("down")
+        let endpoint = &gw.status()["upstreams"][1]["endpoints"][0];
+        endpoint["healthy"] == false
     });
     let status = gw.status();
     let text = status.to_string();
@@ -166,6 +168,45 @@ fn the_status_lists_routes_upstreams_and_endpoints() {
     }
     for word in ["in_flight", "healthy"] {
         assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+#[test]
+fn the_status_lists_tcp_routes_listeners_and_the_keys_in_force() {
+    let origin = Origin::ok("ok");
+    let gw = Gw::start(format!(
+        "max_header_bytes: 4096\n\
+         admin: {{listen_addr: \"127.0.0.1:0\", token: s3cret-token}}\n\
+         tcp_proxy: {{enabled: true, listen_addr: \"127.0.0.1:0\"}}\nroutes:\n{}  \
+         cache: {{upstream: \"redis://{1}\"}}\n",
+        route_entry("/a", &[origin.url()], ""),
+        origin.addr(),
+    ));
+    let status = admin(&gw, "GET", "/status").json();
+    let http = json!({"route": "/a", "protocol": "http", "upstream": "/a"});
+    let tcp = json!({
+        "route": "cache",
+        "protocol": "redis",
+        "upstream": "cache",
+        "listeners": ["127.0.0.1:0"],
+    });
+    assert_eq!(status["routes"], json!([http, tcp]));
+    let listener =
+        |kind: &str, key: &str| json!({"listener": "127.0.0.1:0", "kind": kind, "key": key});
+    let listeners = json!([
+        listener("http", "listen_addr"),
+        listener("admin", "admin.listen_addr"),
+        listener("tcp", "tcp_proxy.listen_addr"),
+    ]);
+    assert_eq!(status["listeners"], listeners);
+    for (path, value) in [
+        ("max_header_bytes", json!(4096)),
+        ("header_timeout_ms", json!(10_000)),
+        ("tcp_proxy.enabled", json!(true)),
+        ("server.threads", json!(null)),
+        ("admin.token", json!("***")),
+    ] {
+        assert_eq!(status["keys"][path], value, "{path}");
     }
 }
 
@@ -227,6 +268,9 @@ fn what_tells_of_the_inside_answers_strangers_only_with_the_token() {
     for target in ["/metrics", "/livez", "/readyz", "/status"] {
         assert_eq!(ask("GET", target, "").status, 200, "{target}");
     }
+    // The values of keys are what `/config` shows.
+    let has_keys = |authorization| ask("GET", "/status", authorization).json()["keys"].is_object();
+    assert!(!has_keys("") && has_keys("Bearer s3cret-token"));
 }
 
 #[test]

@@ -271,7 +271,7 @@ fn the_gateway_file_has_http_and_databases() {
     let tcp: Vec<(&str, u16)> = config
         .tcp_routes
         .iter()
-        .map(|r| (r.name.as_str(), r.listen.port()))
+        .map(|r| (r.name.as_str(), r.listen[0].port()))
         .collect();
     assert_eq!(tcp, [("mysql-primary", 9090), ("postgres-analytics", 5433)]);
     let lines = std::fs::read_to_string(conf("minimal.yaml")).unwrap();
@@ -439,7 +439,7 @@ fn routes_that_can_be_told_apart_share_a_listener() {
     ));
     let config = config.unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.tcp_routes.len(), 9);
-    assert!(config.tcp_routes.iter().all(|r| r.listen.port() == 9090));
+    assert!(config.tcp_routes.iter().all(|r| r.listen[0].port() == 9090));
     // What three of them differ by is said inside of TLS.
     let [warning] = config.warnings.as_slice() else {
         panic!("{:?}", config.warnings);

@@ -148,15 +148,18 @@ fn pods_are_asked_and_stopped_as_their_configuration_wants() {
         let named = ports.iter().find(|port| at(port, "name") == name);
         at(named.unwrap(), "containerPort").as_u64().unwrap()
     };
-    let admin = config.admin.as_ref().unwrap().listen_addr.addr;
+    let admin = config.admin.as_ref().unwrap().listen_addr.first().addr;
     assert!(
         admin.ip().is_unspecified(),
         "the kubelet asks from outside the pod"
     );
-    assert_eq!(port("http"), u64::from(config.listen_addr.addr.port()));
+    assert_eq!(
+        port("http"),
+        u64::from(config.listen_addr.first().addr.port())
+    );
     assert_eq!(
         port("tcp"),
-        u64::from(config.tcp_proxy.listen_addr.addr.port())
+        u64::from(config.tcp_proxy.listen_addr.first().addr.port())
     );
     assert_eq!(port("admin"), u64::from(admin.port()));
     for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {

@@ -25,6 +25,7 @@ mod last_errors;
 mod layering;
 mod lifecycle;
 mod limits;
+mod listeners;
 mod loops;
 mod lossless;
 mod metrics;

@@ -52,6 +52,101 @@ fn a_reload_changes_the_routes_and_says_what_changed() {
 }
 
 #[test]
+fn a_reload_tells_of_tcp_routes_upstreams_listeners_and_every_other_key() {
+    let server = Origin::ok("ok");
+    let tcp = |routes: &str, keys: &str| {
+        format!(
+            "{keys}tcp_proxy: {{enabled: true, listen_addr: \"127.0.0.1:0\"}}\nroutes:\n{}{routes}",
+            route_entry("/", &[server.url()], ""),
+        )
+    };
+    let to = |name: &str, keys: &str| {
+        format!(
+            "  {name}: {{upstream: \"redis://{}\"{keys}}}\n",
+            server.addr()
+        )
+    };
+    let report = |before: String, after: String| {
+        let gw = Gw::start(before);
+        let answer = gw.reload(after);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let nothing = json!({"added": [], "removed": [], "changed": []});
+    let is_only = |report: &serde_json::Value, section: &str, expected: serde_json::Value| {
+        for name in ["routes", "upstreams", "keys"] {
+            let expected = if name == section { &expected } else { &nothing };
+            assert_eq!(report[name], *expected, "{name} in {report}");
+        }
+    };
+    // Routes: added and removed, changed, none of it, another kind under the same name.
+    let one = tcp(&to("db", ""), "");
+    let other = tcp(&to("cache", ""), "");
+    let said = report(one.clone(), other);
+    let moved = json!({"added": ["cache"], "removed": ["db"], "changed": []});
+    is_only(&said, "routes", moved);
+    for keys in [
+        ", timeout_ms: 5",
+        ", idle_timeout_secs: 5",
+        ", default: true",
+        ", target: primary",
+        ", retry_count: 1",
+        ", health_check: false",
+    ] {
+        let said = report(one.clone(), tcp(&to("db", keys), ""));
+        let changed = json!({"added": [], "removed": [], "changed": ["db"]});
+        is_only(&said, "routes", changed);
+    }
+    let said = report(one.clone(), format!("\n\n{one}"));
+    is_only(&said, "", nothing.clone());
+
+    // Upstreams by their names; the routes that use them change with them.
+    let shared = |keys: &str| {
+        let url = server.url();
+        format!(
+            "upstreams:\n  web: {{upstream: \"{url}\"{keys}}}\n\
+             routes:\n  /: {{upstream: web}}\n  /own: {{upstream: \"{url}\"}}\n"
+        )
+    };
+    let said = report(shared(""), shared(", balance: random"));
+    let web = json!({"added": [], "removed": [], "changed": ["web"]});
+    assert_eq!(said["upstreams"], web, "{said}");
+    let route = json!({"added": [], "removed": [], "changed": ["/"]});
+    assert_eq!(said["routes"], route, "{said}");
+
+    // Every other key by its path, and whether it waits for a restart.
+    let before = tcp("", "max_header_bytes: 4096\nheader_timeout_ms: 500\n");
+    let keys =
+        "header_timeout_ms: 600\ntrusted_proxies: [10.0.0.0/8]\nkeepalive_timeout_secs: 75\n";
+    let said = report(before, tcp("", keys));
+    let changed = json!({
+        "added": ["trusted_proxies"],
+        "removed": ["max_header_bytes"],
+        "changed": ["header_timeout_ms"],
+    });
+    is_only(&said, "keys", changed);
+    assert_eq!(said["needs_restart"], json!([]));
+    let server_keys = |threads: u32| {
+        let routes = route_entry("/", &[server.url()], "");
+        format!("server:\n  threads: {threads}\n  drain_timeout_secs: 1\nroutes:\n{routes}")
+    };
+    let said = report(server_keys(2), server_keys(3));
+    let changed = json!({"added": [], "removed": [], "changed": ["server.threads"]});
+    is_only(&said, "keys", changed);
+    assert_eq!(said["needs_restart"], json!(["server.threads"]));
+
+    // A listener that goes, and what is in its stead.
+    let at =
+        |addr: SocketAddr| tcp("", "").replace("127.0.0.1:0", &addr.to_string()) + &to("db", "");
+    let [old, new] = [free_addr(), free_addr()];
+    let said = report(at(old), at(new));
+    let moved = json!({"added": [new.to_string()], "removed": [old.to_string()]});
+    assert_eq!(said["listeners"], moved);
+    assert_eq!(said["keys"]["changed"], json!(["tcp_proxy.listen_addr"]));
+    assert_eq!(said["routes"]["changed"], json!(["db"]));
+}
+
+#[test]
 fn the_http_listener_moves_and_its_connections_stay() {
     let origin = Origin::ok("ok");
     let [old, new] = [free_addr(), free_addr()];

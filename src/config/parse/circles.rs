@@ -11,28 +11,30 @@ use std::sync::Arc;
 use super::report::{Report, Trail};
 use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, UpstreamSpec};
 use crate::config::problem::Mark;
-use crate::config::value::{Host, ListenAddr, UpstreamUrl};
+use crate::config::value::{Host, ListenAddrs, UpstreamUrl, takes_in};
 
 /// Warns of each route with an endpoint that a listener of HTTP or TCP traffic is bound to. The
 /// admin listener is none: to pass its answers on is no circle.
 pub(super) fn warn(
     report: &mut Report,
     trail: &Trail,
-    listen_addr: Option<&ListenAddr>,
+    listen_addr: Option<&ListenAddrs>,
     tcp_proxy: &TcpProxy,
     http: &[HttpRoute],
     tcp: &[TcpRoute],
 ) {
     let mut own = Own::default();
-    if let Some(listen) = listen_addr {
+    for listen in listen_addr.iter().flat_map(|list| list.iter()) {
         own.add("listen_addr".to_owned(), listen.addr);
     }
     for route in tcp {
-        let key = match route.listen == tcp_proxy.listen_addr.addr {
-            true => "tcp_proxy.listen_addr".to_owned(),
-            false => format!("routes.{}.tcp_listen_port", route.name),
-        };
-        own.add(key, route.listen);
+        for addr in &route.listen {
+            let key = match tcp_proxy.listen_addr.contains(*addr) {
+                true => "tcp_proxy.listen_addr".to_owned(),
+                false => format!("routes.{}.tcp_listen_port", route.name),
+            };
+            own.add(key, *addr);
+        }
     }
     let http = http
         .iter()
@@ -89,7 +91,7 @@ fn leads_to(url: &UpstreamUrl, listener: SocketAddr) -> bool {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip.to_canonical(),
         };
-        let all = bound.is_unspecified() && bound.is_ipv4() == ip.is_ipv4();
+        let all = takes_in(bound, ip);
         ip == bound || (all && ip.is_loopback())
     };
     match &url.host {
@@ -126,6 +128,7 @@ mod tests {
             ("0.0.0.0:8080", "http://localhost:8080"),
             ("0.0.0.0:8080", "http://0.0.0.0:8080"),
             ("[::]:8080", "http://[::1]:8080"),
+            ("[::]:8080", "http://127.0.0.1:8080"),
             ("[::1]:8080", "http://localhost:8080"),
             ("192.0.2.1:80", "http://192.0.2.1"),
         ] {

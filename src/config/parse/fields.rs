@@ -7,12 +7,14 @@
 use std::path::PathBuf;
 
 use super::environment::expand;
-use super::leaf::{default_address, default_int, describe, example, read_int, read_text};
+use super::leaf::{
+    default_addresses, default_int, describe, example, read_address, read_int, read_text,
+};
 use super::report::{Report, Trail};
 use crate::config::keys::{Default, Key, Kind, Section};
 use crate::config::problem::{Mark, Wrong, did_you_mean};
 use crate::config::tree::{Entry, Node, Value};
-use crate::config::value::{ListenAddr, Secret, StatusSet};
+use crate::config::value::{ListenAddr, ListenAddrs, Secret, StatusSet};
 
 /// The keys of one map, checked against those that its section may have.
 pub(super) struct Fields<'a> {
@@ -248,39 +250,47 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn address(&self, report: &mut Report, name: &str) -> Option<ListenAddr> {
+    /// One address, or a list of them.
+    pub(super) fn addresses(&self, report: &mut Report, name: &str) -> Option<ListenAddrs> {
         let field = self.find(name)?;
-        let text = match &field.node.value {
-            Value::Text(text) => text.clone(),
-            // A bare port: the address parser tells what to write.
-            Value::Int(port) => port.to_string(),
-            _ => {
-                let mut wrong = Wrong::new(
-                    format!("must be an IP address and port, not {}", field.node.kind()),
-                    "for example `0.0.0.0:8080`",
-                );
-                if matches!(field.node.value, Value::List(_)) {
-                    wrong.hint =
-                        Some("an address in brackets needs quotes: `\"[::]:8080\"`".into());
-                }
-                self.wrong(report, name, wrong);
-                return None;
-            }
+        let trail = self.trail.key(name);
+        let Value::List(items) = &field.node.value else {
+            let read = read_address(field.node).map(ListenAddrs::from);
+            return read
+                .map_err(|wrong| report.problem(field.at, trail, wrong))
+                .ok();
         };
-        match ListenAddr::parse(&text) {
-            Ok(address) if matches!(field.node.value, Value::Text(_)) => Some(address),
-            Ok(_) => None,
-            Err(wrong) => {
-                self.wrong(report, name, wrong);
-                None
-            }
+        if items.is_empty() {
+            let wrong = Wrong::new(
+                "must be an IP address and port or a list of them, not an empty list",
+                format!("for example `{name}: [\"{}\"]`", example(field.key)),
+            );
+            report.problem(field.at, trail, wrong);
         }
+        let mut addresses: Vec<ListenAddr> = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let wrong = match read_address(item) {
+                Ok(address) if addresses.iter().any(|other| other.addr == address.addr) => {
+                    Wrong::new(
+                        format!("`{}` is there already", address.text),
+                        "remove one of the two",
+                    )
+                }
+                Ok(address) => {
+                    addresses.push(address);
+                    continue;
+                }
+                Err(wrong) => wrong,
+            };
+            report.problem(item.at, trail.item(index), wrong);
+        }
+        ListenAddrs::new(addresses)
     }
 
-    /// As [`Fields::address`], or the default of the table.
-    pub(super) fn address_or_default(&self, report: &mut Report, name: &str) -> ListenAddr {
-        self.address(report, name)
-            .unwrap_or_else(|| default_address(self.section, name))
+    /// As [`Fields::addresses`], or the default of the table.
+    pub(super) fn addresses_or_default(&self, report: &mut Report, name: &str) -> ListenAddrs {
+        self.addresses(report, name)
+            .unwrap_or_else(|| default_addresses(self.section, name))
     }
 
     /// A path, from the folder of the file.

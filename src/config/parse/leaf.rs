@@ -6,10 +6,10 @@
 use crate::config::keys::{Default, Key, Kind, Pattern, Section};
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::{Node, Value};
-use crate::config::value::{ListenAddr, StatusSet};
+use crate::config::value::{ListenAddr, ListenAddrs, StatusSet};
 
 /// The default of a listen address, from the table.
-pub(super) fn default_address(section: Section, name: &str) -> ListenAddr {
+pub(super) fn default_addresses(section: Section, name: &str) -> ListenAddrs {
     match section.key(name).map(|key| key.default) {
         Some(Default::Text(text)) => ListenAddr::parse(text).ok(),
         _ => None,
@@ -18,6 +18,27 @@ pub(super) fn default_address(section: Section, name: &str) -> ListenAddr {
         addr: ([0, 0, 0, 0], 0).into(),
         text: "0.0.0.0:0".into(),
     })
+    .into()
+}
+
+/// One address to listen on.
+pub(super) fn read_address(node: &Node) -> Result<ListenAddr, Wrong> {
+    match &node.value {
+        Value::Text(text) => ListenAddr::parse(text),
+        // A bare port: the address parser tells what to write.
+        Value::Int(port) => {
+            let read = ListenAddr::parse(&port.to_string());
+            read.and_then(|_| Err(not_an_address(node)))
+        }
+        _ => Err(not_an_address(node)),
+    }
+}
+
+fn not_an_address(node: &Node) -> Wrong {
+    Wrong::new(
+        format!("must be an IP address and port, not {}", node.kind()),
+        "for example `0.0.0.0:8080`",
+    )
 }
 
 /// The default of a set of statuses, from the table.
@@ -167,7 +188,7 @@ pub(super) fn example(key: &Key) -> String {
             };
             number.clamp(min, max).to_string()
         }
-        (Kind::Address, _) => "0.0.0.0:8080".into(),
+        (Kind::Addresses, _) => "0.0.0.0:8080".into(),
         (Kind::Text(pattern), _) => pattern.example.to_owned(),
         (Kind::Choice(words), _) => words[0].to_owned(),
         (Kind::Protocol, _) => "postgres".into(),

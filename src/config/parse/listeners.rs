@@ -3,7 +3,7 @@
 //! Its own file because these rules see all routes at once. Invariant: what passes here can be
 //! decided from a client's first bytes, whatever the client sends. Called by `parse`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::fields::Fields;
@@ -11,64 +11,67 @@ use super::report::{Report, Trail};
 use crate::config::encryption::out_of_reach_in_tls;
 use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute};
 use crate::config::problem::{Mark, Wrong};
-use crate::config::value::ListenAddr;
+use crate::config::value::{ListenAddrs, makes_way, takes_in};
 
 /// Refuses an address that two listeners would bind.
 pub(super) fn refuse_equal_addresses(
     report: &mut Report,
     root: &Fields,
-    http: Option<&ListenAddr>,
+    http: Option<&ListenAddrs>,
     admin: Option<&Admin>,
     tcp: &[TcpRoute],
     tcp_proxy: &TcpProxy,
 ) {
-    let mut bound: Vec<Bound> = Vec::new();
-    if let Some(http) = http {
-        bound.push(Bound::new(
-            "listen_addr",
-            http.addr,
-            root.find("listen_addr").map(|f| f.at),
-        ));
-    }
-    if let Some(admin) = admin {
-        let at = within(root, "admin", "listen_addr");
-        bound.push(Bound::new("admin.listen_addr", admin.listen_addr.addr, at));
-    }
-    let mut seen = HashMap::new();
-    for route in tcp {
-        if seen.insert(route.listen, ()).is_some() {
-            continue;
-        }
-        if route.listen == tcp_proxy.listen_addr.addr {
-            let at = within(root, "tcp_proxy", "listen_addr");
-            bound.push(Bound::new("tcp_proxy.listen_addr", route.listen, at));
-        } else {
-            let name = format!("routes.{}.tcp_listen_port", route.name);
-            let (line, column) = route.at;
-            bound.push(Bound::new(&name, route.listen, Some(Mark { line, column })));
-        }
-    }
+    let bound = bound(root, http, admin, tcp, tcp_proxy);
     let mut by_port: HashMap<u16, Vec<&Bound>> = HashMap::new();
     for one in &bound {
         let others = by_port.entry(one.addr.port()).or_default();
-        if let Some(other) = others.iter().find(|other| overlap(other.addr, one.addr)) {
+        if let Some(other) = others.iter().find(|other| overlap(other, one)) {
             // The position is that of a key that is written, the first of the file if both are.
             let (place, other) = match (one.at, other.at) {
                 (Some(_), _) => (one, *other),
                 _ => (*other, one),
             };
-            let default = match other.at {
-                Some(_) => "",
-                None => "the default of ",
-            };
-            let wrong = Wrong::new(
-                format!("{} is taken by {default}`{}`", place.addr, other.name),
-                "give each listener an address of its own",
-            );
-            report.problem(place.at.unwrap_or(root.at), &place.name, wrong);
+            report.problem(place.at.unwrap_or(root.at), &place.name, place.taken(other));
         }
         others.push(one);
     }
+}
+
+/// Each listener that would be bound.
+fn bound(
+    root: &Fields,
+    http: Option<&ListenAddrs>,
+    admin: Option<&Admin>,
+    tcp: &[TcpRoute],
+    tcp_proxy: &TcpProxy,
+) -> Vec<Bound> {
+    let mut bound: Vec<Bound> = Vec::new();
+    for listen in http.iter().flat_map(|list| list.iter()) {
+        let at = root.find("listen_addr").map(|f| f.at);
+        bound.push(Bound::new("listen_addr", listen.addr, at));
+    }
+    for listen in admin.iter().flat_map(|admin| admin.listen_addr.iter()) {
+        let at = within(root, "admin", "listen_addr");
+        bound.push(Bound::new("admin.listen_addr", listen.addr, at));
+    }
+    let mut seen = HashSet::new();
+    for route in tcp {
+        for addr in &route.listen {
+            if !seen.insert(*addr) {
+                continue;
+            }
+            if tcp_proxy.listen_addr.contains(*addr) {
+                let at = within(root, "tcp_proxy", "listen_addr");
+                bound.push(Bound::new("tcp_proxy.listen_addr", *addr, at));
+            } else {
+                let name = format!("routes.{}.tcp_listen_port", route.name);
+                let (line, column) = route.at;
+                bound.push(Bound::new(&name, *addr, Some(Mark { line, column })));
+            }
+        }
+    }
+    bound
 }
 
 /// An address and the key that asks for it.
@@ -87,6 +90,32 @@ impl Bound {
             at,
         }
     }
+
+    /// That it cannot be bound because of `other`.
+    fn taken(&self, other: &Bound) -> Wrong {
+        if self.name == other.name {
+            let (all, one) = match takes_in(other.addr.ip(), self.addr.ip()) {
+                true => (other.addr, self.addr),
+                false => (self.addr, other.addr),
+            };
+            return Wrong::new(
+                format!("{all} takes the clients of {one} already"),
+                format!("leave `{one}` away"),
+            );
+        }
+        let default = match other.at {
+            Some(_) => "",
+            None => "the default of ",
+        };
+        let why = match self.addr == other.addr {
+            true => String::new(),
+            false => format!(" ({})", other.addr),
+        };
+        Wrong::new(
+            format!("{} is taken by {default}`{}`{why}", self.addr, other.name),
+            "give each listener an address of its own",
+        )
+    }
 }
 
 /// Where a key of a section is written.
@@ -98,12 +127,17 @@ fn within(root: &Fields, section: &str, name: &str) -> Option<Mark> {
     }
 }
 
-/// Whether binding both fails: equal, or one stands for all addresses of the family.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port()
-        && a.port() != 0
-        && (a.ip() == b.ip()
-            || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified())))
+/// Whether binding both fails: equal, or one stands for the other, too. In one list, `[::]` leaves
+/// IPv4 to `0.0.0.0`.
+fn overlap(a: &Bound, b: &Bound) -> bool {
+    let (one, other) = (a.addr.ip(), b.addr.ip());
+    if a.addr.port() != b.addr.port() || a.addr.port() == 0 {
+        return false;
+    }
+    if a.name == b.name && (makes_way(one, other) || makes_way(other, one)) {
+        return false;
+    }
+    one == other || takes_in(one, other) || takes_in(other, one)
 }
 
 /// TCP routes without `tcp_proxy.enabled: true`: a problem when it is left away, a warning when it
@@ -152,11 +186,19 @@ fn names<'r>(routes: impl Iterator<Item = &'r TcpRoute>) -> String {
 
 /// Refuses routes on one listener of which it cannot be proven which one a client means.
 pub(super) fn refuse_undecidable(report: &mut Report, routes_trail: &Trail, tcp: &[TcpRoute]) {
-    let mut listeners: HashMap<SocketAddr, Vec<&TcpRoute>> = HashMap::new();
-    for route in tcp {
-        listeners.entry(route.listen).or_default().push(route);
+    let mut listeners: BTreeMap<SocketAddr, Vec<usize>> = BTreeMap::new();
+    for (nth, route) in tcp.iter().enumerate() {
+        for addr in &route.listen {
+            listeners.entry(*addr).or_default().push(nth);
+        }
     }
-    for (addr, routes) in listeners {
+    // The same routes on several addresses are one question.
+    let mut seen = HashSet::new();
+    for (addr, nths) in listeners {
+        let routes: Vec<&TcpRoute> = nths.iter().map(|nth| &tcp[*nth]).collect();
+        if !seen.insert(nths) {
+            continue;
+        }
         match routes.as_slice() {
             [only] => {
                 if only.matches != Default::default() {

@@ -69,7 +69,7 @@ pub(super) fn parse_with(
 fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Option<Config> {
     let root = Fields::open(report, node, Mark::START, Trail::ROOT, Section::Root)?;
     let listen_addr = match root.require(report, "listen_addr") {
-        Some(_) => root.address(report, "listen_addr"),
+        Some(_) => root.addresses(report, "listen_addr"),
         None => None,
     };
     let global_timeout = match root.require(report, "global_timeout_ms") {
@@ -170,7 +170,10 @@ mod tests {
         assert_eq!(route.upstream.name, "/");
         assert_eq!(route.upstream.health_check, None);
         assert_eq!(config.max_header_bytes, 65_536);
-        assert_eq!(config.admin.unwrap().listen_addr.text, "127.0.0.1:9901");
+        assert_eq!(
+            config.admin.unwrap().listen_addr.first().text,
+            "127.0.0.1:9901"
+        );
         assert!(config.warnings.is_empty());
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::fields::Fields;
-use super::leaf::{default_address, describe};
+use super::leaf::{default_addresses, describe};
 use super::report::Report;
 use crate::config::keys::Section;
 use crate::config::model::{AccessLog, Admin, Server, TcpProxy};
@@ -20,7 +20,7 @@ pub(super) fn tcp_proxy(report: &mut Report, root: &Fields) -> (TcpProxy, bool) 
     let fields = root.section(report, "tcp_proxy", Section::TcpProxy);
     let proxy = TcpProxy {
         enabled: fields.bool_or_default(report, "enabled"),
-        listen_addr: fields.address_or_default(report, "listen_addr"),
+        listen_addr: fields.addresses_or_default(report, "listen_addr"),
         connection_pooling: fields.bool_or_default(report, "connection_pooling"),
         max_idle_time: secs(fields.int_or_default(report, "max_idle_time_secs")),
         sniff_timeout: millis(fields.int_or_default(report, "sniff_timeout_ms")),
@@ -31,7 +31,7 @@ pub(super) fn tcp_proxy(report: &mut Report, root: &Fields) -> (TcpProxy, bool) 
 /// `admin`; `None` for `false`.
 pub(super) fn admin(report: &mut Report, root: &Fields) -> Option<Admin> {
     let default = || Admin {
-        listen_addr: default_address(Section::Admin, "listen_addr"),
+        listen_addr: default_addresses(Section::Admin, "listen_addr"),
         token: None,
     };
     let Some(field) = root.find("admin") else {
@@ -52,7 +52,7 @@ pub(super) fn admin(report: &mut Report, root: &Fields) -> Option<Admin> {
     let trail = root.trail.key("admin");
     let fields = Fields::open(report, field.node, field.at, trail, Section::Admin)?;
     Some(Admin {
-        listen_addr: fields.address_or_default(report, "listen_addr"),
+        listen_addr: fields.addresses_or_default(report, "listen_addr"),
         token: fields.secret(report, "token"),
     })
 }

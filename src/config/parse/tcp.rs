@@ -30,7 +30,7 @@ pub(super) struct Common {
 
 /// What only TCP routes have.
 pub(super) struct TcpOnly {
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     default: bool,
     matches: TcpMatch,
     target: Target,
@@ -40,13 +40,19 @@ pub(super) struct TcpOnly {
 
 impl TcpOnly {
     pub(super) fn read(report: &mut Report, fields: &Fields, tcp_proxy: &TcpProxy) -> TcpOnly {
-        let shared = tcp_proxy.listen_addr.addr;
+        let shared = &tcp_proxy.listen_addr;
         let port = fields
             .int(report, "tcp_listen_port")
             .and_then(|port| u16::try_from(port).ok());
         let matches = fields.section(report, "match", Section::Match);
         TcpOnly {
-            listen: port.map_or(shared, |port| SocketAddr::new(shared.ip(), port)),
+            listen: match port {
+                None => shared.iter().map(|listen| listen.addr).collect(),
+                Some(port) => {
+                    let hosts = shared.hosts().into_iter();
+                    hosts.map(|ip| SocketAddr::new(ip, port)).collect()
+                }
+            },
             default: fields.bool_or_default(report, "default"),
             matches: TcpMatch {
                 sni: matches.parsed(report, "sni", parse_name),

@@ -30,6 +30,10 @@ impl Watched {
         let (stream, client) = self.0.async_io(Interest::READABLE, accept).await?;
         // Linux names the peer of every TCP connection.
         let client = client.ok_or(io::ErrorKind::NotConnected)?;
-        Ok((TcpStream::from(stream), SocketAddr::try_from(client)?))
+        let client = SocketAddr::try_from(client)?;
+        // On a socket for both families an IPv4 client comes as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2);
+        // to everybody from here on it is what it is.
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        Ok((TcpStream::from(stream), client))
     }
 }

@@ -87,8 +87,14 @@ const TOP: &[(&str, &str, Probe, &str)] = &[
     (
         "tcp_proxy.listen_addr",
         "tcp_proxy: {listen_addr: \"[::1]:7\"}",
-        probe!(c => c.tcp_proxy.listen_addr.addr),
+        probe!(c => c.tcp_proxy.listen_addr.first().addr),
         "[::1]:7",
+    ),
+    (
+        "tcp_proxy.listen_addr",
+        "tcp_proxy: {listen_addr: [\"127.0.0.1:7\", \"[::1]:8\"]}",
+        probe!(c => c.tcp_proxy.listen_addr.iter().map(|l| l.addr).collect::<Vec<_>>()),
+        "[127.0.0.1:7, [::1]:8]",
     ),
     (
         "tcp_proxy.connection_pooling",
@@ -117,8 +123,14 @@ const TOP: &[(&str, &str, Probe, &str)] = &[
     (
         "admin.listen_addr",
         "admin: {listen_addr: \"127.0.0.1:7\"}",
-        probe!(c => c.admin.as_ref().map(|a| &a.listen_addr.text)),
+        probe!(c => c.admin.as_ref().map(|a| &a.listen_addr.first().text)),
         "Some(\"127.0.0.1:7\")",
+    ),
+    (
+        "admin.listen_addr",
+        "admin: {listen_addr: [\"127.0.0.1:7\", \"10.0.0.1:7\"]}",
+        probe!(c => c.admin.as_ref().map(|a| a.listen_addr.iter().count())),
+        "Some(2)",
     ),
     (
         "admin.token",
@@ -426,7 +438,7 @@ const TCP: &[(&str, &str, Probe, &str)] = &[
         "tcp_listen_port",
         "tcp_listen_port: 5433",
         probe!(c => tcp(c).listen),
-        "0.0.0.0:5433",
+        "[0.0.0.0:5433]",
     ),
     (
         "default",
@@ -583,8 +595,20 @@ const WHOLE: &[(&str, &str, Probe, &str)] = &[
     (
         "listen_addr",
         "{listen_addr: \"[::]:0\", global_timeout_ms: 1, max_connections: 1, routes: {/: {upstream: \"http://h\"}}}",
-        probe!(c => c.listen_addr.text),
+        probe!(c => c.listen_addr.first().text),
         "\"[::]:0\"",
+    ),
+    (
+        "listen_addr",
+        "{listen_addr: [\"0.0.0.0:80\", \"[::]:80\"], global_timeout_ms: 1, max_connections: 1, routes: {/: {upstream: \"http://h\"}}}",
+        probe!(c => c.listen_addr.iter().map(|l| &l.text).collect::<Vec<_>>()),
+        "[\"0.0.0.0:80\", \"[::]:80\"]",
+    ),
+    (
+        "tcp_listen_port",
+        "{listen_addr: \"[::]:0\", global_timeout_ms: 1, max_connections: 1, tcp_proxy: {enabled: true, listen_addr: [\"127.0.0.1:1\", \"[::1]:2\"]}, routes: {a: {upstream: \"redis://h\", tcp_listen_port: 5433}}}",
+        probe!(c => tcp(c).listen),
+        "[127.0.0.1:5433, [::1]:5433]",
     ),
     (
         "global_timeout_ms",

@@ -82,7 +82,7 @@ fn the_files_load_without_a_warning_and_say_which_protocol_each_route_carries() 
         assert_eq!(keys, http, "{name}");
         let routes = config.tcp_routes.iter();
         let routes: Vec<_> = routes
-            .map(|r| (&*r.name, r.db_type, r.listen.port()))
+            .map(|r| (&*r.name, r.db_type, r.listen[0].port()))
             .collect();
         assert_eq!(routes, tcp, "{name}");
         let said = binary::run(&["--test", "-c", file(name).to_str().expect("it is ASCII")]);

@@ -63,6 +63,13 @@ impl Gw {
         self.http
     }
 
+    /// Every HTTP listener, in the order of the configuration.
+    #[track_caller]
+    pub fn http_addrs(&self) -> Vec<SocketAddr> {
+        let running = self.running.as_ref().expect("not stopped yet");
+        running.http_addrs()
+    }
+
     #[track_caller]
     pub fn admin_addr(&self) -> SocketAddr {
         let running = self.running.as_ref().expect("not stopped yet");
