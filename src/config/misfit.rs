@@ -135,12 +135,12 @@ fn meant(expected: &str, node: &Node) -> Option<String> {
             let word = match text.to_ascii_lowercase().as_str() {
                 "yes" | "on" | "y" | "true" => "true",
                 "no" | "off" | "n" | "false" => "false",
-                _ => return Some("true or false".to_owned()),
+                _ => return Some("`true` or `false`".to_owned()),
             };
-            Some(format!("write {word} without quotes"))
+            Some(format!("write `{word}`"))
         }
         Value::Text(text) if is_number(expected) => Some(match text.parse::<f64>() {
-            Ok(_) => format!("write {} without quotes", shown(text)),
+            Ok(_) => format!("write `{}` without quotes", shown(text)),
             Err(_) => "a number, without quotes and unit".to_owned(),
         }),
         _ if expected == "a sequence" => Some(format!("write `[{}]`", describe(node))),

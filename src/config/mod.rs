@@ -6,6 +6,7 @@
 
 mod deserialize;
 pub mod detect;
+mod doubt;
 mod encryption;
 mod globals;
 mod host;

@@ -241,8 +241,14 @@ impl BalancerRef {
     /// That nothing of this name is there. `known`: those that are, beside the built-in words.
     pub fn unknown<'a>(&self, file: &Path, known: impl IntoIterator<Item = &'a str>) -> Problem {
         let words: Vec<&str> = BALANCE_WORDS.iter().copied().chain(known).collect();
-        let hint = did_you_mean(&self.name, words.iter().copied())
-            .unwrap_or_else(|| format!("one of {}", words.join(", ")));
+        let meant = did_you_mean(&self.name, words.iter().copied());
+        let hint = match meant {
+            Some(meant) if meant.contains("`hash`") => {
+                "write `balance: hash`, and on what: `hash_on: client_ip`".to_owned()
+            }
+            Some(meant) => meant,
+            None => format!("one of {}", words.join(", ")),
+        };
         Problem {
             file: file.to_path_buf(),
             line: self.at.line,

@@ -4,6 +4,7 @@
 //! `/a/b`, without empty, `.` or `..` segments, unreserved characters plain and other escapes in
 //! upper case (RFC 3986, section 6.2.2). Called by `parse`.
 
+use super::doubt::{PATTERNS, in_words, keys_for, literal};
 use super::host::{parse_host, parse_name};
 use super::problem::{Wrong, shown};
 use super::value::{Host, HostPattern, RouteKey};
@@ -20,10 +21,21 @@ impl RouteKey {
                 format!("write `{}`", shown(rest)),
             ));
         }
+        // As nginx marks them.
+        let bare = text.trim_start_matches(['^', '~', '=', '*', ' ']);
+        if bare.starts_with('/') && text.starts_with(['^', '~', '=']) {
+            return Err(Wrong::new(
+                "the key of a route is no expression",
+                format!(
+                    "a path is literal and a prefix takes everything below it: write `{}`",
+                    literal(bare)
+                ),
+            ));
+        }
         let Some(slash) = text.find('/') else {
             return Err(Wrong::new(
                 "the key of an HTTP route holds a `/`",
-                format!("write `/{0}` or, for a host, `{0}/`", shown(text)),
+                format!("write {}", in_words(&keys_for(text))),
             ));
         };
         Ok(RouteKey {
@@ -62,12 +74,16 @@ fn parse_pattern(text: &str) -> Result<HostPattern, Wrong> {
     if text == "*" {
         return Err(Wrong::new(
             "`*` alone is not a host",
-            "a key that starts with `/` takes every host",
+            "a key without a host takes every host: leave the `*` away",
         ));
     }
     let host = strip_port(text)?;
     match host.strip_prefix("*.") {
         Some(name) => parse_name(name).map(HostPattern::Wildcard),
+        None if host.starts_with('.') => Err(Wrong::new(
+            "a host does not start with a dot",
+            "write `*.` for all hosts below it, for example `*.example.org/`",
+        )),
         None if host.contains('*') => Err(Wrong::new(
             "`*` stands for whole labels at the front only",
             "for example `*.example.org/`",
@@ -80,7 +96,7 @@ fn parse_pattern(text: &str) -> Result<HostPattern, Wrong> {
 }
 
 /// A port does not take part: the listener has only one.
-fn strip_port(text: &str) -> Result<&str, Wrong> {
+pub(super) fn strip_port(text: &str) -> Result<&str, Wrong> {
     let after_brackets = text.rfind(']').map_or(0, |index| index + 1);
     match text[after_brackets..].find(':') {
         Some(colon) => {
@@ -90,7 +106,7 @@ fn strip_port(text: &str) -> Result<&str, Wrong> {
                 Ok(_) if digits => Ok(host),
                 _ => Err(Wrong::new(
                     "what follows the host is not a port",
-                    "leave the port away",
+                    format!("leave `{}` away", shown(port)),
                 )),
             }
         }
@@ -101,8 +117,14 @@ fn strip_port(text: &str) -> Result<&str, Wrong> {
 fn parse_prefix(path: &str) -> Result<String, Wrong> {
     if let Some(wrong) = path.chars().find(|c| !is_path_char(*c)) {
         let hint = match wrong {
-            '?' | '#' => "a route is chosen by host and path only".to_owned(),
-            c if c.is_control() => "remove it".to_owned(),
+            '?' | '#' => format!(
+                "leave away what follows `{wrong}`: a route is chosen by host and path only"
+            ),
+            c if c.is_control() => "leave it away".to_owned(),
+            c if PATTERNS.contains(c) => format!(
+                "a path is literal and a prefix takes everything below it: write `{}`",
+                literal(path)
+            ),
             c => {
                 let mut buffer = [0; 4];
                 let escaped: String = c
@@ -125,7 +147,7 @@ fn parse_prefix(path: &str) -> Result<String, Wrong> {
         ));
     };
     if plain.contains("%00") {
-        return Err(Wrong::new("a path holds no NUL", "remove `%00`"));
+        return Err(Wrong::new("a path holds no NUL", "leave `%00` away"));
     }
     let mut segments: Vec<&str> = Vec::new();
     for segment in plain.split('/') {
@@ -142,7 +164,10 @@ fn parse_prefix(path: &str) -> Result<String, Wrong> {
             "*" | "**" => {
                 return Err(Wrong::new(
                     "`*` does not stand for anything in a path",
-                    "a prefix takes everything below it, leave the `*` away",
+                    format!(
+                        "a prefix takes everything below it: write `{}`",
+                        literal(path)
+                    ),
                 ));
             }
             segment if hides_dots(segment) => {
@@ -257,7 +282,15 @@ mod tests {
             ("/../x", "climbs above"),
             ("/a/..;x", "hides a dot segment"),
             ("/a/%2e%2e%2fb", "hides a dot segment"),
-            ("/api/*", "does not stand for anything"),
+            ("/api/*", "everything below it: write `/api`"),
+            ("/api/{id}", "everything below it: write `/api`"),
+            ("/api/<id>/x", "everything below it: write `/api`"),
+            ("/api/[0-9]+", "everything below it: write `/api`"),
+            ("^/api/v[0-9]", "everything below it: write `/api`"),
+            ("~* ^/api$", "everything below it: write `/api`"),
+            ("= /health", "everything below it: write `/health`"),
+            ("/a?b", "leave away what follows `?`"),
+            (".x.org/", "for example `*.example.org/`"),
             ("*/x", "is not a host"),
             ("*x.org/", "whole labels"),
             ("a.*.org/", "whole labels"),

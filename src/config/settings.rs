@@ -284,13 +284,13 @@ mod tests {
         let path = "routes./a.filters[0]";
         let mut expected = [
             format!(
-                "c.yml:9:9: {path}.requests: invalid type: string \"5\", expected u32 (write 5 without quotes)"
+                "c.yml:9:9: {path}.requests: invalid type: string \"5\", expected u32 (write `5` without quotes)"
             ),
             format!(
                 "c.yml:10:9: {path}.burts: is not a setting of `limit` (did you mean `burst`?)"
             ),
             format!(
-                "c.yml:11:9: {path}.on: invalid type: string \"yes\", expected a boolean (write true without quotes)"
+                "c.yml:11:9: {path}.on: invalid type: string \"yes\", expected a boolean (write `true`)"
             ),
             format!(
                 "c.yml:12:9: {path}.name: invalid type: integer `5`, expected a string (put it in quotes if it is meant so)"

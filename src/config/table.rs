@@ -46,6 +46,11 @@ static ACCOUNT: Pattern = Pattern {
     example: "nobody",
     secret: false,
 };
+static GROUP: Pattern = Pattern {
+    what: "the name of a group",
+    example: "daemon",
+    ..ACCOUNT
+};
 static ACCESS_LOG: Pattern = Pattern {
     what: "`off`, `stdout` or a path, from the folder of this file",
     regex: "^[^\\u0000-\\u001f]+$",
@@ -263,7 +268,7 @@ pub(super) static SERVER: &[Key] = &[
     ),
     key(
         "group",
-        Text(&ACCOUNT),
+        Text(&GROUP),
         Default::None,
         "the group to run as after binding",
     ),

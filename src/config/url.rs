@@ -84,7 +84,7 @@ impl UpstreamUrl {
         if authority.contains('@') {
             return Err(Wrong::new(
                 "the URL of an upstream holds no user and password",
-                "clients log in themselves, write the host and port only",
+                "clients log in themselves: write the host and port only",
             ));
         }
         let (host_text, port_text) = split_port(authority);
@@ -129,7 +129,7 @@ fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
             })
         });
         if asks_for_tls {
-            return Err(refuse_tls(&lower, "leave the query away"));
+            return Err(refuse_tls(&lower, "leave away what follows `?`"));
         }
         return Ok(scheme);
     }
@@ -155,7 +155,7 @@ fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
             Some(word) => format!("did you mean `{word}://`?"),
             None => {
                 let names: Vec<&str> = PROTOCOLS.iter().map(|(name, _)| *name).collect();
-                format!("one of {}", names.join(", "))
+                format!("one of {}://", names.join("://, "))
             }
         },
     ))
@@ -213,7 +213,8 @@ fn parse_path(scheme: Scheme, path: &str) -> Result<String, Wrong> {
         return Err(Wrong::new(
             "a path means nothing to a database",
             format!(
-                "leave it away; to choose a database by name write `match: {{database: {}}}`",
+                "leave `{}` away; to choose a database by name write `match: {{database: {}}}`",
+                shown(path),
                 shown(path.trim_start_matches('/'))
             ),
         ));

@@ -2,6 +2,7 @@
 //! its place, parser and schema of one mind, and no text that breaks the parser.
 
 mod effects;
+mod hints;
 mod mistakes;
 mod seed;
 

@@ -12,7 +12,7 @@ use super::leaf::{
 };
 use super::report::{Report, Trail};
 use crate::config::keys::{Default, Key, Kind, Section};
-use crate::config::problem::{Mark, Wrong, did_you_mean};
+use crate::config::problem::{Mark, Wrong, did_you_mean, nearest};
 use crate::config::tree::{Entry, Node, Value};
 use crate::config::value::{ListenAddr, ListenAddrs, Secret, StatusSet};
 
@@ -56,7 +56,7 @@ impl<'a> Fields<'a> {
         };
         for entry in entries {
             if section.key(&entry.key).is_none() {
-                let wrong = unknown_key(report, section, &entry.key);
+                let wrong = unknown_key(report, section, &entry.key, entries);
                 report.problem(entry.key_at, trail.key(&entry.key), wrong);
             }
         }
@@ -161,7 +161,7 @@ impl<'a> Fields<'a> {
                 let wrong = Wrong::new(
                     format!("must be true or false, not {}", describe(field.node)),
                     match meant {
-                        Some(word) => format!("write {word} without quotes"),
+                        Some(word) => format!("write `{name}: {word}`"),
                         None => format!("for example `{name}: true`"),
                     },
                 );
@@ -313,12 +313,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn unknown_key(report: &Report, section: Section, name: &str) -> Wrong {
+fn unknown_key(report: &Report, section: Section, name: &str, entries: &[Entry]) -> Wrong {
     let names = || section.keys().iter().map(|key| key.name);
-    let guess = report
-        .may_guess()
-        .then(|| did_you_mean(name, names()))
-        .flatten();
+    let guess = || match report.may_guess() {
+        true => nearest(name, names()),
+        false => None,
+    };
     let elsewhere = || {
         let home = Section::ALL
             .into_iter()
@@ -329,10 +329,12 @@ fn unknown_key(report: &Report, section: Section, name: &str) -> Wrong {
             place => format!("it stands under `{place}`"),
         })
     };
-    Wrong::new(
-        "is not a key of the configuration",
-        elsewhere().or(guess).unwrap_or_else(|| {
-            format!("the keys here: {}", names().collect::<Vec<_>>().join(", "))
-        }),
-    )
+    let hint = elsewhere().unwrap_or_else(|| match guess() {
+        Some(meant) if entries.iter().any(|entry| entry.key == meant) => {
+            format!("leave it away: `{meant}` is there already")
+        }
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("the keys here: {}", names().collect::<Vec<_>>().join(", ")),
+    });
+    Wrong::new("is not a key of the configuration", hint)
 }

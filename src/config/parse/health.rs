@@ -183,11 +183,11 @@ impl Said {
             let wrong = match (has_path, db_type) {
                 (true, _) => Wrong::new(
                     "a check with `path` does not log in",
-                    "leave one of them away",
+                    "leave `user` and `password` away",
                 ),
                 (_, DbType::Tcp) => Wrong::new(
                     "plain TCP has no login",
-                    "say which database it is: `db_type`",
+                    "say which database it is, for example `db_type: postgres`",
                 ),
                 _ => Wrong::new(
                     format!("checks of `{}` do not log in", db_type.as_str()),
@@ -196,11 +196,17 @@ impl Said {
             };
             refuse(report, fields, name, wrong);
         } else if has(fields, "password") && !has(fields, "user") && db_type != DbType::Redis {
-            let wrong = Wrong::new("stands without `user`", "write `user` too");
+            let wrong = Wrong::new(
+                "stands without `user`",
+                "for example `user: probe` beside it",
+            );
             refuse(report, fields, "password", wrong);
         } else if has(fields, "user") && !has(fields, "password") && db_type == DbType::Redis {
             // AUTH takes a name with a password only; an account without one takes any.
-            let wrong = Wrong::new("stands without `password`", "write `password` too");
+            let wrong = Wrong::new(
+                "stands without `password`",
+                "for example `password: \"${NAME}\"` beside it",
+            );
             refuse(report, fields, "user", wrong);
         }
         if has_path {

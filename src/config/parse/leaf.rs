@@ -179,6 +179,7 @@ pub(super) fn example(key: &Key) -> String {
         (_, Default::Text(text)) => text.to_owned(),
         (Kind::Int { min, max }, _) => {
             let number = match (key.unit(), key.name) {
+                ("ms", "connect_timeout_ms" | "try_timeout_ms") => 1000,
                 ("ms", _) => 5000,
                 ("seconds", _) => 3600,
                 ("bytes", _) => 10 << 20,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use super::fields::Fields;
 use super::report::{Report, Trail};
+use super::told_apart::{OWN_PORT, ToldApart, ways_out};
 use crate::config::encryption::out_of_reach_in_tls;
 use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute};
 use crate::config::problem::{Mark, Wrong};
@@ -235,37 +236,32 @@ fn warn_of_clear_text(report: &mut Report, trail: &Trail, addr: SocketAddr, tcp:
 }
 
 fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: &[&TcpRoute]) {
-    let mut refuse = |route: &TcpRoute, why: String| {
+    let first_default = routes.iter().position(|route| route.default);
+    let mut refuse = |route: &TcpRoute, why: String, hint: String| {
         let (line, column) = route.at;
-        let wrong = Wrong::new(
-            format!("{why} on the shared listener {addr}"),
-            "give it a `tcp_listen_port` of its own, a `match`, or make it `default: true`",
-        );
+        let wrong = Wrong::new(format!("{why} on the shared listener {addr}"), hint);
         report.problem(Mark { line, column }, trail.key(&route.name), wrong);
     };
-    let mut default: Option<&TcpRoute> = None;
     let mut server_first: Option<&TcpRoute> = None;
     let mut told_apart = ToldApart::default();
-    for route in routes {
-        if route.default {
-            match default {
-                Some(first) => {
-                    refuse(route, format!("`{}` is `default: true` too", first.name));
-                    continue;
-                }
-                None => default = Some(route),
+    for (nth, route) in routes.iter().enumerate() {
+        match first_default {
+            Some(first) if route.default && first != nth => {
+                let why = format!("`{}` is `default: true` too", routes[first].name);
+                refuse(route, why, OWN_PORT.to_owned());
+                continue;
             }
+            _ => {}
         }
         if route.db_type.is_server_first() {
             match server_first {
                 Some(first) => {
-                    refuse(
-                        route,
-                        format!(
-                            "clients of `{}` wait for the server to speak too",
-                            first.name
-                        ),
+                    let why = format!(
+                        "clients of `{}` wait for the server to speak too",
+                        first.name
                     );
+                    // Nothing that a client says can help: it says nothing.
+                    refuse(route, why, OWN_PORT.to_owned());
                 }
                 None => server_first = Some(route),
             }
@@ -275,89 +271,14 @@ fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: 
         if route.default && no_match {
             continue;
         }
-        if route.db_type == DbType::Tcp && route.matches.sni.is_none() {
-            refuse(route, "nothing tells its clients from others".to_owned());
+        let why = if route.db_type == DbType::Tcp && route.matches.sni.is_none() {
+            "nothing tells its clients from others".to_owned()
+        } else if let Some(first) = told_apart.insert(route) {
+            format!("its clients cannot be told from those of `{}`", first.name)
+        } else {
             continue;
-        }
-        if let Some(first) = told_apart.insert(route) {
-            refuse(
-                route,
-                format!("its clients cannot be told from those of `{}`", first.name),
-            );
-        }
-    }
-}
-
-/// Routes that are told apart so far. What a client says first is either a TLS ClientHello with a
-/// server name, or the first bytes of a protocol, in which Postgres names database and user.
-#[derive(Default)]
-struct ToldApart<'r> {
-    groups: HashMap<(Option<&'r str>, Option<Voice>), Group<'r>>,
-}
-
-/// Protocols by their first bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Voice {
-    Http,
-    Of(DbType),
-}
-
-/// Routes of one server name, or of one protocol without one. Each of them must differ from every
-/// other in a database or in a user that both name; one look per map instead of one per pair.
-#[derive(Default)]
-struct Group<'r> {
-    any: Option<&'r TcpRoute>,
-    /// By database and user; `None` is a route that does not name it.
-    exact: HashMap<(Option<&'r str>, Option<&'r str>), &'r TcpRoute>,
-    by_database: HashMap<Option<&'r str>, &'r TcpRoute>,
-    by_user: HashMap<Option<&'r str>, &'r TcpRoute>,
-}
-
-impl<'r> ToldApart<'r> {
-    /// Adds a route; answers one that it cannot be told from.
-    fn insert(&mut self, route: &'r TcpRoute) -> Option<&'r TcpRoute> {
-        let sni = route.matches.sni.as_deref();
-        let voice = match (sni, route.db_type) {
-            // What is inside TLS does not show the protocol.
-            (Some(_), _) => None,
-            (None, kind) if kind.speaks_http() => Some(Voice::Http),
-            (None, kind) => Some(Voice::Of(kind)),
         };
-        let group = self.groups.entry((sni, voice)).or_default();
-        let clash = group.clash(route);
-        if clash.is_none() {
-            group.add(route);
-        }
-        clash
-    }
-}
-
-impl<'r> Group<'r> {
-    fn clash(&self, route: &TcpRoute) -> Option<&'r TcpRoute> {
-        let database = route.matches.database.as_deref();
-        let user = route.matches.user.as_deref();
-        let exact = |key| self.exact.get(&key);
-        match (database, user) {
-            (None, None) => self.any.as_ref(),
-            (Some(_), None) => self
-                .by_database
-                .get(&database)
-                .or_else(|| self.by_database.get(&None)),
-            (None, Some(_)) => self.by_user.get(&user).or_else(|| self.by_user.get(&None)),
-            (Some(_), Some(_)) => exact((database, user))
-                .or_else(|| exact((database, None)))
-                .or_else(|| exact((None, user)))
-                .or_else(|| exact((None, None))),
-        }
-        .copied()
-    }
-
-    fn add(&mut self, route: &'r TcpRoute) {
-        let database = route.matches.database.as_deref();
-        let user = route.matches.user.as_deref();
-        self.any.get_or_insert(route);
-        self.exact.insert((database, user), route);
-        self.by_database.entry(database).or_insert(route);
-        self.by_user.entry(user).or_insert(route);
+        let hint = ways_out(route, &told_apart, first_default.is_some());
+        refuse(route, why, hint);
     }
 }

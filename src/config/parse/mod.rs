@@ -2,8 +2,8 @@
 //!
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
 //! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys (`leaf` one value, `environment` a variable),
-//! `server`, `upstream`, `named`, `health`, `filters`, `routes` and `tcp` know theirs, `listeners` has
-//! the rules that see all routes, `circles` a warning that does. Called by `config::parse` and `config::load`.
+//! `server`, `upstream`, `named`, `health`, `filters`, `routes` and `tcp` know theirs, `listeners` and
+//! `told_apart` have the rules that see all routes, `circles` a warning that does. Called by `config::parse` and `config::load`.
 
 mod circles;
 mod environment;
@@ -17,6 +17,7 @@ mod report;
 mod routes;
 mod server;
 mod tcp;
+mod told_apart;
 mod upgrade;
 mod upstream;
 

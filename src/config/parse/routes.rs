@@ -16,6 +16,7 @@ use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
 use super::upgrade::read_upgrade;
 use super::upstream::{Carries, Draft, Told};
 use crate::config::detect::{Side, side};
+use crate::config::doubt::{doubts, in_words, keys_for};
 use crate::config::keys::{On, Section};
 use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
 use crate::config::problem::{Mark, Wrong, did_you_mean, shown};
@@ -136,14 +137,14 @@ impl Reader<'_, '_> {
         let preserve_host = fields.bool_or_default(report, "preserve_host");
         let upgrade = read_upgrade(report, &fields);
         let merge_slashes = fields.bool(report, "merge_slashes");
-        let tcp_only = TcpOnly::read(report, &fields, self.tcp_proxy);
+        let mut tcp_only = TcpOnly::read(report, &fields, self.tcp_proxy);
         match side {
             Side::Unclear => {
                 let wrong = Wrong::new(
                     "is a name, its upstream is http:// and nothing tells a database",
                     format!(
-                        "for HTTP write the key as `/{0}` or `{0}/`; for TCP add `db_type`",
-                        shown(&entry.key)
+                        "for HTTP write the key as {}; for TCP say the protocol: `db_type: tcp`",
+                        in_words(&keys_for(&entry.key))
                     ),
                 );
                 report.problem(at, trail, wrong);
@@ -229,7 +230,9 @@ impl Reader<'_, '_> {
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         let hint = guess.unwrap_or_else(|| match host_and_port {
             true => format!("a URL has a scheme: `http://{}`", shown(name)),
-            false => "write a URL such as `http://127.0.0.1:3000`, or add it to `upstreams`".into(),
+            false => {
+                "write a URL such as `http://127.0.0.1:3000`, or add an entry of that name".into()
+            }
         });
         let wrong = Wrong::new(
             format!(
@@ -318,6 +321,9 @@ impl Reader<'_, '_> {
             report.problem(entry.key_at, trail, wrong);
             return None;
         }
+        for doubt in doubts(&key) {
+            report.warn(entry.key_at, trail, doubt);
+        }
         self.http_keys
             .insert(compared, (key.text.clone(), entry.key_at));
         Some(key)
@@ -343,7 +349,7 @@ impl Reader<'_, '_> {
                 let limit = timeout.as_millis();
                 let wrong = Wrong::new(
                     format!("is longer than `{whole}`, {limit} ms for all tries together"),
-                    format!("at most {limit}"),
+                    format!("write `{name}: {limit}` at most"),
                 );
                 fields.wrong(report, name, wrong);
             }
@@ -399,7 +405,7 @@ fn not_http(scheme: Scheme) -> Wrong {
     Wrong::new(
         format!("an HTTP route needs http://, not {}://", scheme.as_str()),
         match scheme {
-            Scheme::Tcp => "write `http://`, or for TCP a key without `/` or `is_tcp: true`",
+            Scheme::Tcp => "write `http://`, or for TCP `is_tcp: true`",
             _ => "remove `is_tcp: false`, the scheme of a database makes a TCP route",
         },
     )

@@ -128,7 +128,7 @@ fn account(text: &str) -> Result<String, Wrong> {
     } else {
         Err(Wrong::new(
             format!("`{}` is not the name of an account", shown(text)),
-            "a name as in /etc/passwd, for example `nobody`",
+            "letters, digits, `_`, `-` and `.`, at most 32, not a digit first",
         ))
     }
 }

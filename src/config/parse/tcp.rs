@@ -66,17 +66,12 @@ impl TcpOnly {
                 _ => Target::Any,
             },
             idle_timeout: fields.int(report, "idle_timeout_secs").map(secs),
-            proxy_protocol: fields
-                .choice(report, "proxy_protocol")
-                .map(|word| match word {
-                    "v1" => ProxyProtocol::V1,
-                    _ => ProxyProtocol::V2,
-                }),
+            proxy_protocol: None,
         }
     }
 
     /// Rules between these keys and the protocol.
-    pub(super) fn check(&self, report: &mut Report, fields: &Fields, db_type: DbType) {
+    pub(super) fn check(&mut self, report: &mut Report, fields: &Fields, db_type: DbType) {
         let in_match = |name: &str| {
             let field = fields.find("match")?;
             match &field.node.value {
@@ -93,8 +88,12 @@ impl TcpOnly {
                         db_type.as_str()
                     ),
                     match db_type.is_server_first() {
-                        true => "only Postgres does; use a `tcp_listen_port`",
-                        false => "only Postgres does; use `sni` or a `tcp_listen_port`",
+                        true => {
+                            "leave it away: only Postgres clients do; a `tcp_listen_port` tells these from others"
+                        }
+                        false => {
+                            "leave it away: only Postgres clients do; `sni` or a `tcp_listen_port` tells these from others"
+                        }
                     },
                 );
                 report.problem(at, trail.key(name), wrong);
@@ -104,24 +103,18 @@ impl TcpOnly {
         if let (Some(at), Some(_)) = (in_match("sni"), of_login) {
             let wrong = Wrong::new(
                 "the server name is said under TLS, where database and user are not seen",
-                "keep one of them",
+                "leave one of them away",
             );
             report.problem(at, trail.key("sni"), wrong);
         }
         if let (Some(at), true) = (in_match("sni"), db_type.is_server_first()) {
             let wrong = Wrong::new(
                 "MySQL clients wait for the server before they start TLS",
-                "use a `tcp_listen_port`",
+                "leave it away: a `tcp_listen_port` tells these clients from others",
             );
             report.problem(at, trail.key("sni"), wrong);
         }
-        if self.proxy_protocol.is_some() && !may_take_proxy_header(db_type) {
-            let wrong = Wrong::new(
-                format!("`{}` servers do not take a PROXY header", db_type.as_str()),
-                "leave it away; `db_type: tcp` when something in front of the server takes it",
-            );
-            fields.wrong(report, "proxy_protocol", wrong);
-        }
+        self.proxy_protocol = read_proxy_protocol(report, fields, db_type);
     }
 
     /// Whether the checks of `upstream` can tell the role that `target` asks for.
@@ -143,7 +136,7 @@ impl TcpOnly {
         let wrong = match db_type {
             DbType::Tcp => Wrong::new(
                 "plain TCP servers have no role",
-                "say which database it is: `db_type`",
+                "say which database it is, for example `db_type: redis`",
             ),
             DbType::Postgres | DbType::Mysql => {
                 let place = match fields.find("upstream").map(|field| &field.node.value) {
@@ -191,6 +184,27 @@ impl TcpOnly {
             at: (common.at.line, common.at.column),
         }
     }
+}
+
+/// `proxy_protocol`. Which words there are is told only to whom one of them would help.
+fn read_proxy_protocol(
+    report: &mut Report,
+    fields: &Fields,
+    db_type: DbType,
+) -> Option<ProxyProtocol> {
+    fields.find("proxy_protocol")?;
+    if !may_take_proxy_header(db_type) {
+        let wrong = Wrong::new(
+            format!("`{}` servers do not take a PROXY header", db_type.as_str()),
+            "leave it away; `db_type: tcp` when something in front of the server takes it",
+        );
+        fields.wrong(report, "proxy_protocol", wrong);
+        return None;
+    }
+    Some(match fields.choice(report, "proxy_protocol")? {
+        "v1" => ProxyProtocol::V1,
+        _ => ProxyProtocol::V2,
+    })
 }
 
 /// Whether any server of this protocol can be set to take a PROXY header: MariaDB and Percona
@@ -260,7 +274,7 @@ pub(super) fn decide_db_type(
                     a.as_str(),
                     b.as_str()
                 ),
-                "say which it is: `db_type`",
+                format!("say which it is, for example `db_type: {}`", a.as_str()),
             );
             fields.wrong(report, "upstream", wrong);
             a

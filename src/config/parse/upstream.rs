@@ -130,10 +130,11 @@ impl Draft {
             );
             fields.wrong(report, "keepalive_idle_secs", wrong);
         }
-        if self.endpoints.iter().any(|e| !e.url.path.is_empty()) {
+        let mut paths = self.endpoints.iter().map(|e| e.url.path.as_str());
+        if let Some(path) = paths.find(|path| !path.is_empty()) {
             let wrong = Wrong::new(
                 "a path in the URL means nothing to a TCP route",
-                "leave the path away",
+                format!("leave `{path}` away"),
             );
             fields.wrong(report, "upstream", wrong);
         }
@@ -316,7 +317,7 @@ fn parse_hash_on(text: &str) -> Result<HashOn, Wrong> {
         Some(("cookie", name)) if is_token(name) => Ok(HashOn::Cookie(name.to_owned())),
         _ => Err(Wrong::new(
             format!("`{}` is nothing to hash on", shown(text)),
-            "client_ip, path, header:NAME or cookie:NAME",
+            "`client_ip`, `path`, `header:NAME` or `cookie:NAME`",
         )),
     }
 }
