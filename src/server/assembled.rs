@@ -187,6 +187,12 @@ impl Assembled {
             drain.announce(),
             drain.farewell(),
         );
+        let sessions = Sessions::new(self.access_log.clone(), warm.clone(), drain.farewell());
+        let server_keys = &self.config.server;
+        let sessions = match self.takeover {
+            Some(_) => sessions.inheriting(server_keys.drain_delay + server_keys.drain_timeout),
+            None => sessions,
+        };
         Edges {
             snapshots: self.snapshots.clone(),
             drain: drain.clone(),
@@ -201,11 +207,7 @@ impl Assembled {
                 reload.clone(),
             )),
             admin_edge: edge(false),
-            sessions: Arc::new(Sessions::new(
-                self.access_log.clone(),
-                warm.clone(),
-                drain.farewell(),
-            )),
+            sessions: Arc::new(sessions),
         }
     }
 }

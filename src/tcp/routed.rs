@@ -29,7 +29,7 @@ use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres::{CancelKey, SSL_REQUEST};
 use crate::wire::proxy_protocol::{self, Addresses};
-use crate::wire::replay;
+use crate::wire::{replay, tls};
 
 /// What a session is from its opening to its end.
 pub struct Routed<'s> {
@@ -92,7 +92,9 @@ impl Routed<'_> {
             }
             connected => connected.map(|c| (c, Settled::InClear(Bytes::new()))),
         };
+        let begins_with_tls = tls::begins(&first);
         let (connected, in_clear, answer) = match settled {
+            Ok((connected, _)) if begins_with_tls => (connected, InClear::No, Bytes::new()),
             Ok((connected, Settled::InClear(answer))) => (connected, InClear::Yes, answer),
             Ok((connected, Settled::Encrypted)) => (connected, InClear::No, Bytes::new()),
             Ok((connected, Settled::Cancel(key))) => {
@@ -217,6 +219,15 @@ impl Routed<'_> {
         } else if let Some(next) = pairing.next {
             next.start();
         }
+        if route.db_type == DbType::Postgres && pairing.in_clear == InClear::No {
+            let server = pairing.server.peer_addr();
+            let server = server.unwrap_or_else(|_| lease.endpoint().addr());
+            let client = self.client.ip();
+            let entry = sessions
+                .cancels
+                .register_unseen(client, &route.label, server);
+            *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+        }
         let stop = std::pin::pin!(sessions.cut_off());
         let mut ended = relay.run(pairing.client, pairing.server, stop).await;
         if ended.reason == Reason::Drained {
@@ -301,7 +312,8 @@ impl Routed<'_> {
     }
 
     async fn cancel(&self, key: &CancelKey, stream: TcpStream) {
-        cancel::carry(key, &self.sessions.cancels, self.table, stream).await;
+        let client = self.client.ip();
+        cancel::carry(key, &self.sessions.cancels, self.table, client, stream).await;
     }
 
     /// Takes leave of whoever is still there.

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
@@ -88,6 +89,14 @@ impl Sessions {
         }
     }
 
+    /// For a process that has taken over from another, whose sessions end within `drain`.
+    pub fn inheriting(self, drain: Duration) -> Sessions {
+        Sessions {
+            cancels: Cancels::inheriting(drain),
+            ..self
+        }
+    }
+
     /// Carries one connection to its end.
     pub async fn serve(&self, accepted: Accepted) -> Reason {
         let mut story = Story {
@@ -118,11 +127,11 @@ impl Sessions {
             Ok(Opening::Session { route, .. }) => {
                 let refused = refuse::client(stream, &route, why, &first).await;
                 if let Some((key, stream)) = refused {
-                    cancel::carry(&key, &self.cancels, &table, stream).await;
+                    cancel::carry(&key, &self.cancels, &table, client.ip(), stream).await;
                 }
             }
             Ok(Opening::Cancel(key)) => {
-                cancel::carry(&key, &self.cancels, &table, stream).await;
+                cancel::carry(&key, &self.cancels, &table, client.ip(), stream).await;
             }
             Ok(Opening::Unmatched) => refuse::unmatched(stream, why, &first).await,
             Err(reason) => log::debug!("{client} was turned away unheard: {reason}"),
@@ -161,7 +170,7 @@ impl Sessions {
         let (mut route, tls, said) = match opened {
             Ok(Opening::Session { route, tls, said }) => (route, tls, said),
             Ok(Opening::Cancel(key)) => {
-                cancel::carry(&key, &self.cancels, &table, stream).await;
+                cancel::carry(&key, &self.cancels, &table, client.ip(), stream).await;
                 return Reason::Ok;
             }
             Ok(Opening::Unmatched) => {

@@ -1,13 +1,12 @@
 //! Cancel requests: they come on a connection of their own and must reach the one server that runs
 //! the query.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use super::raw::Raw;
 use super::{gateway, psql, tcp};
-use crate::support::drivers::psycopg;
+use crate::support::drivers::{psycopg, psycopg_running};
 use crate::support::{Gw, Postgres, eventually, loaded, route_entry};
 
 /// Four sessions at a time, 25 times each, are cancelled once, on a connection made for that, as
@@ -151,20 +150,63 @@ fn a_cancel_that_is_encrypted_itself_goes_where_sessions_of_its_client_go() {
 fn a_cancel_of_a_session_that_is_over_disturbs_nobody() {
     let server = Postgres::new();
     let gw = gateway(&[&server], "");
-    // Nobody has this key.
-    let mut client = TcpStream::connect(gw.tcp_addr(0)).unwrap();
-    let request = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\x30\x39\x01\x02\x03\x04";
-    client.write_all(request).unwrap();
-    client
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
-    let mut said = Vec::new();
-    client.read_to_end(&mut said).unwrap();
-    assert_eq!(said, b"", "as a server answers");
+    assert_eq!(cancel_unknown(&gw), b"", "as a server answers");
     assert_eq!(psql(gw.tcp_addr(0), "", "SELECT 1").unwrap(), "1");
-    eventually(Duration::from_secs(5), "the server was asked", || {
-        server.log().contains("did not match any process")
+    assert_eq!(strays(&server), 0, "it costs no server a process");
+}
+
+/// Cancels with a key that nobody has, and returns what is answered.
+fn cancel_unknown(gw: &Gw) -> Vec<u8> {
+    let mut client = Raw::connect(gw.tcp_addr(0));
+    client.send(&cancel_request(b"\0\0\x30\x39\x01\x02\x03\x04"));
+    client.rest()
+}
+
+/// Cancels that a server did not know what to do with.
+fn strays(server: &Postgres) -> usize {
+    server.log().matches("did not match any process").count()
+}
+
+/// A key of an encrypted session is never seen, so one that is unknown may be of one.
+#[test]
+fn an_unknown_cancel_asks_only_servers_where_its_client_has_an_encrypted_session() {
+    let servers = [(); 2].map(|()| Postgres::with(&["ssl=on"]));
+    let gw = gateway(&[&servers[0], &servers[1]], "");
+    let all = || servers.iter().map(strays).collect::<Vec<_>>();
+    // In clear all keys are known.
+    let mut clear = Raw::login(gw.tcp_addr(0));
+    clear.expect(b'R');
+    cancel_unknown(&gw);
+    assert_eq!(all(), [0, 0]);
+    drop(clear);
+    let mut held = psycopg_running(
+        gw.tcp_addr(0),
+        r#"
+db = connect(sslmode="require")
+print(db.execute("SHOW port").fetchone()[0], flush=True)
+sys.stdin.readline()
+db.close()
+"#,
+    );
+    let mut port = String::new();
+    BufReader::new(held.stdout.take().unwrap())
+        .read_line(&mut port)
+        .unwrap();
+    let here = usize::from(servers[1].port().to_string() == port.trim());
+    for asked in 1..=3 {
+        cancel_unknown(&gw);
+        eventually(Duration::from_secs(5), "that server was asked", || {
+            all()[here] == asked
+        });
+        assert_eq!(all()[1 - here], 0, "the other was not");
+    }
+    drop(held.stdin.take());
+    assert!(held.wait().unwrap().success());
+    eventually(Duration::from_secs(5), "the session is over", || {
+        gw.status()["upstreams"][0]["in_flight"] == 0
     });
+    cancel_unknown(&gw);
+    assert_eq!(all()[here], 3);
 }
 
 /// Eight sessions, one after another, whose query is cancelled as drivers do it: on a connection that
