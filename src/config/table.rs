@@ -210,13 +210,13 @@ pub(super) static TCP_PROXY: &[Key] = &[
         "connection_pooling",
         Bool,
         Default::Bool(true),
-        "connect ahead, so that a session finds a fresh server connection ready",
+        "connect ahead, so that a session finds a fresh server connection ready; none is ever shared",
     ),
     key(
         "max_idle_time_secs",
         SECS,
         Default::Int(60),
-        "how long an unused connection made ahead is kept",
+        "how long an unused connection made ahead is kept (Postgres: 2 at most)",
     ),
     key(
         "sniff_timeout_ms",

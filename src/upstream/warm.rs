@@ -46,14 +46,15 @@ impl Policy {
     /// What a protocol bears. `max_idle_time` (`tcp_proxy.max_idle_time_secs`) can only make it
     /// less. `None`: no socket may be connected ahead.
     ///
-    /// PostgreSQL closes a silent client after `authentication_timeout` (60 s) and forks a process
-    /// for each; a MongoDB server spends a thread. MySQL and MariaDB speak first, and count what is
+    /// PostgreSQL forks a process for each, which keeps the rules of that moment (`pg_hba.conf`, `ssl`):
+    /// a session must not be let in by rules that are over for longer than a moment. A MongoDB server
+    /// spends a thread. MySQL and MariaDB speak first, and count what is
     /// closed before login as an attack; Oracle's listener reports it. SQL Server documents no
     /// bound. Cassandra's drivers keep few connections for long, and databases over HTTP have
     /// keep-alive.
     pub fn of(db_type: DbType, max_idle_time: Duration) -> Option<Policy> {
         let (most, seconds) = match db_type {
-            DbType::Postgres => (8, 30),
+            DbType::Postgres => (8, 2),
             DbType::Redis => (4, 60),
             DbType::Mongodb => (2, 30),
             DbType::Mysql

@@ -137,15 +137,17 @@ async fn is_closed(mut accepted: TcpStream) {
 fn protocols_that_bear_it_have_sockets_ahead_and_no_others() {
     let minute = Duration::from_secs(60);
     let of = |db_type| Policy::of(db_type, minute).map(|p| (p.most, p.max_age.as_secs()));
-    assert_eq!(of(DbType::Postgres), Some((8, 30)));
+    assert_eq!(of(DbType::Postgres), Some((8, 2)));
     assert_eq!(of(DbType::Redis), Some((4, 60)));
     assert_eq!(of(DbType::Mongodb), Some((2, 30)));
     let with = DbType::ALL.into_iter().filter(|t| of(*t).is_some());
     assert_eq!(with.count(), 3);
     assert_eq!(of(DbType::Mysql), None);
 
-    let short = Policy::of(DbType::Postgres, Duration::from_secs(5)).unwrap();
+    let short = Policy::of(DbType::Redis, Duration::from_secs(5)).unwrap();
     assert_eq!(short.max_age, Duration::from_secs(5));
+    let short = Policy::of(DbType::Postgres, Duration::from_secs(1)).unwrap();
+    assert_eq!(short.max_age, Duration::from_secs(1));
     assert_eq!(Policy::of(DbType::Postgres, Duration::ZERO), None);
 }
 

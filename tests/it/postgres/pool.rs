@@ -86,6 +86,29 @@ print(len(seen))
     assert_eq!(hits + misses, 1000.0);
 }
 
+/// PostgreSQL forks with the rules of that moment: who is let in is decided by the process that was
+/// there when a socket was connected ahead.
+#[test]
+fn rules_that_a_server_has_reloaded_reach_new_sessions_within_seconds() {
+    let server = Postgres::new();
+    let gw = gateway(&[&server], "");
+    heat(&gw);
+    let rules = "local all all trust\nhost all all 127.0.0.1/32 reject\n";
+    std::fs::write(server.folder().join("data/pg_hba.conf"), rules).unwrap();
+    server.sql("SELECT pg_reload_conf()");
+    eventually(Duration::from_secs(10), "the rules are in force", || {
+        server.try_sql("SELECT 1").is_err()
+    });
+    // Nobody comes, so what is there grows old unused; half a minute would be too long.
+    eventually(Duration::from_secs(15), "none is left from before", || {
+        warm_sockets(&gw) == 0.0
+    });
+    for _ in 0..3 {
+        let error = psql(gw.tcp_addr(0), "", "SELECT 1").unwrap_err();
+        assert!(error.contains("pg_hba.conf rejects"), "{error}");
+    }
+}
+
 #[test]
 fn without_pooling_nothing_is_connected_ahead() {
     let server = Postgres::new();
