@@ -35,16 +35,16 @@ pub const MAX_PROTOCOLS: usize = 32;
 /// encrypted names have 2 KB.
 pub const MAX_HELLO_BYTES: usize = 15 * 1024;
 
-/// Whether a client speaks TLS: a handshake record of any version, with a ClientHello in it.
+/// Whether a client speaks TLS: a handshake record with the first byte of a ClientHello in it.
 pub fn begins(bytes: &[u8]) -> bool {
-    matches!(bytes, [22, 3, _, _, _, 1, ..])
+    matches!(bytes, [22, 3, 1..=4, 0..=0x40, _, 1, ..])
 }
 
 /// Whether a client that has sent these few bytes may still turn out to [speak TLS](begins).
 pub fn may_begin(bytes: &[u8]) -> bool {
     matches!(
         bytes,
-        [22] | [22, 3] | [22, 3, _] | [22, 3, _, _] | [22, 3, _, _, _]
+        [22] | [22, 3] | [22, 3, 1..=4] | [22, 3, 1..=4, 0..=0x40] | [22, 3, 1..=4, 0..=0x40, _]
     )
 }
 
@@ -69,40 +69,36 @@ pub fn is_alert(answer: &[u8]) -> bool {
     matches!(answer, [0x15, 3, 0..=4, 0, 2, ..])
 }
 
-/// Reads a ClientHello from all that a client sent so far. It may be spread over several records
-/// (RFC 8446 5.1). Allocates at most [`MAX_HELLO_BYTES`].
+/// Reads a ClientHello from all that a client sent so far. It may be spread over several records,
+/// cut at any byte (RFC 8446 5.1); a record without content, or one of another kind among them, may
+/// not be (same section). Allocates at most [`MAX_HELLO_BYTES`] and one record.
 pub fn parse(bytes: &[u8]) -> Hello {
     let mut records = Reader::new(bytes);
-    let first = match record(&mut records) {
-        Record::Whole(first) => first,
-        Record::Cut(first) => {
-            // The header is not one of TLS, or its first byte is not that of a ClientHello.
-            return match message_length(first) {
-                Length::Wrong => Hello::NotTls,
-                _ => Hello::NeedMore,
-            };
-        }
-        Record::Wrong => return Hello::NotTls,
-    };
-
-    let needed = match message_length(first) {
-        Length::Known(needed) => needed,
-        Length::Wrong => return Hello::NotTls,
-        // A record that ends inside the four bytes of the header: nobody sends this in good faith.
-        Length::Unknown => return Hello::NotTls,
-    };
-    if first.len() >= needed {
-        return read_message(&first[..needed]);
-    }
-    let mut message = first.to_vec();
+    // What all records but the last hold; nothing where one holds all.
+    let mut gathered = Vec::new();
     loop {
-        match record(&mut records) {
-            Record::Whole(piece) => message.extend_from_slice(piece),
-            Record::Cut(_) => return Hello::NeedMore,
+        let (piece, is_whole) = match record(&mut records) {
+            Record::Whole(piece) => (piece, true),
+            Record::Cut(piece) => (piece, false),
             Record::Wrong => return Hello::NotTls,
-        }
-        if message.len() >= needed {
-            return read_message(&message[..needed]);
+        };
+        let message = match gathered.is_empty() {
+            true => piece,
+            false => {
+                gathered.extend_from_slice(piece);
+                gathered.as_slice()
+            }
+        };
+        match message_length(message) {
+            Length::Wrong => return Hello::NotTls,
+            Length::Known(needed) if message.len() >= needed => {
+                return read_message(&message[..needed]);
+            }
+            Length::Known(_) | Length::Unknown if !is_whole => return Hello::NeedMore,
+            Length::Known(_) | Length::Unknown if gathered.is_empty() => {
+                gathered = piece.to_vec();
+            }
+            Length::Known(_) | Length::Unknown => {}
         }
     }
 }
@@ -112,7 +108,7 @@ pub fn parse(bytes: &[u8]) -> Hello {
 pub fn is_only_hello(bytes: &[u8]) -> bool {
     match parse(bytes) {
         Hello::NotTls => false,
-        Hello::NeedMore => begins(bytes),
+        Hello::NeedMore => begins(bytes) || may_begin(bytes),
         Hello::Hello(_) => parse(&bytes[..bytes.len() - 1]) == Hello::NeedMore,
     }
 }
@@ -334,14 +330,81 @@ mod tests {
     #[test]
     fn a_hello_over_several_records_is_one() {
         let message = example(Some("a.example"), &["tds/8.0"]).split_off(5);
-        for size in [4, 5, 11, 64] {
+        for size in 1..=message.len() {
             let bytes = in_records(&message, size);
             assert_eq!(parse(&bytes), hello(Some("a.example"), &["tds/8.0"]));
             for end in 0..bytes.len() {
                 assert_eq!(parse(&bytes[..end]), Hello::NeedMore);
             }
         }
-        assert_eq!(parse(&in_records(&message, 3)), Hello::NotTls);
+    }
+
+    /// Every cut into three records, each of them cut again by the network.
+    #[test]
+    fn a_hello_may_be_cut_at_any_byte() {
+        let message = example(Some("a.example"), &["h2"]).split_off(5);
+        let whole = hello(Some("a.example"), &["h2"]);
+        for first in 1..message.len() - 1 {
+            for second in first + 1..message.len() {
+                let bytes = [
+                    &message[..first],
+                    &message[first..second],
+                    &message[second..],
+                ]
+                .map(|piece| in_records(piece, piece.len()))
+                .concat();
+                assert_eq!(parse(&bytes), whole, "{first} {second}");
+                // At the borders of records and inside their headers and the message's.
+                let last = first + second + 15;
+                for end in (0..30).chain(first..first + 12).chain(last..bytes.len()) {
+                    let end = end.min(bytes.len() - 1);
+                    assert_eq!(
+                        parse(&bytes[..end]),
+                        Hello::NeedMore,
+                        "{first} {second} {end}"
+                    );
+                }
+                assert!(is_only_hello(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_may_stand_between_the_records_of_a_hello() {
+        let message = example(Some("a.example"), &[]).split_off(5);
+        for cut in 1..message.len() {
+            let [start, end] = [&message[..cut], &message[cut..]].map(|p| in_records(p, p.len()));
+            let between = [
+                &b"\x16\x03\x01\0\0"[..],      // no content
+                b"\x15\x03\x01\0\x02\x01\x00", // a warning
+                b"\x17\x03\x03\0\x01x",
+                b"\x14\x03\x03\0\x01\x01",
+                b"\x16\x03\x01\x40\x01", // longer than a record can be
+                b"GET / HTTP/1.1",
+            ];
+            for other in between {
+                let bytes = [&start[..], other, &end].concat();
+                assert_eq!(parse(&bytes), Hello::NotTls, "{cut} {other:02x?}");
+            }
+        }
+        // What is refused is refused however small its records are.
+        let mut long = message.clone();
+        long[1] = 1;
+        for size in 1..8 {
+            assert_eq!(parse(&in_records(&long, size)), Hello::NotTls, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_tls_is_tls_or_not_when_the_next_bytes_come() {
+        let bytes = in_records(&example(Some("a.example"), &[]).split_off(5), 1);
+        for end in 1..bytes.len() {
+            assert_eq!(may_begin(&bytes[..end]), end < 6, "{end}");
+            assert_eq!(begins(&bytes[..end]), end >= 6, "{end}");
+        }
+        // The length of a MongoDB message, 790, and its request id.
+        let message = b"\x16\x03\0\0\0\x01\0\0";
+        assert!((3..8).all(|end| !may_begin(&message[..end]) && !begins(&message[..end])));
     }
 
     #[test]

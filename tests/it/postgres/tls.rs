@@ -144,6 +144,66 @@ fn a_client_may_begin_with_tls_as_that_of_postgresql_17_does() {
     }
 }
 
+/// Does the handshake of a client whose first message is cut into records of each size, each in a
+/// segment of its own, and begins a session in it.
+const IN_PIECES: &str = r#"
+import os, socket, ssl
+REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"
+STARTUP = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0"
+def session(name, size):
+    raw = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])))
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.sendall(REQUEST)
+    assert raw.recv(1) == b"S"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    read, written = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(read, written, server_hostname=name)
+    def until(step):
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                raw.sendall(written.read())
+                piece = raw.recv(65536)
+                assert piece, "closed"
+                read.write(piece)
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        hello = written.read()[5:]
+        for at in range(0, len(hello), size):
+            piece = hello[at:at + size]
+            record = b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece
+            for byte in range(0, len(record), max(size, 4)):
+                raw.sendall(record[byte:byte + max(size, 4)])
+    until(tls.do_handshake)
+    tls.write((len(STARTUP) + 4).to_bytes(4, "big") + STARTUP)
+    answer = until(lambda: tls.read(1))
+    raw.close()
+    return answer
+for size in (1, 2, 3, 4, 5, 50, 16384):
+    print(size, session("db1.test", size).decode(), session("other.test", size).decode())
+"#;
+
+/// RFC 8446, 5.1: handshake messages may be cut anywhere.
+#[test]
+fn a_route_is_found_by_a_name_in_a_hello_that_is_cut_at_any_byte() {
+    let servers = [(); 2].map(|()| Postgres::with(&["ssl=on"]));
+    let [one, other] = &servers;
+    let named = route_entry("one", &[one.url()], "match: {sni: db1.test}");
+    let rest = route_entry("rest", &[other.url()], "default: true");
+    let gw = Gw::start(tcp(&format!("{named}{rest}")));
+    let said = psycopg(gw.tcp_addr(0), IN_PIECES).unwrap();
+    let expected = [1, 2, 3, 4, 5, 50, 16384].map(|size| format!("{size} R R"));
+    assert_eq!(said, expected.join("\n"));
+    for route in ["one", "rest"] {
+        let labels = [("route", route)];
+        let sessions = gw.metrics().sum("tcp_proxy_connection_new", &labels);
+        assert_eq!(sessions, 7.0, "{route}");
+    }
+}
+
 /// What clients make of a server that has TLS and cannot be reached now.
 #[test]
 fn a_refusal_never_says_that_a_server_with_tls_has_none() {
