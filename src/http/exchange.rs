@@ -379,33 +379,6 @@ pub fn told(error: &Error) -> String {
     }
 }
 
-/// What happened, for the log: in our words where the gateway ended it itself or is what it failed
-/// for, else in those of who told us.
-pub fn in_words(error: &Error, reason: Reason) -> String {
-    if let ErrorType::HTTPStatus(_) = error.etype() {
-        return own_words(reason).to_owned();
-    }
-    match error.root_cause().downcast_ref::<std::io::Error>() {
-        Some(cause) if dial::is_ours(cause) => {
-            format!("this gateway has no socket left to connect with: {cause}")
-        }
-        _ => told(error),
-    }
-}
-
-/// Of an end that no error of anybody else's explains.
-const fn own_words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoHealthyEndpoint => "every endpoint of the upstream is down or has no address",
-        Reason::QueueTimeout => "no connection of the upstream became free in `queue_timeout_ms`",
-        Reason::Timeout => "`timeout_ms` has passed",
-        Reason::TooManyConnections => "there are too many connections",
-        Reason::UpstreamError => "the endpoint's answer was given up for another try",
-        Reason::NoRoute => "no route matches",
-        _ => "refused by the gateway",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

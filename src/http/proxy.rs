@@ -479,26 +479,20 @@ impl ProxyHttp for Proxy {
             Some(Fault::Client) => debug!("{}: {e}", end.reason),
             // The chain has said so.
             _ if e.root_cause().is::<Failed>() => {}
-            // The log is told of endpoints and of what is short here, not of each request that fails.
-            Some(Fault::Upstream) => {
-                debug!("{}: {}", end.reason, exchange::in_words(e, end.reason))
-            }
+            // The log is told of endpoints and upstreams, not of each request that they fail.
+            Some(Fault::Upstream) => debug!("{}: {e}", end.reason),
             _ if matches!(
                 end.reason,
                 Reason::QueueTimeout | Reason::TooManyConnections
             ) =>
             {
-                debug!("{}: {}", end.reason, exchange::in_words(e, end.reason));
+                debug!("{}: {e}", end.reason);
             }
-            fault => warn!(
-                "{}: {} (route {}, endpoint {})",
+            _ => warn!(
+                "{}: {} (route {})",
                 end.reason,
-                exchange::in_words(e, end.reason),
+                exchange::told(e),
                 ctx.route.as_ref().map_or("-", |route| &route.label),
-                ctx.endpoint
-                    .as_ref()
-                    .filter(|_| fault != Some(Fault::Gateway))
-                    .map_or("-", |endpoint| endpoint.label()),
             ),
         }
         let mut sent = 0;

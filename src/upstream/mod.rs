@@ -65,7 +65,7 @@ use self::budget::RetryBudget;
 use self::custom::{Custom, Rule};
 use self::limit::Limit;
 use self::set::{Addresses, known_addresses};
-use self::trouble::Trouble;
+use self::trouble::Shortages;
 use self::view::{GROUPS, Regime, View};
 use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec, UpstreamUrl};
 
@@ -100,8 +100,7 @@ struct Lineage {
     /// The next endpoint id.
     ids: Arc<AtomicU64>,
     budget: Arc<RetryBudget>,
-    /// Of endpoints that can be picked.
-    shortage: Arc<Trouble>,
+    shortages: Arc<Shortages>,
     /// Why names have no address, by label.
     unresolved: Arc<Mutex<HashMap<String, LastError>>>,
     /// Held while a view is built, and while an endpoint is ejected or taken in again.

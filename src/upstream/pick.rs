@@ -50,6 +50,19 @@ impl PickError {
             PickError::Deadline => Reason::Timeout,
         }
     }
+
+    /// What happened, for the log.
+    pub const fn as_words(self) -> &'static str {
+        match self {
+            PickError::NoHealthyEndpoint => {
+                "every endpoint of the upstream is down or has no address"
+            }
+            PickError::QueueTimeout => {
+                "no connection of the upstream became free in `queue_timeout_ms`"
+            }
+            PickError::Deadline => "no connection of the upstream became free in `timeout_ms`",
+        }
+    }
 }
 
 /// What one try came to.

@@ -25,26 +25,33 @@ pub(super) struct Troubles {
     connects: Trouble,
     /// Connections break, or there is no answer on them.
     answers: Trouble,
-    /// No connection can be made, for want of something here.
-    here: Trouble,
+}
+
+/// What can be wrong with an upstream, whatever its endpoints do.
+#[derive(Debug, Default)]
+pub(super) struct Shortages {
+    /// Of endpoints that can be picked.
+    endpoints: Trouble,
+    /// Of descriptors, ports or memory, in this process.
+    sockets: Trouble,
 }
 
 impl Upstream {
     /// A connect to `endpoint` failed, after `waited`.
     pub(super) fn connect_failed(&self, endpoint: &Endpoint, error: &io::Error, waited: Duration) {
-        let troubles = endpoint.troubles();
         if dial::is_ours(error) {
-            if let Some(unsaid) = troubles.here.failed() {
+            if let Some(unsaid) = self.lineage.shortages.sockets.failed() {
+                let upstream = self.label();
+                // No endpoint is named: none is to blame.
                 error!(
-                    "cannot connect, {error}, which this machine is short of and no fault of the \
-                     endpoint: {}{unsaid}",
-                    self.place(endpoint)
+                    "too_many_connections: this gateway has no socket left to connect with, {error}: \
+                     upstream={upstream}{unsaid}"
                 );
             }
             return;
         }
         endpoint.note_connect_error(error);
-        if let Some(unsaid) = troubles.connects.failed() {
+        if let Some(unsaid) = endpoint.troubles().connects.failed() {
             let place = self.place(endpoint);
             match error.kind() {
                 io::ErrorKind::TimedOut => {
@@ -66,15 +73,14 @@ impl Upstream {
 
     /// A connection to `endpoint` came about.
     pub(super) fn connected(&self, endpoint: &Endpoint) {
-        let troubles = endpoint.troubles();
-        if let Some(failures) = troubles.connects.worked() {
+        if let Some(failures) = endpoint.troubles().connects.worked() {
             let place = self.place(endpoint);
             info!("connects again, after {failures} failures: {place}");
         }
-        if let Some(failures) = troubles.here.worked() {
-            let place = self.place(endpoint);
+        if let Some(failures) = self.lineage.shortages.sockets.worked() {
+            let upstream = self.label();
             info!(
-                "connects again, what was short here is there, after {failures} failures: {place}"
+                "has sockets to connect with again, after {failures} failures: upstream={upstream}"
             );
         }
     }
@@ -90,8 +96,8 @@ impl Upstream {
 
     /// A pick came to an end.
     pub(super) fn picked<T>(&self, picked: &Result<T, PickError>) {
-        let shortage = &self.lineage.shortage;
-        let why = match picked {
+        let shortage = &self.lineage.shortages.endpoints;
+        let (reason, why) = match picked {
             Ok(_) => {
                 if let Some(failures) = shortage.worked() {
                     let upstream = self.label();
@@ -101,15 +107,10 @@ impl Upstream {
                 }
                 return;
             }
-            Err(PickError::NoHealthyEndpoint) => "none is healthy",
-            Err(PickError::QueueTimeout) => "all are in use, and for too long to wait in the queue",
-            Err(PickError::Deadline) => "all are in use until the time of the request is over",
+            Err(error) => (error.reason(), error.as_words()),
         };
         if let Some(unsaid) = shortage.failed() {
-            warn!(
-                "no endpoint can be picked, {why}: upstream={}{unsaid}",
-                self.label()
-            );
+            warn!("{reason}: {why}: upstream={}{unsaid}", self.label());
         }
     }
 
