@@ -3,7 +3,7 @@
 //! [`session`] is the life of one session: [`opening`] (its first bytes and its route), `filtered` (what the
 //! route's filters say), then [`routed`]: [`connect`] (turn, endpoint, socket), `negotiation` (of TLS, with Postgres), [`relay`] (both directions until the end). [`refuse`] tells
 //! a client no in its own protocol, `login` watches a Postgres login for what a
-//! CancelRequest needs, [`cancel`] finds its server, [`probe`] checks the health and the role of database servers. [`carried`] counts
+//! CancelRequest needs, [`cancel`] finds its server, `mysql` and `threads` do so for a KILL, [`probe`] checks the health and the role of database servers. [`carried`] counts
 //! the sessions of a thread.
 
 pub mod cancel;
@@ -11,6 +11,7 @@ pub mod carried;
 pub mod connect;
 mod filtered;
 mod login;
+mod mysql;
 mod negotiation;
 pub mod opening;
 pub mod probe;
@@ -18,6 +19,7 @@ pub mod refuse;
 pub mod relay;
 pub mod routed;
 pub mod session;
+mod threads;
 
 pub use carried::{Carried, Load};
 pub use session::{Accepted, Sessions};

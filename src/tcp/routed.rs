@@ -25,6 +25,7 @@ use crate::tcp::opening::PostgresTls;
 use crate::tcp::refuse;
 use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
 use crate::tcp::session::Sessions;
+use crate::tcp::threads::Thread;
 use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres::{CancelKey, SSL_REQUEST};
@@ -67,6 +68,10 @@ struct Pairing {
     answer: Bytes,
     /// Whether what is said can be read, where the protocol tells.
     in_clear: InClear,
+    /// Bytes that both have got already: up, down.
+    passed: (u64, u64),
+    /// Of a server that others may be asked to KILL on.
+    thread: Option<Thread>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +119,7 @@ impl Routed<'_> {
             warmth,
             next,
         } = connected;
-        let pairing = Pairing {
+        let mut pairing = Pairing {
             preface: self.preface(&stream),
             client: stream,
             server,
@@ -123,7 +128,26 @@ impl Routed<'_> {
             first: first.freeze(),
             answer,
             in_clear,
+            passed: match self.tls {
+                PostgresTls::No => (0, 0),
+                _ => (SSL_REQUEST.len() as u64, 1),
+            },
+            thread: None,
         };
+        if self.route.db_type == DbType::Mysql
+            && self.route.upstream.endpoints().len() > 1
+            && pairing.first.is_empty()
+        {
+            // Boxed, as above.
+            match Box::pin(self.watched(&lease, pairing)).await {
+                Ok(begun) => pairing = begun,
+                Err((reason, rest)) => {
+                    self.part(reason, rest).await;
+                    lease.finish(Outcome::Neutral);
+                    return reason;
+                }
+            }
+        }
         let ended = self.relay(&lease, pairing).await;
         if let Rest::Unanswered { client, sent } = ended.rest {
             return match replay::is_harmless(self.route.db_type, &sent) {
@@ -162,7 +186,7 @@ impl Routed<'_> {
     }
 
     /// The PROXY header, where the route has one.
-    fn preface(&self, stream: &TcpStream) -> Bytes {
+    pub(super) fn preface(&self, stream: &TcpStream) -> Bytes {
         let Some(version) = self.route.proxy_protocol else {
             return Bytes::new();
         };
@@ -173,9 +197,48 @@ impl Routed<'_> {
         proxy_protocol::write(version, addresses).into()
     }
 
+    /// The beginning of a session of MySQL is passed on with an eye on it. `Err`: it is over.
+    async fn watched(
+        &mut self,
+        lease: &Lease,
+        pairing: Pairing,
+    ) -> Result<Pairing, (Reason, Rest)> {
+        let at = lease.endpoint().addr();
+        let begun = self.begin_mysql(pairing.client, pairing.server, at, pairing.preface);
+        let begun = begun.await;
+        if let Some(reason) = begun.over {
+            self.told.up += begun.up;
+            self.told.down += begun.down;
+            let rest = Rest::Open {
+                client: begun.client,
+                server: begun.server,
+                cut: !begun.to_client.is_empty(),
+                last: None,
+                silent: begun.up == 0,
+            };
+            return Err((reason, rest));
+        }
+        Ok(Pairing {
+            preface: Bytes::new(),
+            client: begun.client,
+            server: begun.server,
+            first: begun.to_server,
+            answer: begun.to_client,
+            passed: (begun.up, begun.down),
+            thread: begun.thread,
+            ..pairing
+        })
+    }
+
     async fn relay(&mut self, lease: &Lease, pairing: Pairing) -> Ended {
         let (sessions, route) = (self.sessions, self.route);
-        let count = |direction, bytes| route.metrics.bytes(direction, bytes);
+        let thread = pairing.thread;
+        let count = |direction, bytes| {
+            route.metrics.bytes(direction, bytes);
+            if let Some(thread) = &thread {
+                thread.moved(direction, bytes);
+            }
+        };
         let registered = Mutex::new(None);
         let mut relay = Relay::new(&count);
         relay.idle_timeout = route.idle_timeout;
@@ -183,10 +246,7 @@ impl Routed<'_> {
         relay.preface = pairing.preface;
         relay.to_server = pairing.first;
         relay.to_client = pairing.answer;
-        if self.tls != PostgresTls::No {
-            relay.passed_up = SSL_REQUEST.len() as u64;
-            relay.passed_down = 1;
-        }
+        (relay.passed_up, relay.passed_down) = pairing.passed;
         relay.carried = self.carried.take();
         if route.db_type == DbType::Mysql {
             relay.silent_client = SilentClient::HandBack;
@@ -273,6 +333,11 @@ impl Routed<'_> {
             first: sent,
             answer: Bytes::new(),
             in_clear,
+            passed: match self.tls {
+                PostgresTls::No => (0, 0),
+                _ => (SSL_REQUEST.len() as u64, 1),
+            },
+            thread: None,
         };
         let ended = self.relay(&lease, pairing).await;
         self.part(ended.reason, ended.rest).await;

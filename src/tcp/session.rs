@@ -26,6 +26,7 @@ use crate::tcp::opening::{self, Opening};
 use crate::tcp::refuse;
 use crate::tcp::relay::Pipes;
 use crate::tcp::routed::{Routed, Told};
+use crate::tcp::threads::Threads;
 use crate::telemetry::{AccessLog, Record};
 use crate::upstream::warm::Warm;
 
@@ -35,6 +36,8 @@ pub struct Sessions {
     pub(super) warm: Arc<Warm>,
     pub(super) pipes: Arc<Pipes>,
     pub(super) cancels: Cancels,
+    /// Likewise, for the KILL of MySQL.
+    pub(super) threads: Threads,
     /// Turns to the reason when a drain has waited long enough.
     pub(super) cut: watch::Receiver<Option<Reason>>,
 }
@@ -85,6 +88,7 @@ impl Sessions {
             warm,
             pipes: Pipes::new(MAX_PIPES),
             cancels: Cancels::default(),
+            threads: Threads::default(),
             cut,
         }
     }

@@ -6,6 +6,12 @@
 //!
 //! Source: MySQL Internals, "Client/Server Protocol": packets, ERR_Packet, Handshake v10.
 
+mod hello;
+mod kill;
+
+pub use self::hello::{Answer, Greeting, Login, NATIVE, switch_to_native};
+pub use self::kill::Command;
+
 use super::printable;
 use super::probe::Verdict;
 use super::reader::Reader;
@@ -56,7 +62,7 @@ pub(super) fn judge(answer: &[u8]) -> Verdict {
 
 /// One packet at the start of what a server sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Packet<'a> {
+pub enum Packet<'a> {
     NeedMore,
     Whole {
         number: u8,
@@ -67,7 +73,7 @@ pub(super) enum Packet<'a> {
     Malformed,
 }
 
-pub(super) fn read_packet(bytes: &[u8]) -> Packet<'_> {
+pub fn read_packet(bytes: &[u8]) -> Packet<'_> {
     let mut reader = Reader::new(bytes);
     let Some([low, middle, high]) = reader.array() else {
         return Packet::NeedMore;
@@ -98,7 +104,7 @@ pub(super) fn error_text(payload: &[u8]) -> String {
     format!("{code} {}", printable(text))
 }
 
-pub(super) fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
+pub fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_le_bytes();
     let mut bytes = Vec::with_capacity(payload.len() + 4);
     bytes.extend(&length[..3]);
@@ -107,8 +113,24 @@ pub(super) fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(super) const ERR: u8 = 0xff;
-pub(super) const GREETING: u8 = 0x0a;
+/// An ERR packet in answer to a command.
+pub fn error(number: u8, code: u16, state: &[u8; 5], text: &str) -> Vec<u8> {
+    let code = code.to_le_bytes();
+    packet(
+        number,
+        &[&[ERR], &code[..], b"#", state, text.as_bytes()].concat(),
+    )
+}
+
+/// Leaves a session that nobody needs.
+pub fn quit() -> Vec<u8> {
+    packet(0, &[COM_QUIT])
+}
+
+const COM_QUIT: u8 = 1;
+pub const OK: u8 = 0;
+pub const ERR: u8 = 0xff;
+pub const GREETING: u8 = 0x0a;
 
 /// Longest packet believed: greetings, authentication and errors have some hundred bytes.
 const MAX_PACKET_BYTES: usize = 16 * 1024;

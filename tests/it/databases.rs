@@ -15,6 +15,7 @@ mod blocking;
 mod frozen;
 mod hostile;
 mod idle;
+mod kill;
 mod mariadb;
 mod others;
 mod raw;

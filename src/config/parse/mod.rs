@@ -96,6 +96,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
     let routes_trail = root.trail.key("routes");
     listeners::check_enabled(report, &root, &routes.tcp, &tcp_proxy, enabled_is_written);
     listeners::refuse_undecidable(report, &routes_trail, &routes.tcp);
+    tcp::warn_of_kill(report, &routes_trail, &routes.tcp);
     if !tcp_proxy.enabled {
         routes.tcp.clear();
     }

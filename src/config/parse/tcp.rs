@@ -281,3 +281,24 @@ pub(super) fn decide_db_type(
         }
     }
 }
+
+/// Says what a `KILL` cannot do where there are several servers to have the thread.
+pub(super) fn warn_of_kill(report: &mut Report, routes_trail: &Trail, tcp: &[TcpRoute]) {
+    for route in tcp {
+        let upstream = &route.upstream;
+        let stays = upstream.balance.hash_on() == Some(&crate::config::HashOn::ClientIp);
+        if route.db_type != DbType::Mysql || upstream.endpoints.len() < 2 || stays {
+            continue;
+        }
+        let (line, column) = route.at;
+        report.warn(
+            Mark { line, column },
+            routes_trail.key(&route.name).key("upstream"),
+            "has several endpoints, and a `KILL` can be read only in a session in clear, and moved only \
+             when it logged in by mysql_native_password: from other clients (TLS, compression, \
+             caching_sha2_password) it is refused or stays at the server of its own connection, where \
+             an equal id is another client's; `balance: hash` with `hash_on: client_ip` keeps a \
+             client's sessions at one server",
+        );
+    }
+}

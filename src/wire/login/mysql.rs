@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use self::standing::{Answer, CLUSTER, SETTINGS, Settings};
 use super::{Held, Login, LoginStep, Role};
-use crate::wire::mysql::{ERR, GREETING, Packet, error_text, packet, read_packet};
+use crate::wire::mysql::{ERR, GREETING, Greeting, Packet, error_text, packet, read_packet};
 use crate::wire::printable;
 use crate::wire::reader::Reader;
 
@@ -247,38 +247,6 @@ fn refusal(payload: &[u8]) -> String {
         _ => return text,
     };
     format!("{text}{meaning}{CLEAR_TEXT}")
-}
-
-/// What of a server's greeting (Handshake v10) a login needs.
-struct Greeting<'a> {
-    salt: Vec<u8>,
-    method: &'a [u8],
-}
-
-impl<'a> Greeting<'a> {
-    fn read(content: &'a [u8]) -> Option<Greeting<'a>> {
-        let mut reader = Reader::new(content);
-        reader.c_string()?; // version
-        reader.u32()?; // connection id
-        let mut salt = reader.take(8)?.to_vec();
-        reader.u8()?;
-        let low = u32::from(reader.u16_le()?);
-        reader.take(1 + 2)?; // character set, status
-        let capabilities = low | u32::from(reader.u16_le()?) << 16;
-        let salt_length = usize::from(reader.u8()?);
-        reader.take(10)?;
-        if capabilities & (PROTOCOL_41 | SECURE_CONNECTION) != PROTOCOL_41 | SECURE_CONNECTION {
-            return None;
-        }
-        let rest = reader.take(salt_length.saturating_sub(8).max(13))?;
-        salt.extend(rest.strip_suffix(&[0]).unwrap_or(rest));
-        let method = match capabilities & PLUGIN_AUTH {
-            0 => Method::Native.name(),
-            // Some servers of old leave out its NUL.
-            _ => reader.c_string().unwrap_or(reader.rest()),
-        };
-        Some(Greeting { salt, method })
-    }
 }
 
 /// AuthSwitchRequest: the name of another method, and a salt of its own.
