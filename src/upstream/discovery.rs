@@ -28,7 +28,8 @@ pub const REFRESH: Duration = Duration::from_secs(30);
 /// Gives the addresses of a name.
 #[async_trait]
 pub trait Resolver: Send + Sync {
-    /// An empty list counts as an error.
+    /// An empty list counts as an error. IPv4 and IPv6 addresses are taken for two ways to the same
+    /// servers, pair by pair; the family of the first address is tried first.
     async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
     /// How long an answer for `host` is good for. Less than 200 ms counts as that.
