@@ -23,6 +23,7 @@ use super::routed::Routed;
 use super::threads::{PATIENCE, Thread};
 use crate::error::Reason;
 use crate::telemetry::Direction;
+use crate::upstream::dial;
 use crate::wire::mysql::{self, Answer, Command, Greeting, Packet};
 
 /// A session that goes on in a relay.
@@ -100,6 +101,30 @@ impl Routed<'_> {
     fn servers(&self) -> Vec<SocketAddr> {
         let endpoints = self.route.upstream.endpoints();
         endpoints.iter().map(|endpoint| endpoint.addr()).collect()
+    }
+
+    /// A connection to the endpoint that is known by `server`, with the id and the salt of its
+    /// greeting.
+    async fn greeted(
+        &self,
+        server: SocketAddr,
+        preface: &[u8],
+    ) -> Option<(TcpStream, u32, Vec<u8>)> {
+        let endpoints = self.route.upstream.endpoints();
+        let endpoint = endpoints.iter().find(|e| e.addr() == server)?;
+        let mut stream = dial::connect(endpoint, PATIENCE).await.ok()?;
+        stream.write_all(preface).await.ok()?;
+        let packet = next_packet(&mut stream).await.ok()?;
+        let content = packet[4..].strip_prefix(&[mysql::GREETING])?;
+        match Greeting::read(content) {
+            Some(greeting) if greeting.salt.len() == 20 => {
+                Some((stream, greeting.id, greeting.salt))
+            }
+            _ => {
+                tokio::spawn(refuse::leave_mysql(stream));
+                None
+            }
+        }
     }
 
     /// Watches a session begin.
@@ -346,7 +371,8 @@ impl Talk<'_, '_> {
     async fn log_in_at(&mut self, server: SocketAddr, login: &[u8], number: u8) -> Asked {
         let greeted = timeout(
             PATIENCE,
-            greeted(server, &self.routed.preface(&self.client)),
+            self.routed
+                .greeted(server, &self.routed.preface(&self.client)),
         )
         .await;
         let Ok(Some((mut stream, id, salt))) = greeted else {
@@ -466,21 +492,6 @@ enum Asked {
     Yes,
     /// It left instead.
     Gone,
-}
-
-/// A connection to `server`, with the id and the salt of its greeting.
-async fn greeted(server: SocketAddr, preface: &[u8]) -> Option<(TcpStream, u32, Vec<u8>)> {
-    let mut stream = TcpStream::connect(server).await.ok()?;
-    stream.write_all(preface).await.ok()?;
-    let packet = next_packet(&mut stream).await.ok()?;
-    let content = packet[4..].strip_prefix(&[mysql::GREETING])?;
-    match Greeting::read(content) {
-        Some(greeting) if greeting.salt.len() == 20 => Some((stream, greeting.id, greeting.salt)),
-        _ => {
-            tokio::spawn(refuse::leave_mysql(stream));
-            None
-        }
-    }
 }
 
 /// One whole packet with its head; its payload has a byte at least.
