@@ -27,7 +27,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::config::{self, DbType, Secret};
 use crate::upstream::health::{Probe, ProbeFactory};
 use crate::upstream::warm::Ready;
-use crate::upstream::{Encryption, Endpoint, Role, dial};
+use crate::upstream::{Encryption, Endpoint, Role, Term, dial};
 use crate::wire::login::{self, Login, LoginStep};
 use crate::wire::postgres::GSSENC_REQUEST;
 use crate::wire::probe::{self, Verdict};
@@ -51,6 +51,7 @@ pub fn factory() -> ProbeFactory {
             user: user.clone(),
             password: password.clone(),
             without_gssenc: AtomicBool::new(false),
+            without_term: AtomicBool::new(false),
         })),
     })
 }
@@ -96,6 +97,8 @@ struct DatabaseProbe {
     password: Option<Secret>,
     /// This Postgres does not know GSSENCRequest.
     without_gssenc: AtomicBool,
+    /// This Postgres does not say its timeline.
+    without_term: AtomicBool,
 }
 
 #[async_trait]
@@ -108,9 +111,14 @@ impl Probe for DatabaseProbe {
             DbType::Postgres if !has_login => self.ask_postgres(endpoint).await,
             DbType::Postgres | DbType::Redis if has_login => {
                 let mut talk = Talk::connect(endpoint, self.db_type).await?;
-                let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
+                let mut login = self.login()?;
+                if self.without_term.load(Ordering::Relaxed) {
+                    login.spare_term();
+                }
+                let (role, farewell) = talk.converse(login.as_mut()).await?;
                 talk.write(&farewell).await?;
                 talk.end().await;
+                self.note_term(endpoint, role, login.as_ref());
                 Ok(role)
             }
             DbType::Redis | DbType::Mongodb => self.ask_for_role(endpoint).await,
@@ -185,10 +193,25 @@ impl DatabaseProbe {
             talk.answer(login.as_mut()).await?
         };
         talk.end().await;
-        Ok(match step {
+        let role = match step {
             LoginStep::Done { role, .. } => known(role),
             _ => Role::Unknown,
-        })
+        };
+        self.note_term(endpoint, role, login.as_ref());
+        Ok(role)
+    }
+
+    /// Tells the endpoint which of several primaries it is. One that was asked and does not know is
+    /// not asked again: each question may leave an error in its log.
+    fn note_term(&self, endpoint: &Endpoint, role: Role, login: &dyn Login) {
+        let term = login.term().map(|term| Term {
+            group: term.group,
+            number: term.number,
+        });
+        if role == Role::Primary && term.is_none() {
+            self.without_term.store(true, Ordering::Relaxed);
+        }
+        endpoint.note_term(term);
     }
 }
 

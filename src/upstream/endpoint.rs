@@ -8,8 +8,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
@@ -17,6 +17,8 @@ use super::dial;
 use super::eject::Ejector;
 use super::encryption::{Answer, Encryption};
 use super::last_error::{LastError, Remembered};
+use super::lock;
+use super::primaries::Term;
 use super::site::Site;
 use super::trouble::Troubles;
 use super::warm::Shelf;
@@ -74,6 +76,10 @@ struct Vitals {
     against: AtomicU32,
     /// A [`Role`], as `u8`.
     role: AtomicU8,
+    /// What the last check said of the term of a primary.
+    term: Mutex<Option<Term>>,
+    /// A primary that another one outranks.
+    outranked: AtomicBool,
     ejector: Ejector,
     encryption: Answer,
     picks: AtomicU64,
@@ -103,6 +109,8 @@ impl Endpoint {
                 was_checked: AtomicBool::new(false),
                 against: AtomicU32::new(0),
                 role: AtomicU8::new(Role::Unknown as u8),
+                term: Mutex::default(),
+                outranked: AtomicBool::new(false),
                 ejector: Ejector::new(),
                 encryption: Answer::new(),
                 picks: AtomicU64::new(0),
@@ -233,9 +241,10 @@ impl Endpoint {
         self.passes_checks() && !self.is_ejected()
     }
 
-    /// The verdict of the active checks; true before the first one and when there are none.
+    /// The verdict of the active checks, and of the other primaries; true before the first one and when there are none.
     pub fn passes_checks(&self) -> bool {
-        !self.watch.checked || self.vitals.passing.load(Ordering::Relaxed)
+        let passing = || self.vitals.passing.load(Ordering::Relaxed);
+        !self.watch.checked || (passing() && !self.is_outranked())
     }
 
     /// Whether it is to be checked and has never been.
@@ -264,6 +273,29 @@ impl Endpoint {
     /// Whether it declined TLS of late.
     pub(super) fn declines_encryption(&self) -> bool {
         self.vitals.encryption.is_fresh_no()
+    }
+
+    /// Whether it is a primary, and another one was promoted after it.
+    pub fn is_outranked(&self) -> bool {
+        self.watch.asked_for_role && self.vitals.outranked.load(Ordering::SeqCst)
+    }
+
+    /// Takes note of what a check learned of a primary's term, before it says that it passed.
+    pub fn note_term(&self, term: Option<Term>) {
+        *lock(&self.vitals.term) = term;
+    }
+
+    /// The term of what was a primary when it passed its last check.
+    pub(super) fn claim(&self) -> Option<Term> {
+        match self.role() {
+            Role::Primary => *lock(&self.vitals.term),
+            Role::Replica | Role::Unknown => None,
+        }
+    }
+
+    /// Says whether another primary outranks it, and returns whether one did.
+    pub(super) fn outrank(&self, outranked: bool) -> bool {
+        self.vitals.outranked.swap(outranked, Ordering::SeqCst)
     }
 
     /// Whether too many failures in a row have put it out for now.

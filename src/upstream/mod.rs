@@ -11,8 +11,8 @@
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
-//! speaks TLS), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is hashed), `ring` (Ketama),
-//! `probe` (Pingora's checks), [`warm`] (sockets connected ahead), `trouble` (what the log is told),
+//! speaks TLS), `primaries` (the one of several), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is
+//! hashed), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead), `trouble` (what the log is told),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
@@ -32,6 +32,7 @@ mod lease;
 mod limit;
 pub mod peer;
 mod pick;
+mod primaries;
 mod probe;
 mod ring;
 mod set;
@@ -42,7 +43,7 @@ mod view;
 pub mod warm;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ pub use self::last_error::LastError;
 pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
+pub use self::primaries::Term;
 pub use self::set::EndpointSet;
 pub use self::site::Site;
 pub use self::tune::{tune, tune_listener};
@@ -105,6 +107,8 @@ struct Lineage {
     unresolved: Arc<Mutex<HashMap<String, LastError>>>,
     /// Held while a view is built, and while an endpoint is ejected or taken in again.
     deciding: Arc<Mutex<()>>,
+    /// Primaries that nothing ranks were told of.
+    tied: Arc<AtomicBool>,
 }
 
 impl Upstream {
@@ -356,6 +360,7 @@ impl Upstream {
                 role.as_str()
             );
         }
+        let settled = self.settle_primaries();
         let needed = match result {
             Ok(_) => policy.healthy_after,
             Err(_) => policy.unhealthy_after,
@@ -373,7 +378,7 @@ impl Upstream {
                 endpoint.addr()
             );
         }
-        if reinstated || verdict.is_some() || new_role.is_some() {
+        if reinstated || verdict.is_some() || new_role.is_some() || settled {
             self.changed();
         }
         verdict

@@ -25,6 +25,14 @@ pub enum Role {
     Replica,
 }
 
+/// How many promotions a primary's history has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Term {
+    /// Which history: terms of others mean nothing beside it.
+    pub group: u64,
+    pub number: u64,
+}
+
 /// What to do next in a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginStep {
@@ -46,6 +54,14 @@ pub trait Login: Send {
 
     /// Takes the server's next bytes, cut anywhere.
     fn advance(&mut self, bytes: &[u8]) -> LoginStep;
+
+    /// Of a primary, once done: its term, where it has one and says it.
+    fn term(&self) -> Option<Term> {
+        None
+    }
+
+    /// Leaves the term out: for servers that were asked for it before and do not know it.
+    fn spare_term(&mut self) {}
 }
 
 /// The login for this database. `None` where there is no role to learn (Cassandra, SQL Server,

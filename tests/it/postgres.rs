@@ -5,6 +5,7 @@ mod drain;
 mod failures;
 mod limits;
 mod pool;
+mod promotion;
 mod raw;
 mod selection;
 mod sessions;

@@ -1,4 +1,4 @@
-//! Logging in to PostgreSQL and asking `pg_is_in_recovery()`.
+//! Logging in to PostgreSQL and asking `pg_is_in_recovery()`, and a primary for its timeline.
 //!
 //! Its own file because it is one conversation. Invariant: a message is read whole and once, and
 //! one that does not belong where it comes ends the login.
@@ -8,7 +8,7 @@
 use md5::{Digest, Md5};
 
 use super::scram::Scram;
-use super::{Held, Login, LoginStep, Role};
+use super::{Held, Login, LoginStep, Role, Term};
 use crate::wire::postgres::{error_field, message, startup_packet};
 use crate::wire::printable;
 use crate::wire::reader::Reader;
@@ -19,6 +19,9 @@ pub(super) struct PostgresLogin {
     password: String,
     held: Held,
     state: State,
+    /// The query for the timeline is left out.
+    spared: bool,
+    term: Option<Term>,
 }
 
 enum State {
@@ -28,6 +31,8 @@ enum State {
     Starting,
     /// The query is sent; its answer once it came.
     Asked(Option<Role>),
+    /// A primary was asked for its timeline; whether it answered or does not know.
+    AskedForTimeline,
     Over,
 }
 
@@ -38,12 +43,16 @@ impl PostgresLogin {
             password: password.to_owned(),
             held: Held::default(),
             state: State::Authenticating(None),
+            spared: false,
+            term: None,
         }
     }
 
     /// What one message leads to; `None`: nothing to do about it.
     fn message(&mut self, kind: u8, body: &[u8]) -> Result<Option<LoginStep>, String> {
         match (&mut self.state, kind) {
+            // An error that is said to a question only; ReadyForQuery follows.
+            (State::AskedForTimeline, b'E') => Ok(None),
             (_, b'E') => Err(refusal(body)),
             // NoticeResponse, ParameterStatus
             (_, b'N' | b'S') => Ok(None),
@@ -56,7 +65,7 @@ impl PostgresLogin {
                 Ok(Some(LoginStep::Send(query)))
             }
             // RowDescription, CommandComplete
-            (State::Asked(_), b'T' | b'C') => Ok(None),
+            (State::Asked(_) | State::AskedForTimeline, b'T' | b'C') => Ok(None),
             (State::Asked(role), b'D') => {
                 *role = Some(match body {
                     [0, 1, 0, 0, 0, 1, b't'] => Role::Replica,
@@ -67,9 +76,17 @@ impl PostgresLogin {
             }
             (State::Asked(role), b'Z') => {
                 let role = role.ok_or("no answer to pg_is_in_recovery()")?;
-                let farewell = message(b'X', b"");
-                Ok(Some(LoginStep::Done { role, farewell }))
+                if role == Role::Primary && !self.spared {
+                    self.state = State::AskedForTimeline;
+                    return Ok(Some(LoginStep::Send(message(b'Q', TIMELINE))));
+                }
+                Ok(Some(done(role)))
             }
+            (State::AskedForTimeline, b'D') => {
+                self.term = read_term(body);
+                Ok(None)
+            }
+            (State::AskedForTimeline, b'Z') => Ok(Some(done(Role::Primary))),
             _ => Err(format!(
                 "PostgreSQL sent a message {:?} out of turn",
                 char::from(kind)
@@ -178,6 +195,37 @@ impl Login for PostgresLogin {
             LoginStep::Failed(text)
         })
     }
+
+    fn term(&self) -> Option<Term> {
+        self.term
+    }
+
+    fn spare_term(&mut self) {
+        self.spared = true;
+    }
+}
+
+fn done(role: Role) -> LoginStep {
+    let farewell = message(b'X', b"");
+    LoginStep::Done { role, farewell }
+}
+
+/// A row of the system identifier, which all copies of a cluster share, and the name of the WAL file
+/// that is written now, which begins with its timeline.
+fn read_term(row: &[u8]) -> Option<Term> {
+    let mut reader = Reader::new(row);
+    if reader.u16()? != 2 {
+        return None;
+    }
+    let mut text = || {
+        let length = reader.u32()?;
+        std::str::from_utf8(reader.take(length as usize)?).ok()
+    };
+    let (group, file) = (text()?, text()?);
+    Some(Term {
+        group: group.parse().ok()?,
+        number: u64::from_str_radix(file.get(..8)?, 16).ok()?,
+    })
 }
 
 /// What an ErrorResponse says, and what it means for a check where that is not plain.
@@ -215,6 +263,11 @@ fn new_nonce() -> String {
     base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 18]>())
 }
 
+/// The timeline of the moment: `pg_control_checkpoint()` has that of the last checkpoint, which may
+/// be older than a promotion. Both functions are for everybody.
+const TIMELINE: &[u8] = b"SELECT system_identifier, pg_walfile_name(pg_current_wal_lsn()) \
+    FROM pg_control_system()\0";
+
 const MECHANISM: &[u8] = b"SCRAM-SHA-256";
 
 /// Longest message believed in a login; libpq's bound for errors.
@@ -237,8 +290,24 @@ mod tests {
         message(b'R', &[&method.to_be_bytes()[..], content].concat())
     }
 
+    /// The answer of a primary to the question for its timeline.
+    fn timeline() -> Vec<u8> {
+        let row = b"\0\x02\0\0\0\x137401234567890123456\0\0\0\x18000000020000000000000009";
+        [
+            message(b'T', b"\0\x02"),
+            message(b'D', row),
+            message(b'C', b"SELECT 1\0"),
+            message(b'Z', b"I"),
+        ]
+        .concat()
+    }
+
     /// Everything of a server after the password was right.
     fn welcome(in_recovery: u8) -> Vec<u8> {
+        let more = match in_recovery {
+            b'f' => timeline(),
+            _ => Vec::new(),
+        };
         [
             authentication(0, b""),
             message(b'S', b"server_version\x0015.6\0"),
@@ -251,6 +320,7 @@ mod tests {
             message(b'D', &[0, 1, 0, 0, 0, 1, in_recovery]),
             message(b'C', b"SELECT 1\0"),
             message(b'Z', b"I"),
+            more,
         ]
         .concat()
     }
@@ -312,13 +382,6 @@ mod tests {
         }
     }
 
-    fn done(role: Role) -> LoginStep {
-        LoginStep::Done {
-            role,
-            farewell: TERMINATE.to_vec(),
-        }
-    }
-
     fn failed(text: &str) -> LoginStep {
         LoginStep::Failed(text.to_owned())
     }
@@ -342,7 +405,15 @@ mod tests {
                     );
                     let (written, last) = feed(&mut login, &stream, step);
                     assert_eq!(last, done(role));
-                    let start = [&answer[..], QUERY].concat();
+                    let mut start = [&answer[..], QUERY].concat();
+                    let term = Term {
+                        group: 7_401_234_567_890_123_456,
+                        number: 2,
+                    };
+                    if role == Role::Primary {
+                        start.extend(message(b'Q', TIMELINE));
+                    }
+                    assert_eq!(login.term(), (role == Role::Primary).then_some(term));
                     match step == stream.len() {
                         // In one piece the query has no moment of its own.
                         true => assert!(written.ends_with(TERMINATE)),
@@ -351,6 +422,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_primary_that_does_not_know_its_timeline_is_a_primary_without() {
+        let error = error_response("0A000", "pg_current_wal_lsn() is not supported");
+        let ready = message(b'Z', b"I");
+        let garbled = [message(b'D', b"\0\x01\0\0\0\x01x"), ready.clone()].concat();
+        for answer in [[error, ready].concat(), garbled] {
+            let mut stream = welcome(b'f');
+            stream.truncate(stream.len() - timeline().len());
+            stream.extend(answer);
+            for step in [1, stream.len()] {
+                let mut login = PostgresLogin::new("bob", "secret");
+                login.start();
+                assert_eq!(feed(&mut login, &stream, step).1, done(Role::Primary));
+                assert_eq!(login.term(), None);
+            }
+        }
+        let mut login = PostgresLogin::new("bob", "secret");
+        login.start();
+        login.spare_term();
+        let (written, last) = feed(&mut login, &welcome(b'f'), 1);
+        assert_eq!(last, done(Role::Primary));
+        assert_eq!(written, [QUERY, TERMINATE].concat());
     }
 
     #[test]

@@ -51,6 +51,13 @@ impl Postgres {
         Postgres::of(folder, settings.iter().map(|s| (*s).to_owned()).collect())
     }
 
+    /// A server of a cluster of its own: all others here are copies of one, with one identifier.
+    pub fn unrelated() -> Postgres {
+        let folder = folder();
+        initialise(&folder.path().join("data"));
+        Postgres::of(folder, Vec::new())
+    }
+
     /// A server that follows this one.
     pub fn standby(&self) -> Postgres {
         let folder = folder();
