@@ -135,6 +135,14 @@ pub(super) fn judge(answer: &[u8]) -> Verdict {
     }
 }
 
+/// The election of a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Term {
+    /// Of the name of the replica set.
+    pub(super) set: u64,
+    pub(super) number: u64,
+}
+
 /// What a server says of itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Hello {
@@ -148,6 +156,8 @@ pub(super) enum Hello {
     Member {
         writable: bool,
         secondary: bool,
+        /// Of a primary: the term in which it was elected.
+        term: Option<Term>,
     },
 }
 
@@ -175,6 +185,7 @@ pub(super) fn read_hello(answer: &[u8]) -> Hello {
     };
     let (mut ok, mut writable, mut secondary, mut code) = (false, false, false, 0);
     let mut text = String::new();
+    let (mut set, mut election) = (None, None);
     for element in document {
         let Some((name, value)) = element else {
             return Hello::Malformed;
@@ -183,6 +194,8 @@ pub(super) fn read_hello(answer: &[u8]) -> Hello {
             (b"ok", value) => ok = value.is_true(),
             (b"isWritablePrimary" | b"ismaster", value) => writable |= value.is_true(),
             (b"secondary", value) => secondary = value.is_true(),
+            (b"setName", Value::String(name)) => set = Some(fingerprint(name)),
+            (b"electionId", Value::ObjectId(id)) => election = election_term(id),
             (b"code", Value::Int32(number)) => code = i64::from(number),
             (b"errmsg", Value::String(message)) => text = printable(message),
             _ => (),
@@ -192,10 +205,28 @@ pub(super) fn read_hello(answer: &[u8]) -> Hello {
         Hello::Member {
             writable,
             secondary,
+            term: set
+                .zip(election)
+                .filter(|_| writable)
+                .map(|(set, number)| Term { set, number }),
         }
     } else {
         Hello::Error { code, text }
     }
+}
+
+/// The term in an `electionId`, which is no id of an object: 7fffffff, then the term, big endian.
+fn election_term(id: [u8; 12]) -> Option<u64> {
+    let mut reader = Reader::new(&id);
+    (reader.u32()? == 0x7fff_ffff).then_some(())?;
+    reader.array().map(u64::from_be_bytes)
+}
+
+/// FNV-1a, so that names are compared without being kept.
+fn fingerprint(name: &[u8]) -> u64 {
+    name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// No flags, one section of kind 0.
@@ -327,11 +358,44 @@ mod tests {
                 read_hello(&bytes),
                 Hello::Member {
                     writable,
-                    secondary
+                    secondary,
+                    term: None
                 }
             );
             assert_eq!(judge(&bytes), Verdict::Alive);
         }
+    }
+
+    #[test]
+    fn a_primary_says_in_which_term_it_was_elected() {
+        let id = |term: u64| {
+            let mut id = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
+            id[4..].copy_from_slice(&term.to_be_bytes());
+            id
+        };
+        let term = |set: &str, role, election: Value| {
+            let hello = read_hello(&answer(&[
+                ("setName", Value::String(set.as_bytes())),
+                ("electionId", election),
+                (role, Value::Bool(true)),
+                ("ok", Value::Double(1.0)),
+            ]));
+            match hello {
+                Hello::Member { term, .. } => term,
+                other => panic!("{other:?}"),
+            }
+        };
+        let primary = "isWritablePrimary";
+        let [first, later] = [7, 300].map(|n| term("rs0", primary, Value::ObjectId(id(n))));
+        assert_eq!(first.map(|term| term.number), Some(7));
+        assert_eq!(later.map(|term| term.number), Some(300));
+        assert_eq!(first.map(|term| term.set), later.map(|term| term.set));
+        let other = term("rs1", primary, Value::ObjectId(id(7)));
+        assert_ne!(first.map(|term| term.set), other.map(|term| term.set));
+        assert_eq!(term("rs0", "secondary", Value::ObjectId(id(7))), None);
+        // One of before replication protocol 1.
+        assert_eq!(term("rs0", primary, Value::ObjectId([1; 12])), None);
+        assert_eq!(term("rs0", primary, Value::Other), None);
     }
 
     #[test]

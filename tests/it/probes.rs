@@ -1,6 +1,7 @@
 //! Health checks of databases, against real servers: down and up, roles, and what a check leaves
 //! behind.
 
+mod elections;
 mod refusing;
 mod tls_only;
 

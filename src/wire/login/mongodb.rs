@@ -1,14 +1,15 @@
-//! Reading MongoDB's role from `hello`, which needs no login.
+//! Reading MongoDB's role, and a primary's term, from `hello`, which needs no login.
 //!
 //! Its own file to stand beside the conversations that do log in. Invariant: one question.
 
-use super::{Held, Login, LoginStep, Role};
+use super::{Held, Login, LoginStep, Role, Term};
 use crate::wire::mongodb::{Hello, probe, read_hello};
 
 /// One question.
 #[derive(Default)]
 pub(super) struct MongodbLogin {
     held: Held,
+    term: Option<Term>,
 }
 
 impl MongodbLogin {
@@ -32,7 +33,17 @@ impl Login for MongodbLogin {
                 return LoginStep::Failed("not MongoDB: no answer to hello".into());
             }
             Hello::Error { code, text } => return LoginStep::Failed(format!("{code} {text}")),
-            Hello::Member { writable: true, .. } => Role::Primary,
+            Hello::Member {
+                writable: true,
+                term,
+                ..
+            } => {
+                self.term = term.map(|term| Term {
+                    group: term.set,
+                    number: term.number,
+                });
+                Role::Primary
+            }
             Hello::Member {
                 secondary: true, ..
             } => Role::Replica,
@@ -44,6 +55,10 @@ impl Login for MongodbLogin {
             role,
             farewell: Vec::new(),
         }
+    }
+
+    fn term(&self) -> Option<Term> {
+        self.term
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) enum Value<'a> {
     Bool(bool),
     Int32(i32),
     Int64(i64),
+    ObjectId([u8; 12]),
     /// Skipped when read, null when written.
     Other,
 }
@@ -28,7 +29,7 @@ impl Value<'_> {
             Value::Bool(value) => value,
             Value::Int32(number) => number != 0,
             Value::Int64(number) => number != 0,
-            Value::String(_) | Value::Other => false,
+            Value::String(_) | Value::ObjectId(_) | Value::Other => false,
         }
     }
 }
@@ -63,6 +64,10 @@ pub(super) fn write(fields: &[(&str, Value)]) -> Vec<u8> {
             Value::Int64(number) => {
                 document.extend(number.to_le_bytes());
                 INT64
+            }
+            Value::ObjectId(id) => {
+                document.extend(id);
+                OBJECT_ID
             }
             Value::Other => NULL,
         };
@@ -103,6 +108,7 @@ impl<'a> Document<'a> {
             BOOL => Value::Bool(elements.u8()? != 0),
             INT32 => Value::Int32(i32::from_le_bytes(elements.array()?)),
             INT64 => Value::Int64(i64::from_le_bytes(elements.array()?)),
+            OBJECT_ID => Value::ObjectId(elements.array()?),
             // Documents, arrays and code with scope count their own four bytes of length.
             0x03 | 0x04 | 0x0f => {
                 let rest = (elements.u32_le()? as usize).checked_sub(4)?;
@@ -127,7 +133,6 @@ impl<'a> Document<'a> {
             kind => {
                 elements.take(match kind {
                     0x06 | NULL | 0xff | 0x7f => 0,
-                    0x07 => 12,
                     0x09 | 0x11 => 8,
                     0x13 => 16,
                     _ => return None,
@@ -169,6 +174,7 @@ const BOOL: u8 = 0x08;
 const NULL: u8 = 0x0a;
 const INT32: u8 = 0x10;
 const INT64: u8 = 0x12;
+const OBJECT_ID: u8 = 0x07;
 
 #[cfg(test)]
 mod tests {
