@@ -3,15 +3,55 @@
 //! Its own file because it says in words what `route/` and `http/` do; it uses the same matching,
 //! so that it cannot tell something else. Resolves and binds nothing.
 
+mod tcp;
+
 use std::fmt::Write;
+use std::net::IpAddr;
 
-use crate::config::{Balance, Config, EndpointSpec, HashOn, HostPattern, HttpRoute};
+use crate::config::{Balance, Config, EndpointSpec, HashOn, HostPattern, HttpRoute, UpstreamSpec};
 use crate::error::Error;
+use crate::filter::{Rehearsed, Response, Written};
+use crate::http::{filters::normaliser, respond};
 use crate::route::{Table, normalise, strip_prefix, with_slashes};
+use crate::snapshot::Snapshot;
 
-/// The explanation, a few lines of text.
-pub fn explain(config: &Config, method: &str, url: &str) -> Result<String, Error> {
-    let (host, raw) = split(url)?;
+/// What is asked about.
+pub struct Question<'q> {
+    pub method: &'q str,
+    /// A path, a URL, or the name of a TCP route.
+    pub url: &'q str,
+    pub client: Option<IpAddr>,
+}
+
+/// A few lines of text, and whether a route is in it.
+pub struct Explained {
+    pub text: String,
+    pub leads: Leads,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    Somewhere,
+    Nowhere,
+}
+
+/// Explains what the gateway would do.
+pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explained, Error> {
+    match is_http(question.url) {
+        true => explain_http(snapshot, question),
+        false => tcp::explain(snapshot, question.url),
+    }
+}
+
+fn is_http(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    let is = |known: &str| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(known));
+    url.starts_with('/') || is("http") || is("https")
+}
+
+fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explained, Error> {
+    let (config, Question { method, url, .. }) = (&*snapshot.config, question);
+    let (host, raw) = split(url);
     let target = normalise(raw)
         .map_err(|bad| Error::io(format!("{url}: the gateway answers 400 bad_request: {bad}")))?;
     let routes = config
@@ -39,11 +79,11 @@ pub fn explain(config: &Config, method: &str, url: &str) -> Result<String, Error
     }
     let Some((key, route)) = why.chosen else {
         line(&mut text, "route", "none: the gateway answers 404 no_route");
-        return Ok(text);
+        let leads = Leads::Nowhere;
+        return Ok(Explained { text, leads });
     };
     let at = format!("{}:{}", config.file.display(), route.at.0);
     line(&mut text, "route", format!("{} ({at})", key.text));
-    describe_upstream(&mut text, route);
     let target = match route.merge_slashes {
         true => target,
         false => with_slashes(raw).map_err(|bad| {
@@ -55,22 +95,87 @@ pub fn explain(config: &Config, method: &str, url: &str) -> Result<String, Error
         (true, None) => strip_prefix(target.path(), &key.prefix).to_string(),
         (true, Some(query)) => format!("{}?{query}", strip_prefix(target.path(), &key.prefix)),
     };
+    let leads = Leads::Somewhere;
+    let Some(rehearsed) = rehearse(snapshot, question, &key.text, host, &sent) else {
+        return Err(Error::io(format!("{method} {url} is no request")));
+    };
+    for (name, does) in &rehearsed.steps {
+        line(&mut text, "filter", format!("{name}: {does}"));
+    }
+    if rehearsed.failed {
+        line(&mut text, "answers", "500 filter_error");
+        return Ok(Explained { text, leads });
+    }
+    if let Some(answer) = rehearsed.answer {
+        line(&mut text, "answers", describe_answer(answer));
+        return Ok(Explained { text, leads });
+    }
+    describe_upstream(&mut text, &route.upstream);
     let prefix = &route.upstream.endpoints[0].url.path;
-    let host = match (route.preserve_host, host) {
-        (true, Some(host)) => host,
+    let host = match (&rehearsed.host, route.preserve_host, host) {
+        (Some(host), ..) => host,
+        (None, true, Some(host)) => host,
         _ => "the endpoint's",
     };
+    let sent = &rehearsed.target;
     line(
         &mut text,
         "sends",
         format!("{method} {prefix}{sent}, Host: {host}"),
     );
     describe_tries(&mut text, config, route, method);
-    Ok(text)
+    Ok(Explained { text, leads })
 }
 
-fn describe_upstream(text: &mut String, route: &HttpRoute) {
-    let spec = &route.upstream;
+/// Sends the request through the filters of its route, and nowhere else.
+fn rehearse(
+    snapshot: &Snapshot,
+    question: &Question<'_>,
+    key: &str,
+    host: Option<&str>,
+    target: &str,
+) -> Option<Rehearsed> {
+    let mut all = snapshot.routes.iter().map(|(_, route)| route);
+    let route = all.find(|route| *route.label == *key)?;
+    let host = host.unwrap_or("localhost");
+    let https = |scheme: &str| scheme.eq_ignore_ascii_case("https");
+    let scheme = match question.url.split_once("://") {
+        Some((scheme, _)) if https(scheme) => "https",
+        _ => "http",
+    };
+    let written = Written {
+        head: format!(
+            "{} {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: {scheme}\r\n\r\n",
+            question.method
+        ),
+        client: question.client,
+        route: &route.label,
+        upstream: route.upstream.label(),
+        target: target.to_owned(),
+        normalise: normaliser(route),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    runtime.block_on(route.filters.rehearse(written))
+}
+
+/// Status, and what a client needs to understand it.
+fn describe_answer(answer: Response) -> String {
+    let reason = answer.reason;
+    let Ok(answer) = respond::of_filter(answer) else {
+        return "500 filter_error".to_owned();
+    };
+    let mut text = format!("{} {reason}", answer.head.status.as_u16());
+    let location = answer.head.headers.get(http::header::LOCATION);
+    if let Some(location) = location.and_then(|location| location.to_str().ok()) {
+        let _ = write!(text, ", Location: {location}");
+    }
+    text
+}
+
+fn describe_upstream(text: &mut String, spec: &UpstreamSpec) {
     let endpoints: Vec<String> = spec.endpoints.iter().map(endpoint).collect();
     let balance = match &spec.balance {
         Balance::RoundRobin => "round_robin".to_string(),
@@ -179,25 +284,15 @@ fn line(text: &mut String, name: &str, value: impl AsRef<str>) {
 }
 
 /// Host and target of what the user typed.
-fn split(url: &str) -> Result<(Option<&str>, &str), Error> {
-    if url.starts_with('/') {
-        return Ok((None, url));
-    }
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(Error::io(format!(
-            "{url}: write a path like /api/x or a URL like http://example.org/api/x"
-        )));
+fn split(url: &str) -> (Option<&str>, &str) {
+    let Some((_, rest)) = url.split_once("://").filter(|_| !url.starts_with('/')) else {
+        return (None, url);
     };
-    if scheme != "http" && scheme != "https" {
-        return Err(Error::io(format!(
-            "{url}: explain knows http routes only; a database route is chosen by its listener"
-        )));
-    }
     let path_at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (host, target) = rest.split_at(path_at);
     let target = target.split('#').next().unwrap_or("");
     match target.starts_with('/') {
-        true => Ok((Some(host), target)),
-        false => Ok((Some(host), "/")),
+        true => (Some(host), target),
+        false => (Some(host), "/"),
     }
 }

@@ -53,12 +53,17 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show which route a request would take, to which upstream, with which timeouts, and why
+    /// Show the way of a request or a session: its route, filter by filter, upstream and timeouts.
+    /// Exit 1 when there is none
     Explain {
         /// The request's method
         #[arg(long, value_name = "M", default_value = "GET")]
         method: String,
-        /// A path like /api/x, or a URL like http://example.org/api/x
+        /// The client's address, for filters that look at it
+        #[arg(long, value_name = "IP")]
+        client: Option<std::net::IpAddr>,
+        /// A path like /api/x, a URL like http://example.org/api/x or
+        /// postgres://127.0.0.1:5432/shop?user=app, or the name of a TCP route
         url: String,
     },
     /// Print the JSON Schema of the configuration, for editors
@@ -136,11 +141,23 @@ fn run(args: &Args, add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Er
             Ok(ExitCode::SUCCESS)
         }
         Some(Verb::Demo) => demo::run(add),
-        Some(Verb::Explain { method, url }) => {
-            let config = load(&file(args))?;
-            add(Gateway::new(config.clone())).check_names()?;
-            print!("{}", explain::explain(&config, method, url)?);
-            Ok(ExitCode::SUCCESS)
+        Some(Verb::Explain {
+            method,
+            client,
+            url,
+        }) => {
+            let gateway = add(Gateway::new(load(&file(args))?));
+            let question = explain::Question {
+                method,
+                url,
+                client: *client,
+            };
+            let explained = explain::explain(&gateway.compiled()?, &question)?;
+            print!("{}", explained.text);
+            Ok(match explained.leads {
+                explain::Leads::Somewhere => ExitCode::SUCCESS,
+                explain::Leads::Nowhere => ExitCode::FAILURE,
+            })
         }
         Some(Verb::Health { admin: Some(addr) }) => health::at(addr),
         Some(Verb::Health { admin: None }) => health::of(&file(args)),

@@ -13,6 +13,7 @@ use log::error;
 use super::files::FileRead;
 use super::guard::{guarded, guarded_future};
 use super::left_out::{Found, LeftOut};
+use super::registry::By;
 use super::{Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, Verdict};
 use crate::config::{FilterSpec, OnError, Settings};
 
@@ -33,6 +34,7 @@ pub(super) struct Step<F: ?Sized> {
     pub(super) name: Arc<str>,
     pub(super) on_error: OnError,
     pub(super) filter: Arc<F>,
+    pub(super) by: By,
     /// `None`: it is in no configuration.
     pub(super) origin: Option<Origin>,
 }
@@ -298,6 +300,7 @@ impl<F: ?Sized> Clone for Step<F> {
             name: self.name.clone(),
             on_error: self.on_error,
             filter: self.filter.clone(),
+            by: self.by,
             origin: self.origin.clone(),
         }
     }
@@ -322,7 +325,7 @@ impl std::error::Error for Failed {
 }
 
 /// Normalises the target that a filter chose; one that is bad is as if it had not been chosen.
-fn settled(cx: &mut Context<'_>, normalise: Normalise) -> Result<()> {
+pub(super) fn settled(cx: &mut Context<'_>, normalise: Normalise) -> Result<()> {
     let Some(before) = cx.replaced.take() else {
         return Ok(());
     };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::chain::{Chain, Origin, Step};
 use super::files::Files;
-use super::registry::{Make, Registry};
+use super::registry::{By, Make, Registry};
 use super::tcp_chain::TcpChain;
 use super::{Filter, TcpFilter};
 use crate::config::{Config, FilterSpec, OnError, Problem, Problems, Wrong, did_you_mean};
@@ -76,6 +76,7 @@ fn everywhere<F: ?Sized>(every: &[(Arc<str>, Arc<F>)]) -> Vec<Step<F>> {
         name: name.clone(),
         on_error: OnError::Refuse,
         filter: filter.clone(),
+        by: By::Embedder,
         origin: None,
     };
     every.iter().map(step).collect()
@@ -115,6 +116,11 @@ impl Work<'_> {
                     name: Arc::from(spec.kind.as_str()),
                     on_error: spec.on_error,
                     filter,
+                    by: self
+                        .registry
+                        .kinds
+                        .get(&spec.kind)
+                        .map_or(By::Embedder, |k| k.by),
                     origin: Some(Origin {
                         settings: spec.settings.clone(),
                         files: files.into_read(),

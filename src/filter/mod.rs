@@ -16,6 +16,7 @@ mod from_fn;
 mod guard;
 mod left_out;
 mod registry;
+mod rehearsal;
 mod response;
 mod schema;
 mod tcp;
@@ -40,6 +41,7 @@ pub use self::from_fn::{
     FromAsyncFn, FromFn, FromResponseFn, from_async_fn, from_fn, from_response_fn,
 };
 pub use self::registry::Registry;
+pub use self::rehearsal::{Rehearsed, Written};
 pub use self::response::Response;
 pub use self::tcp::{TcpContext, TcpEnd, TcpFilter, TcpVerdict};
 pub use self::tcp_chain::{Passage, TcpChain};

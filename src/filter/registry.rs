@@ -29,8 +29,16 @@ pub struct Registry {
 /// One filter type.
 pub(super) struct Kind {
     pub(super) make: Make,
+    pub(super) by: By,
     /// The JSON Schema of its settings.
     pub(super) schema: fn(&mut SchemaGenerator) -> schemars::Schema,
+}
+
+/// Whose code a filter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Us,
+    Embedder,
 }
 
 /// How a filter is made from an entry of the file that is named.
@@ -48,6 +56,9 @@ impl Registry {
     pub fn built_in() -> Registry {
         let mut registry = Registry::default();
         builtin::register(&mut registry);
+        for kind in registry.kinds.values_mut() {
+            kind.by = By::Us;
+        }
         registry
     }
 
@@ -79,7 +90,14 @@ impl Registry {
             Ok(Arc::new(filter) as Arc<dyn Filter>)
         }));
         let schema = SchemaGenerator::subschema_for::<S>;
-        self.kinds.insert(name.into(), Kind { make, schema });
+        self.kinds.insert(
+            name.into(),
+            Kind {
+                make,
+                schema,
+                by: By::Embedder,
+            },
+        );
     }
 
     /// A TCP filter type, as [`http`](Registry::http).
@@ -108,7 +126,14 @@ impl Registry {
             Ok(Arc::new(filter) as Arc<dyn TcpFilter>)
         }));
         let schema = SchemaGenerator::subschema_for::<S>;
-        self.kinds.insert(name.into(), Kind { make, schema });
+        self.kinds.insert(
+            name.into(),
+            Kind {
+                make,
+                schema,
+                by: By::Embedder,
+            },
+        );
     }
 
     /// A filter of every HTTP route, before those that the configuration names. `name` is for the

@@ -19,7 +19,7 @@ use crate::filter::{
 };
 use crate::http::exchange::{End, Exchange};
 use crate::http::respond::{self, Answer};
-use crate::route::{normalise, with_slashes};
+use crate::route::{Route, normalise, with_slashes};
 use crate::wire::http1::escaped;
 
 /// What the filters of one request keep with it.
@@ -60,10 +60,10 @@ pub enum Requested {
 /// The request phase. At most until the request's deadline.
 pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
     let deadline = tokio::time::Instant::from_std(ctx.deadline);
-    let normalised: filter::Normalise = match ctx.route.as_ref().is_some_and(|r| r.merge_slashes) {
-        true => merged,
-        false => kept,
-    };
+    let normalised = ctx
+        .route
+        .as_deref()
+        .map_or(merged as filter::Normalise, normaliser);
     let Some((chain, mut cx, passed)) = context(session, ctx) else {
         return Requested::Unfiltered;
     };
@@ -82,6 +82,14 @@ pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
             error!("filter `{name}` was not done in time (route {route})");
             Requested::Ended(Reason::Timeout)
         }
+    }
+}
+
+/// What becomes of a target that a filter of this route chooses.
+pub fn normaliser(route: &Route) -> filter::Normalise {
+    match route.merge_slashes {
+        true => merged,
+        false => kept,
     }
 }
 

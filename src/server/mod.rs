@@ -96,6 +96,14 @@ impl Gateway {
         writable::check(&self.config)
     }
 
+    /// What serves requests, without the gateway. Reads the files that filters name; what is of the
+    /// machine (accounts, logs) is not looked at.
+    pub fn compiled(&self) -> Result<Snapshot, Error> {
+        let mut config = Config::clone(&self.config);
+        (config.server.user, config.server.group) = (None, None);
+        Snapshot::build(Arc::new(config), &self.additions, &Metrics::new(), None)
+    }
+
     /// That everything the configuration names in `balance` is there: the part of
     /// [`check`](Gateway::check) that looks at nothing outside of it.
     pub fn check_names(&self) -> Result<(), Error> {

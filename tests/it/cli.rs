@@ -47,8 +47,133 @@ fn explain_names_the_route_its_upstream_and_its_timeouts_without_a_socket() {
     ]);
     assert_eq!(shop.status.code(), Some(0), "{shop:?}");
     assert!(text(&shop.stdout).contains("shop.test/"), "{shop:?}");
-    let none = text(&run(&["explain", "-c", file, "http://other.test/other"]).stdout);
-    assert!(none.contains("404") || none.contains("no route"), "{none}");
+    let none = run(&["explain", "-c", file, "http://other.test/other"]);
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(text(&none.stdout).contains("404 no_route"), "{none:?}");
+}
+
+/// What `explain` says, and its exit code.
+fn explained(yaml: &str, args: &[&str]) -> (Option<i32>, String) {
+    let (_folder, file) = config_file(&config("127.0.0.1:0", yaml));
+    let file = file.to_str().unwrap();
+    let output = run(&[&["-c", file, "explain"], args].concat());
+    let said = [text(&output.stdout), text(&output.stderr)].concat();
+    (output.status.code(), said)
+}
+
+#[test]
+fn explain_goes_through_the_filters_of_the_route() {
+    let route = |filters: &str| {
+        format!(
+            "routes:\n  /api:\n    upstream: http://127.0.0.1:9/inner\n    strip_prefix: true\n    \
+             filters: [{filters}]\n"
+        )
+    };
+    let access = "{type: ip_access, allow: [192.0.2.0/24], deny: [192.0.2.66]}";
+    for (filters, args, parts, never) in [
+        (
+            "{type: rewrite, prefix: {from: /old, to: /new}}, \
+             {type: headers, request: {set: {Host: inner, X-A: '${client_ip}'}, remove: [X-B]}, response: {set: {X-C: c}}}",
+            &["/api/old/x?q=1", "--client", "192.0.2.7"][..],
+            &[
+                "/old/x?q=1 becomes /new/x?q=1",
+                "sets x-a: 192.0.2.7",
+                "in the response sets x-c: c",
+                "GET /inner/new/x?q=1, Host: inner",
+            ][..],
+            &["answers"][..],
+        ),
+        (
+            "{type: respond, status: 503, body: closed}, {type: request_id}",
+            &["/api/x"],
+            &["respond", "answers", "503 "],
+            &["request_id", "sends", "upstream"],
+        ),
+        (
+            "{type: rewrite, redirect: {to: 'https://example.org/y'}}",
+            &["/api/x"],
+            &["308", "Location: https://example.org/y"],
+            &["sends"],
+        ),
+        (
+            access,
+            &["/api/x"],
+            &["depends on the client", "sends"],
+            &["403"],
+        ),
+        (
+            access,
+            &["/api/x", "--client", "192.0.2.66"],
+            &["403 filter_refused"],
+            &["sends"],
+        ),
+        (
+            access,
+            &["/api/x", "--client", "192.0.2.7"],
+            &["lets it pass", "sends"],
+            &["403"],
+        ),
+        (
+            access,
+            &["/api/x", "--client", "198.51.100.1"],
+            &["403 filter_refused"],
+            &["sends"],
+        ),
+        (
+            "{type: rate_limit, requests: 5, per_secs: 60}",
+            &["/api/x"],
+            &["rate_limit", "5", "60", "429", "sends"],
+            &[],
+        ),
+        (
+            "",
+            &["/api/x", "--method", "PUT"],
+            &["PUT /inner/x"],
+            &["filter"],
+        ),
+    ] {
+        let (code, said) = explained(&route(filters), args);
+        assert_eq!(code, Some(0), "{filters} {said}");
+        for part in parts {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+        for part in never {
+            assert!(!said.contains(part), "{part} in {said}");
+        }
+    }
+}
+
+#[test]
+fn explain_finds_the_route_of_a_database_session() {
+    let yaml = "tcp_proxy: {enabled: true, listen_addr: \"127.0.0.1:9090\"}\nroutes:\n  \
+        main: {upstream: \"postgres://10.0.0.1\", tcp_listen_port: 6432, default: true}\n  \
+        reports: {upstream: \"postgres://10.0.0.2\", tcp_listen_port: 6432, match: {database: reports}}\n  \
+        cache: {upstream: \"redis://10.0.0.3\"}\n  \
+        shop: {upstream: \"mysql://10.0.0.4\", timeout_ms: 1234}\n  \
+        alone: {upstream: \"redis://10.0.0.5\", tcp_listen_port: 7000, target: any}\n";
+    for (url, code, part) in [
+        ("postgres://127.0.0.1:6432/reports?user=joe", 0, "reports ("),
+        ("postgresql://joe:x@127.0.0.1:6432/other", 0, "main ("),
+        ("postgres://gw/?database=reports&user=joe", 0, "10.0.0.2"),
+        ("redis://127.0.0.1:9090", 0, "cache ("),
+        ("mysql://127.0.0.1:9090/db?user=a", 0, "1.234s"),
+        ("mariadb://gw", 0, "shop ("),
+        ("valkey://gw:7000/0", 0, "alone ("),
+        ("postgres://127.0.0.1:7000/x", 0, "takes it for redis"),
+        ("cache", 0, "10.0.0.3"),
+        ("shop", 0, "mysql on 127.0.0.1:9090"),
+        ("postgres://127.0.0.1:9090/x", 1, "unmatched"),
+        ("redis://127.0.0.1:9999", 1, "none listens on port 9999"),
+        ("mongodb://127.0.0.1", 1, "none is for mongodb"),
+        ("nobody", 1, "cache"),
+        ("ftp://127.0.0.1", 1, "ftp"),
+        ("redis://127.0.0.1:none", 1, "port"),
+    ] {
+        let (exit, said) = explained(yaml, &[url]);
+        assert_eq!(exit, Some(code), "{url}: {said}");
+        assert!(said.contains(part), "{url}: {part} in {said}");
+        assert!(!said.contains("joe:x"), "a password: {said}");
+    }
 }
 
 #[test]

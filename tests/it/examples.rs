@@ -263,3 +263,25 @@ fn every_example_is_run_and_none_is_long() {
     }
     assert_eq!(names.len(), 5);
 }
+
+#[test]
+fn explain_names_a_filter_that_it_does_not_know_and_never_calls_it() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = folder.path().join("config.yml");
+    let filters =
+        "filters: [{type: api_key, keys: {k-123: orders}}, {type: respond, status: 418}]\n";
+    let yaml = route("/", &["http://127.0.0.1:9".to_owned()], filters);
+    std::fs::write(&file, crate::support::binary::config("127.0.0.1:0", &yaml)).unwrap();
+    let explained = Command::new(built("custom_filter"))
+        .args(["-c", file.to_str().unwrap(), "explain", "/x"])
+        .output()
+        .expect("the example starts");
+    let said = String::from_utf8_lossy(&explained.stdout);
+    assert!(explained.status.success(), "{explained:?}");
+    assert!(
+        said.contains("api_key: a filter of this program's own"),
+        "{said}"
+    );
+    assert!(said.contains("418"), "what comes after is told: {said}");
+    assert!(!said.contains("k-123") && !said.contains("401"), "{said}");
+}

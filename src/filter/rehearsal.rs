@@ -1,0 +1,185 @@
+//! What a route's filters would do to a request that nobody sends.
+//!
+//! Its own file because nothing is served here: the filters are the real ones, over a request that
+//! is only written down, so that what is told cannot differ from what is done. Invariant: a filter
+//! that is not of this crate is named and never called, because its code may do anything. Called by
+//! `harbr-router explain`.
+
+use std::net::IpAddr;
+
+use http::{Extensions, HeaderMap, HeaderName, header};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use tokio::io::AsyncWriteExt;
+
+use super::chain::{Chain, Normalise, Step, settled};
+use super::guard::{guarded, guarded_future};
+use super::registry::By;
+use super::{Attempt, Context, Filter, RequestHead, Response, ResponseHead, Verdict};
+
+/// A request that is only written down.
+#[derive(Clone, Debug)]
+pub struct Written<'a> {
+    /// Request line and fields, to the empty line.
+    pub head: String,
+    pub client: Option<IpAddr>,
+    pub route: &'a str,
+    pub upstream: &'a str,
+    /// Path and query as matched.
+    pub target: String,
+    pub normalise: Normalise,
+}
+
+/// What would become of it.
+#[derive(Debug, Default)]
+pub struct Rehearsed {
+    /// For each filter that sees it, its name and what it does.
+    pub steps: Vec<(String, String)>,
+    /// The filter that answers it, and with what.
+    pub answer: Option<Response>,
+    /// A filter fails, and the request ends.
+    pub failed: bool,
+    pub target: String,
+    /// The `Host` that the filters choose.
+    pub host: Option<String>,
+}
+
+impl Chain {
+    /// Goes through the filters up to the first that answers.
+    pub async fn rehearse(&self, written: Written<'_>) -> Option<Rehearsed> {
+        let mut session = session(&written.head).await?;
+        let (mut target, mut extensions) = (written.target, Extensions::new());
+        let mut attempt = Attempt::default();
+        let mut cx = Context {
+            session: &mut session,
+            client: written.client,
+            // Who writes a request down says by what its client came.
+            trusted: true,
+            route: written.route,
+            upstream: written.upstream,
+            endpoint: None,
+            tries: 0,
+            target: &mut target,
+            replaced: None,
+            extensions: &mut extensions,
+            attempt: &mut attempt,
+            idle: false,
+        };
+        let mut rehearsed = Rehearsed::default();
+        for step in self.steps() {
+            let does = does(step, &mut cx, written.normalise, &mut rehearsed).await;
+            let name = match (&step.origin, step.by) {
+                (Some(origin), By::Us) => format!("{} {:?}", step.name, origin.settings),
+                _ => step.name.to_string(),
+            };
+            rehearsed.steps.push((name, does));
+            if rehearsed.answer.is_some() || rehearsed.failed {
+                break;
+            }
+        }
+        rehearsed.target = target;
+        Some(rehearsed)
+    }
+}
+
+async fn does(
+    step: &Step<dyn Filter>,
+    cx: &mut Context<'_>,
+    normalise: Normalise,
+    rehearsed: &mut Rehearsed,
+) -> String {
+    if step.by == By::Embedder {
+        return "a filter of this program's own: what it does is not known here".to_owned();
+    }
+    match (&*step.name, cx.client) {
+        ("ip_access", None) => return "depends on the client: name one with --client".to_owned(),
+        ("rate_limit", _) => return "lets this much through, and answers 429 to more".to_owned(),
+        _ => {}
+    }
+    let (before, from) = (cx.request().headers.clone(), cx.target().to_owned());
+    let verdict = guarded_future(|| step.filter.request(cx)).await;
+    let verdict = verdict.and_then(|verdict| settled(cx, normalise).map(|()| verdict));
+    match verdict {
+        Ok(Verdict::Continue) => {}
+        Ok(Verdict::Respond(_)) if &*step.name == "basic_auth" => {
+            return "lets those in who log in, and answers 401 to others".to_owned();
+        }
+        Ok(Verdict::Respond(response)) => {
+            rehearsed.answer = Some(response);
+            return "answers".to_owned();
+        }
+        Err(error) => {
+            rehearsed.failed = step.on_error == crate::config::OnError::Refuse;
+            return format!("fails: {error}");
+        }
+    }
+    let mut said = Vec::new();
+    if cx.target() != from {
+        said.push(format!("{from} becomes {}", cx.target()));
+    }
+    said.extend(changes(&before, &cx.request().headers));
+    let mut head = cx.session.req_header().clone();
+    let before = head.headers.clone();
+    let sent = guarded(|| {
+        step.filter
+            .upstream_request(cx, &mut RequestHead::of_try(&mut head))
+    });
+    match sent {
+        Ok(()) => said.extend(changes(&before, &head.headers)),
+        Err(error) => said.push(format!("fails for each try: {error}")),
+    }
+    if head.headers.get(header::HOST) != before.get(header::HOST) {
+        let host = head.headers.get(header::HOST);
+        rehearsed.host = host.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    }
+    if let Ok(mut answer) = ResponseHeader::build(200, None) {
+        let seen = guarded(|| {
+            step.filter
+                .response(cx, &mut ResponseHead::new(&mut answer))
+        });
+        let changed = changes(&HeaderMap::new(), &answer.headers);
+        if seen.is_ok() && !changed.is_empty() {
+            said.push(format!("in the response {}", changed.join(", ")));
+        }
+    }
+    match said.is_empty() {
+        true => "lets it pass".to_owned(),
+        false => said.join(", "),
+    }
+}
+
+/// A session of Pingora's that has read `head`.
+async fn session(head: &str) -> Option<Session> {
+    let (mut client, server) = tokio::io::duplex(head.len().max(1));
+    client.write_all(head.as_bytes()).await.ok()?;
+    let mut session = Session::new_h1(Box::new(server));
+    let read = session.as_downstream_mut().read_request().await;
+    read.is_ok_and(|read| read).then_some(session)
+}
+
+fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
+    let all = |fields: &HeaderMap, name: &HeaderName| -> Vec<_> {
+        fields.get_all(name).iter().cloned().collect()
+    };
+    let set = after
+        .keys()
+        .filter(|name| all(before, name) != all(after, name));
+    let set = set.map(|name| {
+        let values = all(after, name);
+        let values = values.iter().map(|value| match SECRET.contains(name) {
+            true => "…".into(),
+            false => String::from_utf8_lossy(value.as_bytes()),
+        });
+        format!("sets {name}: {}", values.collect::<Vec<_>>().join(", "))
+    });
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    set.chain(gone.map(|name| format!("removes {name}")))
+        .collect()
+}
+
+/// Whose values are nobody's business.
+const SECRET: [HeaderName; 3] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+];
