@@ -496,7 +496,7 @@ pub(super) static ROUTE: &[Key] = &[
             max: 31 * DAY_SECS,
         },
         Default::None,
-        "ends sessions on which nothing moves",
+        "ends sessions on which nothing moves and no answer is due",
     ),
     on(
         On::Tcp,

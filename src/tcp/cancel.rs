@@ -215,6 +215,19 @@ async fn send(server: SocketAddr, request: &[u8]) {
     }
 }
 
+impl Registered {
+    /// Ends the query of this session, if it runs one, before the session itself is ended: a server
+    /// does not notice that nobody waits for it any more. `None` where the key was not seen.
+    pub fn cancel(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let Entry::Key(key) = &self.what else {
+            return None;
+        };
+        let server = lock(&self.known).keys.get(key).copied()?;
+        let request = key.to_request();
+        Some(async move { send(server, &request).await })
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut known = lock(&self.known);

@@ -19,6 +19,7 @@ pub mod refuse;
 pub mod relay;
 pub mod routed;
 pub mod session;
+mod standing;
 mod threads;
 
 pub use carried::{Carried, Load};

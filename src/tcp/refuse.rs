@@ -50,20 +50,35 @@ pub async fn unmatched(stream: TcpStream, reason: Reason, first: &[u8]) {
 }
 
 /// Says goodbye to a client whose session is over although neither side ended it. Only Postgres
-/// has a word for that, and only between two queries: `last` are the last bytes of its server.
+/// has a word for that, and only where its server has ended a message: `last` are its last bytes. As
+/// from a server that ends, it may be the answer to a query.
 pub async fn goodbye(
     mut stream: TcpStream,
     db_type: DbType,
     reason: Reason,
     last: Option<[u8; 6]>,
 ) {
-    if db_type != DbType::Postgres || last != Some(READY_AND_IDLE) {
+    if db_type != DbType::Postgres || !last.is_some_and(postgres::ends_ready) {
         return;
     }
     let why = "terminating connection due to administrator command";
     let message = postgres::error_response("57P01", &format!("{why} ({reason})"));
     let _ = timeout(PATIENCE, stream.write_all(&message)).await;
     let _ = timeout(PATIENCE, stream.shutdown()).await;
+    // What lies unread would turn the close into a reset.
+    while stream.try_read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
+}
+
+/// Closes in order a client that has been told everything. What it has sent, or sends meanwhile,
+/// would turn the close into a reset.
+pub async fn linger(mut stream: TcpStream) {
+    let rest = async {
+        stream.shutdown().await?;
+        let mut nothing = [0; 1024];
+        while stream.read(&mut nothing).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    };
+    let _ = timeout(PATIENCE, rest).await;
 }
 
 /// Leaves a MySQL or MariaDB server whose client went before it said a byte: by a login that is
@@ -134,8 +149,6 @@ async fn tell(
     }
 }
 
-/// ReadyForQuery outside of a transaction (PostgreSQL, "Message Formats").
-const READY_AND_IDLE: [u8; 6] = *b"Z\0\0\0\x05I";
 /// For a client to read its refusal and go.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Reads of a client that negotiates on and on.

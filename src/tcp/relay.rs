@@ -3,7 +3,7 @@
 //! Its own file because it is where every byte of every database passes. Invariants: what one side
 //! wrote before it ended reaches the other, in order and once; an end is passed on as an end (and
 //! the other direction goes on), a reset as a reset, which may overtake what a slow peer has not
-//! received, as it does without a gateway; neither direction can starve the other, nor the relay
+//! received, as it does without a gateway, but for one that only our own first bytes have caused; neither direction can starve the other, nor the relay
 //! its runtime; a session at rest holds no buffer, pipe or timer. Called by a session once both
 //! sides are connected.
 //!
@@ -36,7 +36,7 @@ use crate::telemetry::Direction;
 
 /// How one session is to be relayed. [`Relay::new`] fills in what most want; then [`Relay::run`].
 pub struct Relay<'a> {
-    /// Ends a session in which nothing has moved for so long. `None`: never.
+    /// Ends a session that is idle and in which nothing has moved for so long. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// The same, from when one side has ended: 30 s.
     pub half_open_timeout: Duration,
@@ -61,11 +61,54 @@ pub struct Relay<'a> {
     pub silent_client: SilentClient,
     /// Dropped when one side has ended: what is left is little work for the thread.
     pub carried: Option<Carried>,
+    pub manners: &'a Manners<'a>,
     /// While the server has not sent a byte, so many of the client's are kept. If the server goes
     /// before it sends one and all of them fit, the session ends as [`Rest::Unanswered`] and the
     /// client has noticed nothing. 0: none.
     pub keep_unanswered: usize,
 }
+
+/// What is known of the protocol that is spoken.
+pub struct Manners<'a> {
+    pub idle: Idle<'a>,
+    /// What is done for a session that is stopped while an answer is due.
+    pub parting: Option<Parting<'a>>,
+    /// Whether a server whose first words end like this may have said all it wanted to. Asked where
+    /// it closed without reading what it was sent before it spoke.
+    pub are_whole: fn([u8; 6]) -> bool,
+}
+
+impl Manners<'_> {
+    /// Nothing.
+    pub const NONE: Manners<'static> = Manners {
+        idle: Idle::Silent,
+        parting: None,
+        are_whole: |_| false,
+    };
+}
+
+/// When a session in which nothing moves is idle.
+#[derive(Clone, Copy)]
+pub enum Idle<'a> {
+    /// Always.
+    Silent,
+    /// Unless the client spoke last: it waits for an answer. Where each request has one.
+    Answered,
+    /// When this says so.
+    When(&'a (dyn Fn() -> bool + Send + Sync)),
+}
+
+/// How a server is asked to come to an end before its session is stopped. Bytes move on meanwhile.
+#[derive(Clone, Copy)]
+pub struct Parting<'a> {
+    /// Whether the server waits for the client when these are its last bytes.
+    pub is_over: fn([u8; 6]) -> bool,
+    /// Asks it, and is done when that has taken long enough. `None`: it cannot be asked.
+    pub ask: &'a (dyn Fn() -> Option<Asking> + Send + Sync),
+}
+
+/// See [`Parting::ask`].
+pub type Asking = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Sees bytes on their way, never those of [`Relay::to_server`] and [`Relay::to_client`]. They are
 /// not spliced before it has seen enough; without one a relay pays nothing.
@@ -97,7 +140,8 @@ pub struct Ended {
     /// reset: it does so when a client's last words (Terminate, TLS's close_notify) come too late
     /// for it to read. `client_closed`: the client reset, or left without a byte.
     /// `upstream_reset`: the server reset, took no more, or left without a byte.
-    /// `upstream_error`: the server spoke and left before the client had sent anything.
+    /// `upstream_error`: the server spoke and left before the client had sent anything, or without
+    /// reading what the session began with.
     /// `peer_timeout`: one side was lost because it did not answer. `idle_timeout`, `half_open`,
     /// `drained`.
     pub reason: Reason,
@@ -121,12 +165,14 @@ pub enum Rest {
         /// Bytes of the server were lost on the way to the client: it is in the middle of a
         /// message and cannot be told anything.
         cut: bool,
-        /// The last six bytes of the server, if the client has sent nothing since; `None` also when
-        /// they were spliced.
+        /// The last six bytes of the server; `None` when they were spliced.
         last: Option<[u8; 6]>,
         /// The client has not sent a byte.
         silent: bool,
     },
+    /// The server said something and closed without reading what it was sent first. The client has
+    /// its words, and is to be closed in order.
+    LastWords { client: TcpStream },
     /// The client left without a byte; the server has not been told.
     Abandoned { server: TcpStream },
     /// The server went before it sent a byte. `sent` is all that came from the client.
@@ -150,6 +196,7 @@ impl<'a> Relay<'a> {
             on_server_bytes: None,
             silent_client: SilentClient::PassEnd,
             carried: None,
+            manners: &Manners::NONE,
             keep_unanswered: 0,
         }
     }

@@ -7,30 +7,32 @@
 //! effect. Called by `session.rs`.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
-use crate::tcp::cancel;
+use crate::tcp::cancel::{self, Registered};
 use crate::tcp::carried::Carried;
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::login::Login;
 use crate::tcp::negotiation::Settled;
 use crate::tcp::opening::PostgresTls;
 use crate::tcp::refuse;
-use crate::tcp::relay::{Ended, Relay, Rest, SilentClient};
+use crate::tcp::relay::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, Seen, SilentClient};
 use crate::tcp::session::Sessions;
+use crate::tcp::standing::Standing;
 use crate::tcp::threads::Thread;
 use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
-use crate::wire::postgres::{CancelKey, SSL_REQUEST};
+use crate::wire::postgres::{CancelKey, SSL_REQUEST, ends_ready};
 use crate::wire::proxy_protocol::{self, Addresses};
-use crate::wire::{replay, tls};
+use crate::wire::{refusal, replay, tls};
 
 /// What a session is from its opening to its end.
 pub struct Routed<'s> {
@@ -240,7 +242,41 @@ impl Routed<'_> {
             }
         };
         let registered = Mutex::new(None);
+        let is_watched = route.idle_timeout.is_some()
+            && route.db_type == DbType::Postgres
+            && pairing.in_clear == InClear::Yes;
+        let standing = is_watched
+            .then(|| Standing::after(&pairing.first))
+            .flatten();
+        let is_idle = || standing.as_ref().is_some_and(Standing::waits_for_client);
+        let ask = || {
+            let registered: MutexGuard<'_, Option<Registered>> = lock(&registered);
+            let cancel = registered.as_ref()?.cancel()?;
+            let patience = tokio::time::sleep(LAST_ANSWER);
+            let asking: Asking = Box::pin(async {
+                let _late = tokio::join!(timeout(LAST_ANSWER, cancel), patience);
+            });
+            Some(asking)
+        };
+        let manners = Manners {
+            idle: match (&standing, route.db_type) {
+                (Some(_), _) => Idle::When(&is_idle),
+                (None, DbType::Tcp) => Idle::Silent,
+                // In TLS that is passed through no more can be seen.
+                (None, _) => Idle::Answered,
+            },
+            parting: (route.db_type == DbType::Postgres).then_some(Parting {
+                is_over: ends_ready,
+                ask: &ask,
+            }),
+            are_whole: match route.db_type {
+                DbType::Postgres => refusal::ends_postgres,
+                DbType::Redis => refusal::ends_redis,
+                _ => |_| false,
+            },
+        };
         let mut relay = Relay::new(&count);
+        relay.manners = &manners;
         relay.idle_timeout = route.idle_timeout;
         relay.pipes = Some(sessions.pipes.clone());
         relay.preface = pairing.preface;
@@ -260,21 +296,33 @@ impl Routed<'_> {
             let server = pairing.server.peer_addr();
             let server = server.unwrap_or_else(|_| endpoint.addr());
             let mut login = Login::new();
-            let registered = &registered;
+            let (registered, standing) = (&registered, standing.as_ref());
+            if let Some(standing) = standing {
+                relay.on_client_bytes = Some(Box::new(move |bytes| {
+                    standing.client_sent(bytes);
+                    Seen::More
+                }));
+            }
             let mut next = pairing.next;
             relay.on_server_bytes = Some(Box::new(move |bytes| {
                 if let Some(next) = next.take() {
                     next.start();
                 }
                 let seen = login.see(bytes);
+                if let Some(standing) = standing {
+                    standing.server_sent(bytes);
+                }
                 if login.cannot_connect_now() {
                     sessions.warm.flush(endpoint);
                 }
                 if let Some(key) = login.key() {
                     let entry = sessions.cancels.register(key, server);
-                    *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+                    *lock(registered) = Some(entry);
                 }
-                seen
+                match standing {
+                    Some(_) => Seen::More,
+                    None => seen,
+                }
             }));
         } else if let Some(next) = pairing.next {
             next.start();
@@ -286,12 +334,24 @@ impl Routed<'_> {
             let entry = sessions
                 .cancels
                 .register_unseen(client, &route.label, server);
-            *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+            *lock(&registered) = Some(entry);
         }
         let stop = std::pin::pin!(sessions.cut_off());
         let mut ended = relay.run(pairing.client, pairing.server, stop).await;
         if ended.reason == Reason::Drained {
             ended.reason = sessions.cut.borrow().unwrap_or(Reason::Drained);
+        }
+        if let Rest::Open { last, .. } = &mut ended.rest
+            && is_idle()
+        {
+            // Also after messages that nobody asked for.
+            *last = Some(*b"Z\0\0\0\x05I");
+        }
+        if matches!(ended.reason, Reason::HalfOpen | Reason::PeerTimeout) {
+            let cancel = lock(&registered).as_ref().and_then(Registered::cancel);
+            if let Some(cancel) = cancel {
+                cancel.await;
+            }
         }
         if !matches!(ended.rest, Rest::Unanswered { .. }) {
             // What was sent in vain is sent again, and told once.
@@ -399,12 +459,19 @@ impl Routed<'_> {
                 drop(server);
                 refuse::goodbye(client, self.route.db_type, reason, last).await;
             }
+            Rest::LastWords { client } => refuse::linger(client).await,
             Rest::Abandoned { server } => refuse::leave_mysql(server).await,
             Rest::Open { .. } | Rest::Closed | Rest::Unanswered { .. } => {}
         }
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a server to come to an end of a query that is cancelled.
+const LAST_ANSWER: Duration = Duration::from_millis(600);
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
 /// noticed is told that its server is gone.
 const KEEP_UNANSWERED: usize = 16 * 1024;

@@ -16,6 +16,12 @@ pub use startup::{
 pub(super) use startup::{only_starts, startup_packet};
 pub use stream::{IdleTracker, Progress, StartupTracker};
 
+/// Whether the last bytes of a server are a ReadyForQuery: it waits for the client, and a message of
+/// its own may follow.
+pub fn ends_ready(last: [u8; 6]) -> bool {
+    matches!(last, [b'Z', 0, 0, 0, 5, b'I' | b'T' | b'E'])
+}
+
 /// An ErrorResponse of severity FATAL with its SQLSTATE, as servers since 9.6 send it (`S` and `V`).
 /// NUL bytes in `message` are left out.
 pub fn error_response(sqlstate: &str, message: &str) -> Vec<u8> {

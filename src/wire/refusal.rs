@@ -92,6 +92,17 @@ pub fn refuse(db: DbType, refusal: Refusal, why: &str, first: &[u8]) -> Vec<u8> 
     }
 }
 
+/// Whether what a Redis server said may end like this: with a whole line.
+pub fn ends_redis(last: [u8; 6]) -> bool {
+    last.ends_with(b"\r\n")
+}
+
+/// Whether what a PostgreSQL server said instead of an answer may end like this: the last field of an
+/// ErrorResponse, and the end of its fields.
+pub fn ends_postgres(last: [u8; 6]) -> bool {
+    last.ends_with(b"\0\0")
+}
+
 /// What to do for a client that is being refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -3,6 +3,7 @@
 mod cancel;
 mod drain;
 mod failures;
+mod idle;
 mod limits;
 mod pool;
 mod promotion;

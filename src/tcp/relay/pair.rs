@@ -20,7 +20,7 @@ use super::clock::Clock;
 use super::flow::{Flow, GATHER, Stage, Step};
 use super::pipe::Pipes;
 use super::socket::{Loss, close_with_reset};
-use super::{Ended, Relay, Rest, SilentClient};
+use super::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, SilentClient};
 use crate::error::Reason;
 use crate::tcp::carried::Carried;
 use crate::telemetry::Direction;
@@ -39,6 +39,8 @@ pub(super) struct Pair<'a> {
     /// The client has sent something since the server last did.
     client_spoke: bool,
     idle_timeout: Option<Duration>,
+    /// The server is asked to come to an end. In a box: few sessions are.
+    asking: Option<Box<Asking>>,
     half_open_timeout: Duration,
     pipes: Option<Arc<Pipes>>,
     count: &'a (dyn Fn(Direction, u64) + Send + Sync),
@@ -46,6 +48,20 @@ pub(super) struct Pair<'a> {
     carried: Option<Carried>,
     /// How the first side that was lost was.
     loss: Option<Loss>,
+    opening: Opening,
+    manners: &'a Manners<'a>,
+}
+
+/// What a server may leave unread when it closes on the first words of a session, which makes its
+/// close a reset (RFC 9293, 3.6.1) that the client has done nothing for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// Bytes of ours.
+    Preface,
+    /// What the client said before the server did, which was held back until that was connected.
+    Words,
+    /// Nothing of that: the client has spoken since.
+    Over,
 }
 
 /// Why a session ends.
@@ -73,6 +89,10 @@ impl<'a> Pair<'a> {
         } else {
             0
         };
+        let opening = match relay.preface.is_empty() {
+            false => Opening::Preface,
+            true => Opening::Words,
+        };
         Pair {
             client,
             server,
@@ -88,12 +108,15 @@ impl<'a> Pair<'a> {
             checks: 0,
             client_spoke: true,
             idle_timeout: relay.idle_timeout,
+            asking: None,
             half_open_timeout: relay.half_open_timeout,
             pipes: relay.pipes,
             count: relay.count,
             silent_client: relay.silent_client,
             carried: relay.carried,
             loss: None,
+            opening,
+            manners: relay.manners,
         }
     }
 
@@ -106,6 +129,9 @@ impl<'a> Pair<'a> {
         let end = self.move_bytes(cx);
         if self.up.taken() > taken.0 {
             self.client_spoke = true;
+            if taken.1 > 0 {
+                self.opening = Opening::Over;
+            }
         } else if self.down.taken() > taken.1 {
             self.client_spoke = false;
         }
@@ -120,14 +146,62 @@ impl<'a> Pair<'a> {
         if let Some(end) = end {
             return Poll::Ready(end);
         }
-        if stop.poll(cx).is_ready() {
-            return Poll::Ready(End::Stopped);
+        if let Some(end) = self.poll_stop(cx, stop) {
+            return end.map(|()| End::Stopped);
         }
         if up + down > 0 || self.first != before.2 {
             self.clock.note();
             self.checks = 0;
         }
         self.poll_clock(cx)
+    }
+
+    /// `None`: nobody stops the session.
+    fn poll_stop<S>(&mut self, cx: &mut Context<'_>, stop: Pin<&mut S>) -> Option<Poll<()>>
+    where
+        S: Future<Output = ()>,
+    {
+        if self.asking.is_none() {
+            if stop.poll(cx).is_pending() {
+                return None;
+            }
+            let asking = match self.manners.parting {
+                Some(parting) if !self.is_told(parting) => (parting.ask)(),
+                _ => None,
+            };
+            let Some(asking) = asking else {
+                return Some(Poll::Ready(()));
+            };
+            self.asking = Some(Box::new(asking));
+        }
+        let is_told = self
+            .manners
+            .parting
+            .is_some_and(|parting| self.is_told(parting));
+        let asking = self.asking.as_mut()?;
+        Some(match asking.as_mut().as_mut().poll(cx) {
+            Poll::Pending if !is_told => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+    }
+
+    /// Whether the server has answered everything, as far as can be told.
+    fn is_told(&self, parting: Parting<'a>) -> bool {
+        match self.manners.idle {
+            Idle::When(is_idle) => is_idle(),
+            Idle::Silent | Idle::Answered => {
+                !self.client_spoke && self.down.tail().is_some_and(parting.is_over)
+            }
+        }
+    }
+
+    /// Whether the server may still have something to say, although nothing moves.
+    fn is_busy(&self) -> bool {
+        match self.manners.idle {
+            Idle::Silent => false,
+            Idle::Answered => self.client_spoke && self.up.taken() > 0,
+            Idle::When(is_idle) => !is_idle(),
+        }
     }
 
     /// Moves what can be moved, in turns.
@@ -224,6 +298,11 @@ impl<'a> Pair<'a> {
             };
             ready!(self.clock.poll_quiet(cx, patience));
             if limit == Some(patience) {
+                if !half_open && self.is_busy() {
+                    self.clock.note();
+                    self.checks = 0;
+                    continue;
+                }
                 return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
             }
             self.checks = self.checks.saturating_add(1);
@@ -256,12 +335,16 @@ impl<'a> Pair<'a> {
         // Before the client is told anything.
         let is_left = matches!(end, End::Over | End::ServerFailed) && self.client_has_left();
         let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
+        let is_told = !is_left && self.are_last_words(end);
         let kept = self.up.take_kept();
         let cut = self.down.owes();
         let silent = self.up.taken() == 0;
-        let last = self.down.tail().filter(|_| !self.client_spoke);
+        let last = self.down.tail();
         let (client, server) = (self.client, self.server);
         let (reason, rest) = match (end, kept) {
+            (End::Over | End::ServerFailed, _) if is_told => {
+                (Reason::UpstreamError, Rest::LastWords { client })
+            }
             (End::Over, _) => {
                 let failed = |flow: &Flow| flow.stage() == Stage::Failed;
                 // The sink that failed is gone; the other side hears of it.
@@ -330,6 +413,23 @@ impl<'a> Pair<'a> {
         answered && (self.up.stage() == Stage::Finished || is_at_end(&self.client))
     }
 
+    /// Whether the server said something and closed without reading what the session began with:
+    /// the client has all of it, and its end is to be one in order.
+    fn are_last_words(&self, end: End) -> bool {
+        let is_server_lost = match end {
+            End::Over => self.up.stage() == Stage::Failed && self.down.stage() == Stage::Finished,
+            End::ServerFailed => self.loss == Some(Loss::Broken),
+            _ => false,
+        };
+        let are_whole = match self.opening {
+            Opening::Preface => true,
+            Opening::Words => self.down.tail().is_some_and(self.manners.are_whole),
+            Opening::Over => false,
+        };
+        let heard = self.down.taken();
+        is_server_lost && are_whole && (1..=LAST_WORDS).contains(&heard) && !self.down.owes()
+    }
+
     /// Of a session in which both directions came to an end.
     fn reason_when_over(&self, is_left: bool) -> Reason {
         let failed = |flow: &Flow| flow.stage() == Stage::Failed;
@@ -354,7 +454,7 @@ impl<'a> Pair<'a> {
 fn is_at_end(stream: &TcpStream) -> bool {
     let socket = SockRef::from(stream);
     let mut dropped = [MaybeUninit::uninit(); 1024];
-    for _ in 0..LAST_WORDS {
+    for _ in 0..LAST_READS {
         match socket.recv(&mut dropped) {
             Ok(0) => return true,
             Ok(_) => {}
@@ -365,7 +465,10 @@ fn is_at_end(stream: &TcpStream) -> bool {
 }
 
 /// Reads after which a client is taken to be still talking.
-const LAST_WORDS: usize = 16;
+const LAST_READS: usize = 16;
+
+/// Who says more than so many bytes has answered something.
+const LAST_WORDS: u64 = 4 * 1024;
 
 /// How often a source is looked at while its sink takes nothing.
 const STUCK: Duration = Duration::from_secs(5);

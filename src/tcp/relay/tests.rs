@@ -14,7 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Ended, Pipes, Relay, Rest, Seen, SilentClient, close_with_reset};
+use super::{
+    Asking, Ended, Idle, Manners, Parting, Pipes, Relay, Rest, Seen, SilentClient, close_with_reset,
+};
 use crate::error::Reason;
 use crate::telemetry::Direction;
 use crate::upstream::tune;
@@ -441,6 +443,83 @@ async fn a_server_that_closes_on_a_request_has_its_last_words_heard() {
     assert_eq!(ended.reason, Reason::UpstreamReset);
 }
 
+const WHOLE_LINES: Manners<'static> = Manners {
+    are_whole: |last| last.ends_with(b"\r\n"),
+    ..Manners::NONE
+};
+
+/// A server that says no on sight, with what it was sent first lying unread in its socket.
+async fn closes_unread(
+    words: &[u8],
+    options: impl FnOnce(&mut Relay<'_>) + Send + 'static,
+) -> (TcpStream, Ended) {
+    let mut session = start(options).await;
+    soon(session.server.peek(&mut [0])).await.unwrap();
+    says(&mut session.server, words).await;
+    let Session {
+        client,
+        server,
+        relay,
+        ..
+    } = session;
+    drop(server);
+    (client, soon(relay).await.unwrap())
+}
+
+#[tokio::test]
+async fn a_server_that_closes_on_our_first_bytes_is_heard_and_ends_in_order() {
+    let preface = |relay: &mut Relay<'_>| relay.preface = Bytes::from_static(b"PROXY");
+    let held = |relay: &mut Relay<'_>| {
+        relay.to_server = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
+        relay.manners = &WHOLE_LINES;
+    };
+    for ended in [
+        closes_unread(b"-ERR no\r\n", preface).await,
+        closes_unread(b"no", preface).await,
+        closes_unread(b"-ERR no\r\n", held).await,
+    ] {
+        let (mut client, ended) = ended;
+        assert_eq!(ended.reason, Reason::UpstreamError);
+        let Rest::LastWords { client: mut ours } = ended.rest else {
+            panic!("{:?}", ended.rest);
+        };
+        ours.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        soon(client.read_to_end(&mut heard)).await.unwrap();
+        assert_eq!(heard.len() as u64, ended.down);
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_one_where_our_first_bytes_cannot_have_caused_it() {
+    let cut = |relay: &mut Relay<'_>| {
+        relay.to_server = Bytes::from_static(b"GET a\r\n");
+        relay.manners = &WHOLE_LINES;
+    };
+    let (mut client, ended) = closes_unread(b"$100\r\nhalf", cut).await;
+    assert_eq!(ended.reason, Reason::UpstreamReset);
+    hears_a_reset(&mut client).await;
+
+    let much = |relay: &mut Relay<'_>| relay.preface = Bytes::from_static(b"PROXY");
+    let (mut client, ended) = closes_unread(&[1; 5000], much).await;
+    assert_eq!(ended.reason, Reason::UpstreamReset);
+    hears_a_reset(&mut client).await;
+
+    // The client has spoken since.
+    let mut session = start(|relay| relay.preface = Bytes::from_static(b"PROXY")).await;
+    hears(&mut session.server, b"PROXY").await;
+    says(&mut session.server, b"greeting").await;
+    hears(&mut session.client, b"greeting").await;
+    says(&mut session.client, b"login").await;
+    soon(session.server.peek(&mut [0])).await.unwrap();
+    says(&mut session.server, b"half an ans").await;
+    hears(&mut session.client, b"half an ans").await;
+    drop(session.server);
+    hears_a_reset(&mut session.client).await;
+    let ended = soon(session.relay).await.unwrap();
+    assert_eq!(ended.reason, Reason::UpstreamReset);
+}
+
 /// Writes until nothing more is taken.
 async fn fill(stream: &mut TcpStream) -> usize {
     let block = block();
@@ -551,6 +630,76 @@ async fn a_session_in_which_nothing_moves_ends_and_can_be_told() {
     hears(&mut client, b"57P05").await;
     hears_the_end(&mut client).await;
     hears_the_end(&mut server).await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_an_answer_is_not_idle() {
+    const IDLE: Duration = Duration::from_millis(300);
+    let mut session = start(|relay| {
+        relay.idle_timeout = Some(IDLE);
+        relay.manners = &Manners {
+            idle: Idle::Answered,
+            ..Manners::NONE
+        };
+    })
+    .await;
+    says(&mut session.client, b"query").await;
+    hears(&mut session.server, b"query").await;
+    tokio::time::sleep(IDLE * 4).await;
+    assert!(!session.relay.is_finished());
+    says(&mut session.server, b"answer").await;
+    hears(&mut session.client, b"answer").await;
+    let last = Instant::now();
+    let (ended, ..) = session.ended().await;
+    assert!(last.elapsed() > IDLE - Duration::from_millis(20));
+    assert_eq!(ended.reason, Reason::IdleTimeout);
+}
+
+/// Which bytes still pass, and how it ends.
+#[tokio::test]
+async fn a_server_is_asked_to_come_to_an_end_before_its_session_is_stopped() {
+    const NEVER: Duration = Duration::from_secs(3600);
+    const fn asking(ask: &'static (dyn Fn() -> Option<Asking> + Send + Sync)) -> Manners<'static> {
+        Manners {
+            parting: Some(Parting {
+                is_over: |last| last.ends_with(b"ready"),
+                ask,
+            }),
+            ..Manners::NONE
+        }
+    }
+    const ASK: Manners<'static> = asking(&|| Some(Box::pin(tokio::time::sleep(NEVER))));
+    const IN_VAIN: Manners<'static> = asking(&|| Some(Box::pin(std::future::ready(()))));
+    const CANNOT: Manners<'static> = asking(&|| None);
+    // It answers, and that is passed on.
+    let mut session = start(|relay| relay.manners = &ASK).await;
+    says(&mut session.client, b"query").await;
+    hears(&mut session.server, b"query").await;
+    session.stop();
+    says(&mut session.server, b"cancelled, rea").await;
+    hears(&mut session.client, b"cancelled, rea").await;
+    assert!(!session.relay.is_finished());
+    says(&mut session.server, b"dy").await;
+    hears(&mut session.client, b"dy").await;
+    let (ended, ..) = session.ended().await;
+    assert_eq!(ended.reason, Reason::Drained);
+    assert!(matches!(ended.rest, Rest::Open { last: Some(last), .. } if &last == b" ready"));
+
+    // It does not answer, or cannot be asked.
+    for manners in [&IN_VAIN, &CANNOT] {
+        let mut session = start(move |relay| relay.manners = manners).await;
+        says(&mut session.client, b"query").await;
+        hears(&mut session.server, b"query").await;
+        session.stop();
+        assert_eq!(session.ended().await.0.reason, Reason::Drained);
+    }
+
+    // It has nothing to do, and is not asked.
+    let mut session = start(|relay| relay.manners = &ASK).await;
+    says(&mut session.server, b"greeting, ready").await;
+    hears(&mut session.client, b"greeting, ready").await;
+    session.stop();
+    assert_eq!(session.ended().await.0.reason, Reason::Drained);
 }
 
 #[tokio::test]

@@ -190,12 +190,14 @@ impl IdleTracker {
 
     /// Whether the session is between two requests and outside a transaction.
     pub fn is_idle(&self) -> bool {
-        self.status == b'I'
-            && self.streams.as_ref().is_some_and(|streams| {
-                streams.owed == 0
-                    && streams.server.is_at_boundary()
-                    && streams.client.is_at_boundary()
-            })
+        self.status == b'I' && self.is_ready()
+    }
+
+    /// Whether the session is between two requests: the next message is the client's.
+    pub fn is_ready(&self) -> bool {
+        self.streams.as_ref().is_some_and(|streams| {
+            streams.owed == 0 && streams.server.is_at_boundary() && streams.client.is_at_boundary()
+        })
     }
 }
 

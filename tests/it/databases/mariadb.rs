@@ -21,7 +21,7 @@ def refused(**more):
     raise SystemExit('the login went through')
 ";
 
-fn pymysql(text: &str, addr: std::net::SocketAddr) -> String {
+pub fn pymysql(text: &str, addr: std::net::SocketAddr) -> String {
     script(addr, &format!("{CONNECT}{text}"))
 }
 

@@ -30,6 +30,21 @@ impl Raw {
         self.0.write_all(bytes).expect("the gateway reads");
     }
 
+    /// Reads until `last` has come.
+    #[track_caller]
+    pub fn read_until(&mut self, last: &[u8]) {
+        let mut read = Vec::new();
+        while !read.ends_with(last) {
+            read.push(self.byte());
+        }
+    }
+
+    /// Says nothing more, and goes on reading.
+    pub fn close_half(&mut self) {
+        let closed = self.0.shutdown(std::net::Shutdown::Write);
+        closed.expect("a socket of ours");
+    }
+
     /// A StartupMessage.
     #[track_caller]
     pub fn startup(&mut self) {

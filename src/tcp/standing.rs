@@ -1,0 +1,42 @@
+//! Whether a Postgres session waits for its client, or its client for the server.
+//!
+//! Its own file because both directions of a relay tell of it, and the timer asks. Invariant: it
+//! looks at messages and keeps none; in doubt the client waits, since a session that is cut while
+//! its server works leaves a query that runs for nobody. Made by `routed.rs` for routes with
+//! `idle_timeout_secs`, whose sessions in clear are read for it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::wire::postgres::{self, IdleTracker, Start};
+
+/// Where a session in clear stands.
+pub struct Standing(Mutex<IdleTracker>);
+
+impl Standing {
+    /// Of a client that has sent `first`. `None` where that is no start of a session.
+    pub fn after(first: &[u8]) -> Option<Standing> {
+        let Start::Startup(startup) = postgres::parse_start(first) else {
+            return None;
+        };
+        let mut tracker = IdleTracker::new();
+        tracker.client_sent(first.get(startup.length..)?);
+        Some(Standing(Mutex::new(tracker)))
+    }
+
+    pub fn client_sent(&self, bytes: &[u8]) {
+        self.lock().client_sent(bytes);
+    }
+
+    pub fn server_sent(&self, bytes: &[u8]) {
+        self.lock().server_sent(bytes);
+    }
+
+    /// Everything is answered, and the next word is the client's.
+    pub fn waits_for_client(&self) -> bool {
+        self.lock().is_ready()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, IdleTracker> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
