@@ -10,20 +10,20 @@
 //! abandoned handshake; what is passed on is passed on unchanged; whatever cannot be read (TLS,
 //! compression) is relayed as it is. Called by `routed.rs`, which relays what comes after.
 
+mod second;
+
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::refuse;
+use self::second::{Greeted, Second};
 use super::routed::Routed;
 use super::threads::{PATIENCE, Thread};
 use crate::error::Reason;
 use crate::telemetry::Direction;
-use crate::upstream::dial;
 use crate::wire::mysql::{self, Answer, Command, Greeting, Packet};
 
 /// A session that goes on in a relay.
@@ -61,14 +61,6 @@ struct Talk<'t, 'r> {
     stage: Stage,
 }
 
-/// A login at the server that a KILL may be meant for.
-struct Second {
-    server: TcpStream,
-    at: SocketAddr,
-    id: u32,
-    until: Instant,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Greeting,
@@ -101,30 +93,6 @@ impl Routed<'_> {
     fn servers(&self) -> Vec<SocketAddr> {
         let endpoints = self.route.upstream.endpoints();
         endpoints.iter().map(|endpoint| endpoint.addr()).collect()
-    }
-
-    /// A connection to the endpoint that is known by `server`, with the id and the salt of its
-    /// greeting.
-    async fn greeted(
-        &self,
-        server: SocketAddr,
-        preface: &[u8],
-    ) -> Option<(TcpStream, u32, Vec<u8>)> {
-        let endpoints = self.route.upstream.endpoints();
-        let endpoint = endpoints.iter().find(|e| e.addr() == server)?;
-        let mut stream = dial::connect(endpoint, PATIENCE).await.ok()?;
-        stream.write_all(preface).await.ok()?;
-        let packet = next_packet(&mut stream).await.ok()?;
-        let content = packet[4..].strip_prefix(&[mysql::GREETING])?;
-        match Greeting::read(content) {
-            Some(greeting) if greeting.salt.len() == 20 => {
-                Some((stream, greeting.id, greeting.salt))
-            }
-            _ => {
-                tokio::spawn(refuse::leave_mysql(stream));
-                None
-            }
-        }
     }
 
     /// Watches a session begin.
@@ -369,60 +337,20 @@ impl Talk<'_, '_> {
 
     /// Asks the client to prove its password to `server`, too, and logs it in there.
     async fn log_in_at(&mut self, server: SocketAddr, login: &[u8], number: u8) -> Asked {
-        let greeted = timeout(
-            PATIENCE,
-            self.routed
-                .greeted(server, &self.routed.preface(&self.client)),
-        )
-        .await;
-        let Ok(Some((mut stream, id, salt))) = greeted else {
+        let preface = self.routed.preface(&self.client);
+        let endpoints = self.routed.route.upstream.endpoints();
+        let Some(endpoint) = endpoints.iter().find(|e| e.addr() == server) else {
             return Asked::No;
         };
-        let switch = mysql::switch_to_native(number, &salt);
-        let proof = async {
-            self.client.write_all(&switch).await?;
-            next_packet(&mut self.client).await
+        let Some(greeted) = Greeted::by(endpoint, &preface).await else {
+            return Asked::No;
         };
-        let Ok(Ok(proof)) = timeout(PATIENCE, proof).await else {
-            tokio::spawn(refuse::leave_mysql(stream));
+        let Some(proof) = greeted.ask(&mut self.client, number).await else {
             return Asked::Gone;
         };
-        self.note(Direction::Downstream, switch.len());
-        self.note(Direction::Upstream, proof.len());
-        let answer = match Answer::read(login) {
-            Answer::Login(login) => login.proving(&proof[4..]),
-            Answer::Opaque => None,
-        };
-        let Some(answer) = answer else {
-            tokio::spawn(refuse::leave_mysql(stream));
-            return Asked::Yes;
-        };
-        let let_in = async {
-            stream.write_all(&answer).await?;
-            next_packet(&mut stream).await
-        };
-        match timeout(PATIENCE, let_in).await {
-            Ok(Ok(verdict)) if verdict[4] == mysql::OK => {
-                self.second = Some(Second {
-                    server: stream,
-                    at: server,
-                    id,
-                    until: Instant::now() + HELD,
-                });
-            }
-            // Another method there: an answer that is none is refused, which is not counted.
-            Ok(Ok(verdict)) if verdict[4] != mysql::ERR => {
-                let wrong = mysql::packet(verdict[3].wrapping_add(1), &[0]);
-                tokio::spawn(async move {
-                    let refused = async {
-                        stream.write_all(&wrong).await?;
-                        next_packet(&mut stream).await
-                    };
-                    let _ = timeout(PATIENCE, refused).await;
-                });
-            }
-            _ => {}
-        }
+        self.note(Direction::Downstream, proof.asked);
+        self.note(Direction::Upstream, proof.packet.len());
+        self.second = greeted.log_in(login, &proof).await;
         Asked::Yes
     }
 
@@ -477,34 +405,12 @@ impl Talk<'_, '_> {
     }
 }
 
-impl Second {
-    /// Ends it in order.
-    fn leave(mut self) {
-        tokio::spawn(async move {
-            let _ = timeout(PATIENCE, self.server.write_all(&mysql::quit())).await;
-        });
-    }
-}
-
 /// Whether the client has proved its password once more.
 enum Asked {
     No,
     Yes,
     /// It left instead.
     Gone,
-}
-
-/// One whole packet with its head; its payload has a byte at least.
-async fn next_packet(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut packet = vec![0; 4];
-    stream.read_exact(&mut packet).await?;
-    let length = u32::from_le_bytes([packet[0], packet[1], packet[2], 0]) as usize;
-    if !(1..=LONGEST).contains(&length) {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    packet.resize(4 + length, 0);
-    stream.read_exact(&mut packet[4..]).await?;
-    Ok(packet)
 }
 
 enum Read {
@@ -535,11 +441,9 @@ async fn at(time: Option<Instant>) {
 
 /// ER_NO_SUCH_THREAD
 const NO_SUCH_THREAD: u16 = 1094;
-/// A command with a KILL in it, and every packet of a login, is shorter.
+/// A command with a KILL in it is shorter.
 const LONGEST: usize = 1024;
 /// Commands of drivers before the first of their programs, and KILLs.
 const MOST: u32 = 64;
-/// For the first command of a client that was logged in twice.
-const HELD: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 1024;
 const MAX_HELD: usize = 32 * 1024;
