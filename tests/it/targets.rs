@@ -90,6 +90,8 @@ fn what_is_400_says_which_rule_was_broken_and_repeats_nothing() {
     for (sent, detail) in [
         (head("/secret#b"), "a fragment (`#`) in the target"),
         (head("/secret b"), "one space between them"),
+        (head("/secret\tb"), "a tab in the target"),
+        (head("/a?secret=\t#"), "a tab in the target"),
         (head("/secret\x01"), "control byte"),
         (head("/secret\x7f"), "control byte"),
         (head("secret"), "neither a path nor an http URL"),

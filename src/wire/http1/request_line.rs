@@ -90,7 +90,11 @@ impl RequestLine {
             match fate(*byte) {
                 Fate::Kept => {}
                 Fate::Escaped => self.escapes += 1,
-                Fate::Refused => return Err(bad("a fragment (`#`) in the target")),
+                Fate::Refused if *byte == b'#' => {
+                    return Err(bad("a fragment (`#`) in the target"));
+                }
+                // The other control bytes and spaces have ended the line before.
+                Fate::Refused => return Err(bad("a tab in the target")),
             }
         }
         if target.len() + 2 * self.escapes > MAX_TARGET_BYTES {
