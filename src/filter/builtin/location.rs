@@ -65,6 +65,10 @@ impl Location {
         if !behind {
             parts.push(Part::Query);
         }
+        if let Some(word) = parts.iter().find_map(Part::other_word) {
+            let wrong = wrong(format!("`{word}` is a word of another server"));
+            return Err(wrong.hint(KNOWN).into());
+        }
         match is_place(&sample(&parts)) {
             true => Ok(Location { parts }),
             false => {
@@ -96,6 +100,10 @@ impl Location {
                     out.push('/');
                     push(&mut out, path.trim_start_matches('/'), b"");
                 }
+                // `https://a/${path}`, as other servers have it, means one slash.
+                Part::Path if out.ends_with('/') => {
+                    push(&mut out, path.trim_start_matches('/'), b"");
+                }
                 Part::Path => push(&mut out, path, b""),
                 Part::PathInQuery => push(&mut out, path, b"&+;"),
                 Part::Query => {
@@ -108,6 +116,24 @@ impl Location {
             }
         }
         HeaderValue::from_str(&out).ok()
+    }
+}
+
+impl Part {
+    /// A word as nginx writes it, which every client would be sent as it stands. `$1` and `$filter`
+    /// may be meant.
+    fn other_word(&self) -> Option<&str> {
+        let Part::Text(text) = self else {
+            return None;
+        };
+        let words = text.match_indices('$').map(|(at, _)| {
+            let more = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+            let name = text.as_bytes()[at + 1..].iter().take_while(|b| more(b));
+            &text[at..at + 1 + name.count()]
+        });
+        words
+            .into_iter()
+            .find(|word| NGINX_WORDS.contains(&&word[1..]))
     }
 }
 
@@ -155,10 +181,26 @@ fn is_place(to: &str) -> bool {
     let url = || {
         let uri: Uri = to.parse().ok()?;
         let known = matches!(uri.scheme_str(), Some("http" | "https"));
-        (known && is_authority(uri.authority()?.as_str().as_bytes())).then_some(())
+        let authority = uri.authority()?.as_str();
+        (known && is_authority(authority.as_bytes()) && !authority.contains('$')).then_some(())
     };
     plain && (path || url().is_some())
 }
+
+/// What stands in the redirects of nginx, and our own without braces.
+const NGINX_WORDS: [&str; 11] = [
+    "scheme",
+    "host",
+    "path",
+    "query",
+    "http_host",
+    "server_name",
+    "request_uri",
+    "uri",
+    "document_uri",
+    "args",
+    "is_args",
+];
 
 const KNOWN: &str =
     "known are ${scheme}, ${host}, ${path} and ${query}, and `$${` stands for `${` itself";
@@ -211,6 +253,10 @@ mod tests {
                 "https://x.example/b?",
             ),
             ("/new${path}", "/b?c", "a", "/new/b?c"),
+            ("/new/${path}", "//b?c", "a", "/new/b?c"),
+            ("https://${host}/${path}", "/b/c?d", "a", "https://a/b/c?d"),
+            ("https://x.example/${path}", "/", "a", "https://x.example/"),
+            ("/x?$filter=1&a=$1", "/b", "a", "/x?$filter=1&a=$1"),
             ("${path}", "//evil.example/x", "a", "/evil.example/x"),
             (
                 "${path}${query}",
@@ -274,6 +320,15 @@ mod tests {
             ("https://me@${host}/", "is neither"),
             ("ftp://${host}/", "is neither"),
             ("https://a:99999/", "is neither"),
+            ("https://$host$request_uri", "`$host` is a word of another"),
+            ("https://${host}$uri", "`$uri` is a word of another server"),
+            (
+                "https://a/$path",
+                "`$path` is a word of another server (known",
+            ),
+            ("/login?next=$request_uri", "`$request_uri` is a word of"),
+            ("https://$ost/", "is neither"),
+            ("https://a$1.example/", "is neither"),
             ("https://${host}/ x", "is neither"),
         ] {
             let error = wrong(Location::parse(to));
