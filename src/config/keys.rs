@@ -217,7 +217,7 @@ impl Key {
             Choice(words) => quoted(words.iter().copied()),
             Protocol => quoted(db_type_words()),
             Networks => "list of networks (`10.0.0.0/8`)".into(),
-            Statuses => "statuses (`200-399`, `200,204`)".into(),
+            Statuses => "statuses (`200-399`, `200,204`), or a list of them".into(),
             Protocols => "list of protocols (`websocket`, `foo/2`) or `false`".into(),
             Url => "URL".into(),
             Endpoints => "URL, `{url, …}`, or a list of them".into(),

@@ -115,15 +115,22 @@ fn kind(kind: Kind) -> Value {
                 ),
             },
         }),
-        Kind::Statuses => json!({
-            "anyOf": [
+        Kind::Statuses => {
+            let one = json!([
                 {"type": "integer", "minimum": 100, "maximum": 599},
                 {
                     "type": "string",
                     "pattern": "^ *[1-5][0-9]{2} *(?:- *[1-5][0-9]{2} *)?(?:, *[1-5][0-9]{2} *(?:- *[1-5][0-9]{2} *)?)*$",
                 },
-            ],
-        }),
+            ]);
+            json!({
+                "anyOf": [
+                    one[0],
+                    one[1],
+                    {"type": "array", "minItems": 1, "items": {"anyOf": one}},
+                ],
+            })
+        }
         Kind::Protocols => json!({
             "anyOf": [
                 {"const": false},

@@ -238,10 +238,15 @@ impl StatusSet {
             match (one(low), one(high)) {
                 (Some(low), Some(high)) if low <= high => ranges.push((low, high)),
                 _ => {
-                    return Err(Wrong::new(
-                        format!("`{}` is not a status or range of statuses", shown(part)),
-                        "100 to 599, for example `200-399` or `200,204`",
-                    ));
+                    let wrong = format!("`{}` is not a status or range of statuses", shown(part));
+                    let hint = match part.trim().as_bytes() {
+                        [class @ b'1'..=b'5', b'x' | b'X', b'x' | b'X'] => {
+                            let class = char::from(*class);
+                            format!("write `{class}00-{class}99`")
+                        }
+                        _ => "100 to 599, for example `200-399` or `200,204`".into(),
+                    };
+                    return Err(Wrong::new(wrong, hint));
                 }
             }
         }

@@ -230,17 +230,33 @@ impl<'a> Fields<'a> {
         found.copied()
     }
 
-    /// Statuses and ranges of them; one alone may be a number.
+    /// Statuses and ranges of them, in one text or as a list; one alone may be a number.
     pub(super) fn statuses(&self, report: &mut Report, name: &str) -> Option<StatusSet> {
         let field = self.find(name)?;
-        let parsed = match &field.node.value {
-            Value::Text(text) => StatusSet::parse(text),
-            Value::Int(number) => StatusSet::parse(&number.to_string()),
-            _ => Err(Wrong::new(
-                format!("must be statuses, not {}", field.node.kind()),
-                format!("for example `{name}: {}`", example(field.key)),
-            )),
+        let one = |node: &Node| match &node.value {
+            Value::Text(text) => Some(text.clone()),
+            Value::Int(number) => Some(number.to_string()),
+            _ => None,
         };
+        let text = match &field.node.value {
+            Value::List(items) if !items.is_empty() => {
+                let items: Option<Vec<_>> = items.iter().map(one).collect();
+                items.map(|items| items.join(","))
+            }
+            _ => one(field.node),
+        };
+        let parsed = text.ok_or_else(|| {
+            let given = match &field.node.value {
+                Value::List(items) if items.is_empty() => "an empty list".into(),
+                Value::List(_) => "a list of something else".into(),
+                _ => describe(field.node),
+            };
+            Wrong::new(
+                format!("must be statuses, not {given}"),
+                format!("for example `{name}: {}`", example(field.key)),
+            )
+        });
+        let parsed = parsed.and_then(|text| StatusSet::parse(&text));
         match parsed {
             Ok(set) => Some(set),
             Err(wrong) => {

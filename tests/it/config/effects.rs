@@ -395,6 +395,12 @@ const HTTP: &[(&str, &str, Probe, &str)] = &[
         "Some(StatusSet([(500, 500), (502, 504)]))",
     ),
     (
+        "ejection.statuses",
+        "ejection: {statuses: [500, 502-504]}",
+        probe!(c => web(c).ejection.as_ref().map(|e| &e.statuses)),
+        "Some(StatusSet([(500, 500), (502, 504)]))",
+    ),
+    (
         "filters",
         "filters: [{type: own, on_error: continue, n: 1}]",
         probe!(c => http(c).filters),
