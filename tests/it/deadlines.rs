@@ -138,13 +138,15 @@ fn a_body_that_falls_silent_is_cut() {
 #[test]
 fn a_client_that_pauses_is_not_the_endpoints_silence() {
     const LENGTH: usize = 32 << 20;
-    let origin = Origin::serve(|_, conn| conn.answer(200, &[], &vec![b'x'; LENGTH]));
-    let gw = Gw::route(&[origin.url()], "timeout_ms: 300\n");
+    let body = vec![b'x'; LENGTH];
+    let origin = Origin::serve(move |_, conn| conn.answer(200, &[], &body));
+    let gw = Gw::route(&[origin.url()], "timeout_ms: 1000\n");
     let mut client = gw.client();
     client.request("GET", "/", &[], b"");
-    let (_, framing) = client.head().unwrap();
+    let (head, framing) = client.head().unwrap();
+    assert_eq!(head.status, 200);
     // What is between endpoint and client is full, and nothing moves, for longer than the timeout.
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(2));
     assert_eq!(client.body(framing).unwrap().len, LENGTH as u64);
     assert_eq!(gw.reasons(1), ["ok"]);
 }
