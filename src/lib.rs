@@ -90,7 +90,7 @@ pub use error::{Error, Fault, Reason};
 /// The Pingora this crate is built on, for services of your own beside ours.
 pub use pingora;
 
-/// The README's Rust is compiled with the documentation tests.
+/// The Rust of the page on embedding is compiled with the documentation tests.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;
