@@ -3,7 +3,7 @@
 //!
 //! Its own file because the parser, the JSON Schema and the documentation all come from it, so
 //! that they cannot disagree. Invariant: a key that is not here is refused. Read by `parse`,
-//! `schema` and the tests of README and `conf/`.
+//! `schema` and the tests of `docs/` and `conf/`.
 
 use Kind::*;
 
@@ -235,7 +235,7 @@ fn quoted(words: impl Iterator<Item = &'static str>) -> String {
     quoted.join(", ")
 }
 
-/// Every key as a table in Markdown, for README and reference.
+/// Every key as a table in Markdown, for the page of keys.
 pub fn markdown_table() -> String {
     let mut out = String::from("| key | value | default | meaning |\n|---|---|---|---|\n");
     for section in Section::ALL {
