@@ -101,6 +101,14 @@ fn what_is_400_says_which_rule_was_broken_and_repeats_nothing() {
         (head("/secret/..;/a"), "hides a dot segment"),
         (head("http://secret@a/"), "authority"),
         ("GET /secret HTTP/1.1\r\n\r\n".into(), "no Host"),
+        (
+            "GET /secret HTTP/1.1\r\nHost: a\r\nConnection: close, X-Forwarded-For\r\n\r\n".into(),
+            "no hop may take out",
+        ),
+        (
+            "GET /secret HTTP/1.1\r\nHost: a\r\nConnection: HOST\r\n\r\n".into(),
+            "no hop may take out",
+        ),
         ("GET /secret HTTP/1.1\nHost: a\r\n\r\n".into(), "bare LF"),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nsecret\r\n\r\n".into(),

@@ -61,6 +61,9 @@ impl Fields {
                 for option in text.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    if NEEDED.iter().any(|name| option.eq_ignore_ascii_case(name)) {
+                        return Err(bad("Connection names a field that no hop may take out"));
+                    }
                 }
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
@@ -112,6 +115,15 @@ impl Fields {
         }
     }
 }
+
+/// RFC 9110 7.6.1: a field that all recipients need is never for one hop alone. Pingora refuses these
+/// four later, without a word of why.
+const NEEDED: [&[u8]; 4] = [
+    b"host",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+];
 
 /// Fills a slot that must be empty.
 fn once<T>(slot: &mut Option<T>, value: T, why: &'static str) -> Result<(), Refusal> {
