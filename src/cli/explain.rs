@@ -152,6 +152,7 @@ fn rehearse(
         route: &route.label,
         upstream: route.upstream.label(),
         target: target.to_owned(),
+        stripped: route.stripped(),
         normalise: normaliser(route),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -24,6 +24,8 @@ pub struct Context<'a> {
     pub(crate) tries: u32,
     /// Path and query as matched; sent behind the endpoint's own path.
     pub(crate) target: &'a mut String,
+    /// The prefix of the route, where it was taken out of the target; else empty.
+    pub(crate) stripped: &'a str,
     /// The target before this filter chose another.
     pub(crate) replaced: Option<String>,
     pub(crate) extensions: &'a mut Extensions,

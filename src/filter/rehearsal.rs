@@ -27,6 +27,8 @@ pub struct Written<'a> {
     pub upstream: &'a str,
     /// Path and query as matched.
     pub target: String,
+    /// The prefix that was taken out of it.
+    pub stripped: &'a str,
     pub normalise: Normalise,
 }
 
@@ -60,6 +62,7 @@ impl Chain {
             endpoint: None,
             tries: 0,
             target: &mut target,
+            stripped: written.stripped,
             replaced: None,
             extensions: &mut extensions,
             attempt: &mut attempt,

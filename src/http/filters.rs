@@ -269,6 +269,7 @@ fn context<'a>(
         endpoint: ctx.endpoint.as_deref().map(|endpoint| endpoint.label()),
         tries: ctx.tries,
         target: &mut ctx.target,
+        stripped: route.stripped(),
         replaced: None,
         extensions,
         attempt,

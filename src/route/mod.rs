@@ -62,4 +62,12 @@ impl Route {
             upstream,
         }
     }
+
+    /// What is taken away from the front of a path before it is sent; empty for nothing.
+    pub fn stripped(&self) -> &str {
+        match self.strip_prefix {
+            true => self.key.prefix.trim_end_matches('/'),
+            false => "",
+        }
+    }
 }

@@ -19,6 +19,7 @@ pub(super) struct Bed {
     session: Session,
     pub(super) client: Option<IpAddr>,
     pub(super) target: String,
+    pub(super) stripped: &'static str,
     pub(super) extensions: Extensions,
     attempt: Attempt,
     /// Open, so that the session does not see its client leave.
@@ -38,6 +39,7 @@ impl Bed {
             session,
             client: Some([192, 0, 2, 7].into()),
             target: target.to_owned(),
+            stripped: "",
             extensions: Extensions::new(),
             attempt: Attempt::default(),
             _client: client,
@@ -54,6 +56,7 @@ impl Bed {
             endpoint: None,
             tries: 0,
             target: &mut self.target,
+            stripped: self.stripped,
             replaced: None,
             extensions: &mut self.extensions,
             attempt: &mut self.attempt,

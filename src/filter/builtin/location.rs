@@ -5,10 +5,12 @@
 //! (`${host}`); no path makes it another host, no byte ends its line; an unknown word is an error
 //! at load. Called by `rewrite`.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, Uri, header};
 
 use super::target::push_escaped;
-use super::template::{Piece, pieces};
+use super::template::{Piece, foreign_word, pieces};
 use crate::filter::{BadSetting, Context, Result};
 use crate::wire::http1::is_authority;
 
@@ -65,7 +67,11 @@ impl Location {
         if !behind {
             parts.push(Part::Query);
         }
-        if let Some(word) = parts.iter().find_map(Part::other_word) {
+        let foreign = parts.iter().find_map(|part| match part {
+            Part::Text(text) => foreign_word(text),
+            _ => None,
+        });
+        if let Some(word) = foreign {
             let wrong = wrong(format!("`{word}` is a word of another server"));
             return Err(wrong.hint(KNOWN).into());
         }
@@ -89,6 +95,12 @@ impl Location {
         };
         // `OPTIONS *` has no path.
         let path = if path.starts_with('/') { path } else { "/" };
+        // A client knows the path with the prefix that its route takes away.
+        let path = match cx.stripped {
+            "" => Cow::Borrowed(path),
+            prefix => Cow::Owned(format!("{prefix}{path}")),
+        };
+        let path = path.as_ref();
         let mut out = String::new();
         for part in &self.parts {
             match part {
@@ -116,24 +128,6 @@ impl Location {
             }
         }
         HeaderValue::from_str(&out).ok()
-    }
-}
-
-impl Part {
-    /// A word as nginx writes it, which every client would be sent as it stands. `$1` and `$filter`
-    /// may be meant.
-    fn other_word(&self) -> Option<&str> {
-        let Part::Text(text) = self else {
-            return None;
-        };
-        let words = text.match_indices('$').map(|(at, _)| {
-            let more = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
-            let name = text.as_bytes()[at + 1..].iter().take_while(|b| more(b));
-            &text[at..at + 1 + name.count()]
-        });
-        words
-            .into_iter()
-            .find(|word| NGINX_WORDS.contains(&&word[1..]))
     }
 }
 
@@ -186,21 +180,6 @@ fn is_place(to: &str) -> bool {
     };
     plain && (path || url().is_some())
 }
-
-/// What stands in the redirects of nginx, and our own without braces.
-const NGINX_WORDS: [&str; 11] = [
-    "scheme",
-    "host",
-    "path",
-    "query",
-    "http_host",
-    "server_name",
-    "request_uri",
-    "uri",
-    "document_uri",
-    "args",
-    "is_args",
-];
 
 const KNOWN: &str =
     "known are ${scheme}, ${host}, ${path} and ${query}, and `$${` stands for `${` itself";
@@ -283,6 +262,31 @@ mod tests {
             location(upgrade, hostile, "a").await.as_deref(),
             Some("https://a/a%0D%0ASet-Cookie:%20b?c%0D%0Ad%C3%A9%23%22%3C%3E")
         );
+    }
+
+    #[tokio::test]
+    async fn the_path_has_the_prefix_that_its_route_takes_away() {
+        for (to, target, expected) in [
+            (
+                "https://${host}${path}${query}",
+                "/v1?b=c",
+                "https://a/api/v1?b=c",
+            ),
+            ("https://${host}${path}", "/", "https://a/api/"),
+            (
+                "https://x.example/${path}",
+                "//v1",
+                "https://x.example/api//v1",
+            ),
+            ("${path}", "//evil", "/api//evil"),
+            ("/login?from=${path}", "/a&b", "/login?from=/api/a%26b"),
+            ("/new", "/v1?b", "/new?b"),
+        ] {
+            let mut bed = Bed::get(target, &["Host: a"]).await;
+            bed.stripped = "/api";
+            let made = Location::parse(to).unwrap().of(&bed.context()).unwrap();
+            assert_eq!(made, expected, "{to} {target}");
+        }
     }
 
     #[tokio::test]

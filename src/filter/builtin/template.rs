@@ -95,7 +95,10 @@ fn host<'c>(cx: &'c Context<'_>) -> Option<&'c str> {
 fn parts(text: &str) -> Result<Vec<Part>> {
     let pieces = pieces(text).map_err(|why| format!("{why}; {KNOWN}"))?;
     let parts = pieces.into_iter().map(|piece| match piece {
-        Piece::Text(text) => Ok(Part::Text(text)),
+        Piece::Text(text) => match foreign_word(&text) {
+            Some(word) => Err(format!("`{word}` is a word of another server; {KNOWN}").into()),
+            None => Ok(Part::Text(text)),
+        },
         Piece::Word("client_ip") => Ok(Part::ClientIp),
         Piece::Word("request_id") => Ok(Part::RequestId),
         Piece::Word("route") => Ok(Part::Route),
@@ -142,6 +145,39 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>> {
     Ok(pieces)
 }
 
+/// A word as nginx writes it, or one of ours without braces, which would be sent as it stands, to
+/// everybody. Any other `$1` or `$filter` may be meant.
+pub(super) fn foreign_word(text: &str) -> Option<&str> {
+    let mut words = text.match_indices('$').map(|(at, _)| {
+        let more = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        let name = text.as_bytes()[at + 1..].iter().take_while(|b| more(b));
+        &text[at..at + 1 + name.count()]
+    });
+    words.find(|word| FOREIGN.contains(&&word[1..]))
+}
+
+const FOREIGN: [&str; 19] = [
+    "args",
+    "client_ip",
+    "document_uri",
+    "host",
+    "hostname",
+    "http_host",
+    "is_args",
+    "path",
+    "proxy_add_x_forwarded_for",
+    "query",
+    "query_string",
+    "remote_addr",
+    "remote_user",
+    "request_id",
+    "request_uri",
+    "route",
+    "scheme",
+    "server_name",
+    "uri",
+];
+
 const KNOWN: &str =
     "known are ${client_ip}, ${request_id}, ${route} and ${host}, and `$${` stands for `${` itself";
 
@@ -168,6 +204,7 @@ mod tests {
                 "${host} $${host} $ $x example.org:81",
             ),
             ("{host}", "{host}"),
+            ("$5 $hosts $$ $", "$5 $hosts $$ $"),
         ] {
             let value = value(text, &["Host: example.org:81"]).await;
             assert_eq!(value.as_deref(), Some(expected), "{text}");
@@ -187,6 +224,15 @@ mod tests {
             ("${}", "`${}` is not known"),
             ("${HOME}", "`${HOME}` is not known"),
             ("${host", "has no `}`"),
+            (
+                "$remote_addr",
+                "`$remote_addr` is a word of another server; known",
+            ),
+            (
+                "for=${client_ip};host=$host",
+                "`$host` is a word of another",
+            ),
+            ("$client_ip", "`$client_ip` is a word"),
             ("a\r\nX-Evil: 1", "line end"),
             ("a\0", "line end"),
         ] {

@@ -226,6 +226,23 @@ fn a_redirect_keeps_host_path_and_query() {
 }
 
 #[test]
+fn a_redirect_keeps_the_prefix_that_its_route_takes_away() {
+    let origin = Origin::echo();
+    let redirect = filters(&["{type: rewrite, redirect: {to: 'https://${host}${path}${query}'}}"]);
+    let strip = format!("strip_prefix: true\n{redirect}");
+    let gw = Gw::start(route("/api", &[origin.url()], &strip));
+    for (target, location) in [
+        ("/api/v1?a=b", "https://gateway.test/api/v1?a=b"),
+        ("/api", "https://gateway.test/api/"),
+        ("/api//../api/x", "https://gateway.test/api/x"),
+    ] {
+        let response = gw.get(target);
+        assert_eq!(response.headers.first("Location"), Some(location));
+    }
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
 fn a_redirect_stays_on_its_host_whatever_slashes_a_path_begins_with() {
     let origin = Origin::echo();
     let redirect = filters(&["{type: rewrite, redirect: {to: '${path}${query}', status: 302}}"]);
