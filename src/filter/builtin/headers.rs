@@ -92,7 +92,9 @@ impl Filter for Headers {
         used(&self.request, cx);
         for edit in &self.request {
             let value = edit.value(cx);
-            edit.apply(value, &mut cx.request_mut())?;
+            let mut head = cx.request_mut();
+            edit.apply(value, &mut head)?;
+            edit.apply_to_twins(&self.request, &mut head)?;
         }
         Ok(Verdict::Continue)
     }
@@ -101,6 +103,7 @@ impl Filter for Headers {
         used(&self.upstream, cx);
         for edit in &self.upstream {
             edit.apply(edit.value(cx), head)?;
+            edit.apply_to_twins(&self.upstream, head)?;
         }
         Ok(())
     }
@@ -214,6 +217,40 @@ impl Edit {
             (Change::Add(_), None) | (Change::Remove, Some(_)) => Ok(()),
         }
     }
+
+    /// What is set or removed is so under every name that stands for it, but for those that the
+    /// settings name themselves.
+    fn apply_to_twins(&self, all: &[Edit], head: &mut RequestHead<'_>) -> Result<()> {
+        let named = |name: &HeaderName| all.iter().any(|edit| edit.name == *name);
+        match self.change {
+            Change::Remove | Change::Set(_) => remove_twins(head, &self.name, named),
+            Change::Add(_) => Ok(()),
+        }
+    }
+}
+
+/// Removes fields of a client that an endpoint may take for `name`: one that hands fields on as
+/// variables (RFC 3875, section 4.1.18) reads `X_User` as `X-User`. Not those that `keeps`.
+pub(super) fn remove_twins(
+    head: &mut RequestHead<'_>,
+    name: &HeaderName,
+    keeps: impl Fn(&HeaderName) -> bool,
+) -> Result<()> {
+    let plain = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => byte,
+        false => b'_',
+    };
+    let is_twin = |other: &HeaderName| {
+        let (one, other) = (name.as_str(), other.as_str());
+        let same = |(one, other): (u8, u8)| plain(one) == plain(other);
+        one.len() == other.len() && one != other && one.bytes().zip(other.bytes()).all(same)
+    };
+    let names = head.headers().keys();
+    let twins = names.filter(|other| is_twin(other) && !keeps(other));
+    for twin in twins.cloned().collect::<Vec<_>>() {
+        head.remove(twin)?;
+    }
+    Ok(())
 }
 
 /// What heads of requests and responses have in common.

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::header_name;
 use super::headers::WRITTEN_FOR_EACH_TRY;
+use super::headers::remove_twins;
 use crate::filter::{BadSetting, Context, Filter, Phases, ResponseHead, Result, Verdict};
 
 /// Settings of `request_id`.
@@ -68,7 +69,9 @@ impl Filter for GiveRequestId {
             cx.extensions_mut().insert(id);
         }
         let value = RequestId::of(cx.extensions_mut()).value()?;
-        cx.request_mut().set(self.header.clone(), value)?;
+        let mut head = cx.request_mut();
+        head.set(self.header.clone(), value)?;
+        remove_twins(&mut head, &self.header, |_| false)?;
         Ok(Verdict::Continue)
     }
 

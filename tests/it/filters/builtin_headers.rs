@@ -35,6 +35,50 @@ fn templates_reach_the_endpoint_and_the_client() {
 }
 
 #[test]
+fn what_is_set_or_removed_is_so_under_every_name_that_stands_for_it() {
+    let origin = Origin::echo();
+    let gw = Gw::start(filtered(
+        &[&origin],
+        &[
+            "{type: request_id}",
+            "{type: headers, request: {set: {X-User: '${client_ip}', api_key: k, X-Both: a, X_Both: b, X-Forwarded-Port: '1'}, \
+             add: {X-Tag: mine}, remove: [X-Admin-Role]}}",
+        ],
+    ));
+    let fields = [
+        ("X_User", "forged"),
+        ("X.User", "forged"),
+        ("Api-Key", "forged"),
+        ("X_Both", "forged"),
+        ("X_Forwarded_Port", "forged"),
+        ("X_Admin-Role", "forged"),
+        ("X_Request_Id", "forged"),
+        ("X_Tag", "theirs"),
+        ("X_Users", "theirs"),
+        ("XxUser", "theirs"),
+    ];
+    let echo = gw.client().call("GET", "/", &fields, b"").json();
+    for (name, values) in [
+        ("X-User", &["127.0.0.1"][..]),
+        ("X_User", &[]),
+        ("X.User", &[]),
+        ("api_key", &["k"]),
+        ("Api-Key", &[]),
+        ("X-Both", &["a"]),
+        ("X_Both", &["b"]),
+        ("X-Forwarded-Port", &["1"]),
+        ("X_Forwarded_Port", &[]),
+        ("X_Admin-Role", &[]),
+        ("X_Request_Id", &[]),
+        ("X_Tag", &["theirs"]),
+        ("X_Users", &["theirs"]),
+        ("XxUser", &["theirs"]),
+    ] {
+        assert_eq!(echoed(&echo, name), values, "{name}");
+    }
+}
+
+#[test]
 fn the_filter_has_the_last_word_over_what_the_gateway_writes() {
     let origin = Origin::echo();
     let gw = Gw::start(filtered(
