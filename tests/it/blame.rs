@@ -49,6 +49,31 @@ fn an_end_that_no_endpoint_told_of_is_logged_in_words() {
     assert!(!binary.said().contains("HTTPStatus"), "{}", binary.said());
 }
 
+#[test]
+fn what_an_endpoint_does_wrong_each_time_is_no_line_each_time() {
+    let origin = Origin::raw(|conn| {
+        let Some(request) = conn.request()? else {
+            return Ok(());
+        };
+        match request.target.as_str() {
+            "/more" => conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokmore"),
+            "/empty" => conn.send("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nno"),
+            _ => conn.send("HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nno"),
+        }
+    });
+    let binary = Binary::start(&route("/", &[origin.url()], "ejection: false\n"));
+    for (target, status) in [("/more", 200), ("/empty", 204), ("/less", 502)] {
+        for _ in 0..10 {
+            assert_eq!(binary.client().get(target).status, status);
+        }
+    }
+    line(&binary, "failed, before a response");
+    let said = binary.said();
+    assert!(!said.contains("pingora"), "{said}");
+    let failed = said.lines().filter(|line| line.contains("failed,"));
+    assert_eq!(failed.count(), 1, "{said}");
+}
+
 /// The program, with so few descriptors that some clients take them all.
 fn poor() -> Command {
     let mut command = Command::new("sh");
