@@ -105,16 +105,29 @@ pub(super) fn networks(report: &mut Report, root: &Fields, name: &str) -> Vec<Ip
 fn network(item: &Node) -> Result<IpNet, Wrong> {
     if let Value::Text(text) = &item.value {
         if let Ok(network) = text.parse::<IpNet>() {
-            return Ok(network.trunc());
+            return Ok(canonical(network.trunc()));
         }
         if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(IpNet::from(ip));
+            return Ok(canonical(IpNet::from(ip)));
         }
     }
     Err(Wrong::new(
         format!("{} is not a network", describe(item)),
         "for example `10.0.0.0/8` or `\"fd00::/8\"`",
     ))
+}
+
+/// A client that comes as `::ffff:a.b.c.d` counts as IPv4, and so must the network that it is in.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = || {
+        let ip = match network.addr() {
+            IpAddr::V6(ip) => ip.to_ipv4_mapped()?,
+            IpAddr::V4(_) => return None,
+        };
+        let bits = network.prefix_len().checked_sub(96)?;
+        IpNet::new(ip.into(), bits).ok()
+    };
+    mapped().unwrap_or(network)
 }
 
 /// The name of a user or group (useradd(8): letters, digits, `_`, `-`, at most 32).

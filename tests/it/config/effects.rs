@@ -43,6 +43,12 @@ const TOP: &[(&str, &str, Probe, &str)] = &[
         "[10.0.0.0/8, ::1/128]",
     ),
     (
+        "trusted_proxies",
+        "trusted_proxies: [\"::ffff:10.1.2.3\", \"::ffff:10.1.2.3/104\", \"::ffff:0:0/95\", \"::/0\"]",
+        probe!(c => c.trusted_proxies),
+        "[10.1.2.3/32, 10.0.0.0/8, ::fffe:0:0/95, ::/0]",
+    ),
+    (
         "max_header_bytes",
         "max_header_bytes: 256",
         probe!(c => c.max_header_bytes),
