@@ -1,5 +1,6 @@
 //! Requests that ask to switch protocols (`Upgrade`).
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::support::{Client, Gw, Next, Origin, echoed};
@@ -201,4 +202,35 @@ fn a_request_with_a_body_switches_behind_it() {
         echo.extend(client.read_some().expect("the echo comes"));
     }
     assert_eq!(String::from_utf8(echo).unwrap(), expected);
+}
+
+#[test]
+fn what_a_client_sends_before_it_ends_its_side_reaches_the_endpoint() {
+    const SENT: usize = 3 << 20;
+    let (arrived, count) = mpsc::channel();
+    let origin = Origin::raw(move |conn| {
+        conn.request()?.expect("a request comes");
+        conn.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        )?;
+        let mut read = 0;
+        loop {
+            match conn.next_bytes()?.len() {
+                0 => break,
+                more => read += more,
+            }
+        }
+        let _ = arrived.send(read);
+        // Lost: Pingora ends the connection for both.
+        let _ = conn.send("last words");
+        Ok(())
+    });
+    let gw = Gw::route(&[origin.url()], "");
+    let mut client = gw.client();
+    let fields = [("Connection", "Upgrade"), ("Upgrade", "tcp")];
+    assert_eq!(client.call("POST", "/attach", &fields, b"").status, 101);
+    client.send(vec![b'x'; SENT]);
+    client.finish();
+    assert_eq!(count.recv_timeout(Duration::from_secs(20)), Ok(SENT));
+    assert_eq!(client.read_some().unwrap_or_default(), b"");
 }
