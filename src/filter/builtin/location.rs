@@ -129,6 +129,29 @@ impl Location {
         }
         HeaderValue::from_str(&out).ok()
     }
+
+    /// Whether `location` is `https` and where the client is: TLS ended in front of us, and what was
+    /// to be enforced is so. Sending it there again would never end.
+    pub(super) fn is_reached(&self, location: &HeaderValue, cx: &Context<'_>) -> bool {
+        let https = |part: &Part| match part {
+            Part::Text(text) => text.starts_with("https://"),
+            _ => false,
+        };
+        if cx.scheme() != "https" || !self.parts.first().is_some_and(https) {
+            return false;
+        }
+        let host = cx.request().headers.get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
+        let host = host.strip_suffix(":443").unwrap_or(host);
+        let asked = Location {
+            parts: vec![
+                Part::Text(format!("https://{host}")),
+                Part::Path,
+                Part::Query,
+            ],
+        };
+        asked.of(cx).as_ref() == Some(location)
+    }
 }
 
 /// The host that the client asked for, without its port.

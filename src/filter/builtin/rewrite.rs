@@ -170,6 +170,7 @@ fn bad_request(detail: &'static str) -> Verdict {
 
 fn redirect(to: &Location, status: StatusCode, cx: &Context<'_>) -> Verdict {
     match to.of(cx) {
+        Some(there) if to.is_reached(&there, cx) => Verdict::Continue,
         Some(to) => Verdict::Respond(Response::new(status).header(header::LOCATION, to)),
         None => bad_request("the request names no host to lead to"),
     }

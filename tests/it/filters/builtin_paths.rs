@@ -226,6 +226,27 @@ fn a_redirect_keeps_host_path_and_query() {
 }
 
 #[test]
+fn who_came_by_https_is_not_sent_to_https_again() {
+    let origin = Origin::echo();
+    let filter = "{type: rewrite, redirect: {to: 'https://${host}${path}${query}'}}";
+    let to = |trusted: &str| {
+        let routes = route("/", &[origin.url()], &filters(&[filter]));
+        Gw::start(format!("trusted_proxies: [{trusted}]\n{routes}"))
+    };
+    let (behind, alone) = (to("127.0.0.0/8"), to(""));
+    let ask = |gw: &Gw, host, scheme| {
+        let fields = [("Host", host), ("X-Forwarded-Proto", scheme)];
+        gw.client().call("GET", "/a?b=c", &fields, b"").status
+    };
+    assert_eq!(ask(&behind, "a.test", "https"), 200);
+    assert_eq!(ask(&behind, "a.test:443", "https"), 200);
+    assert_eq!(ask(&behind, "a.test", "http"), 308);
+    assert_eq!(ask(&behind, "a.test:8443", "https"), 308, "another port");
+    assert_eq!(ask(&alone, "a.test", "https"), 308, "anybody can say so");
+    assert_eq!(origin.requests(), 2);
+}
+
+#[test]
 fn a_redirect_keeps_the_prefix_that_its_route_takes_away() {
     let origin = Origin::echo();
     let redirect = filters(&["{type: rewrite, redirect: {to: 'https://${host}${path}${query}'}}"]);
