@@ -281,7 +281,7 @@ fn summary(config: &Config) -> String {
 
 /// Pingora tells about each of its services and requests; what matters of it we say ourselves.
 const LOG_FILTER: &str = "info,pingora_core=warn,pingora_core::protocols::http=error,\
-    pingora_proxy=error,pingora_load_balancing=error";
+    pingora_pool=error,pingora_proxy=error,pingora_load_balancing=error";
 /// For what does not depend on a configuration.
 const ANY: &str = "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 1\nmax_connections: 1\n\
     routes: {/: {upstream: \"http://127.0.0.1:1\"}}\n";

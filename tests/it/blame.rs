@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use crate::support::binary::program;
@@ -56,15 +57,29 @@ fn what_an_endpoint_does_wrong_each_time_is_no_line_each_time() {
             return Ok(());
         };
         match request.target.as_str() {
+            // As servers do that tire of waiting.
+            "/late" => {
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+                thread::sleep(Duration::from_millis(20));
+                conn.send("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+            }
             "/more" => conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokmore"),
             "/empty" => conn.send("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nno"),
             _ => conn.send("HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nno"),
         }
     });
     let binary = Binary::start(&route("/", &[origin.url()], "ejection: false\n"));
-    for (target, status) in [("/more", 200), ("/empty", 204), ("/less", 502)] {
+    for (target, status) in [
+        ("/late", 200),
+        ("/more", 200),
+        ("/empty", 204),
+        ("/less", 502),
+    ] {
         for _ in 0..10 {
             assert_eq!(binary.client().get(target).status, status);
+            eventually(SOON, "the gateway has left", || {
+                origin.open_connections() == 0
+            });
         }
     }
     line(&binary, "failed, before a response");
