@@ -295,7 +295,21 @@ impl Talk<'_, '_> {
     /// To the server that has this thread, and to no other that has a thread of this id.
     async fn kill(&mut self, id: u64, length: usize) -> Option<Watch> {
         let routed = self.routed;
-        let owners = routed.sessions.threads.owners(&routed.servers(), id);
+        let threads = &routed.sessions.threads;
+        let mut owners = threads.owners(&routed.servers(), id);
+        // Young servers count alike, so the id may be this session's own, too; it does not mean
+        // itself while another one of its client waits for an answer.
+        if let (Some(own), [_, _]) = (&self.thread, owners.as_slice())
+            && own.is_at(self.at, id)
+        {
+            let client = routed.client.ip();
+            if owners
+                .iter()
+                .any(|&server| server != self.at && threads.is_awaited(server, id, client))
+            {
+                owners.retain(|&server| server != self.at);
+            }
+        }
         let why = match owners.as_slice() {
             // Nobody's that is known: its own server says so, or ends a session of somebody else's.
             [] => return self.tell_server(length).await,

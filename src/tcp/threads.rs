@@ -103,12 +103,29 @@ impl Threads {
         awaited.max().map(|(_, server)| server)
     }
 
+    /// Whether thread `id` of `server` is a session of `client` that waits for an answer.
+    pub fn is_awaited(&self, server: SocketAddr, id: u64, client: IpAddr) -> bool {
+        let Ok(id) = u32::try_from(id) else {
+            return false;
+        };
+        let now = self.now();
+        let living = lock(&self.living);
+        let sessions = living.of_client.get(&client);
+        sessions
+            .and_then(|sessions| sessions.get(&(server, id)))
+            .is_some_and(|activity| activity.waited(now).is_some())
+    }
+
     fn now(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
 }
 
 impl Thread {
+    pub fn is_at(&self, server: SocketAddr, id: u64) -> bool {
+        self.key.0 == server && u64::from(self.key.1) == id
+    }
+
     /// Bytes of this session have moved.
     pub fn moved(&self, direction: Direction, bytes: u64) {
         let activity = &self.activity;
@@ -249,6 +266,9 @@ mod tests {
         assert_eq!(threads.awaited_elsewhere(&[a, b], a, mine), None);
         assert_eq!(threads.awaited_elsewhere(&[b], b, mine), None);
         assert_eq!(threads.awaited_elsewhere(&[a, b], b, other), None);
+        assert!(thread.is_at(a, 5) && !thread.is_at(b, 5) && !thread.is_at(a, (1 << 32) + 5));
+        assert!(threads.is_awaited(a, 5, mine) && !threads.is_awaited(a, 5, other));
+        assert!(!threads.is_awaited(b, 5, mine) && !threads.is_awaited(a, (1 << 32) + 5, mine));
         thread.moved(Direction::Downstream, 10);
         assert_eq!(threads.awaited_elsewhere(&[a, b], b, mine), None);
         thread.moved(Direction::Upstream, 10);

@@ -209,6 +209,48 @@ print([asking.end for asking in twice])
 }
 
 #[test]
+fn a_kill_means_the_query_that_waits_and_not_its_own_session_of_the_same_id() {
+    // Both servers are new, so round robin gives a session and its killer the same id.
+    let (a, b) = (Mariadb::new(), Mariadb::new());
+    let gw = in_front(&a, &b, "");
+    let said = pymysql(
+        gw.tcp_addr(0),
+        "
+equal = killed = tries = 0
+for n in range(40):
+    tries += 1
+    asking = Asking()
+    killer = connect()
+    equal += killer.thread_id() == asking.id
+    try:
+        killer.cursor().execute('KILL QUERY %d' % asking.id)
+    except pymysql.err.MySQLError as e:
+        print(n, e)
+    killed += asking.is_killed()
+    assert one(killer, 'SELECT 40 + 2') == 42
+    killer.close()
+    asking.db.close()
+    if equal and tries >= 6:
+        break
+# Nobody waits: which of two idle sessions is meant is not known.
+idle = {}
+for n in range(200):
+    db = connect()
+    if db.thread_id() in idle:
+        break
+    idle[db.thread_id()] = db
+else:
+    raise SystemExit('no id twice')
+code, text = error(db, 'KILL %d' % db.thread_id())
+assert code == 1094 and 'several servers' in text, (code, text)
+assert [one(db, 'SELECT 1'), one(idle[db.thread_id()], 'SELECT 1')] == [1, 1]
+print(equal > 0, killed == tries)
+",
+    );
+    assert_eq!(said, "True True\n");
+}
+
+#[test]
 fn a_wrong_password_is_refused_and_blocks_nobody_while_a_query_is_waited_for() {
     let (a, b) = (
         Mariadb::with(&["max_connect_errors=3"]),
