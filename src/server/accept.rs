@@ -39,6 +39,7 @@ use crate::server::workers::{Place, Workers};
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::ListenerMetrics;
+use crate::upstream::Trouble;
 
 /// What all listeners of a gateway share.
 pub struct Edges {
@@ -150,6 +151,7 @@ fn start(listener: Listener, edges: &Arc<Edges>) -> Vec<(Identity, JoinHandle<()
         metrics,
         socket,
         refusing: Connections::default(),
+        trouble: Arc::default(),
     };
     if identity.kind == Kind::Admin {
         info!("admin on {}", door.addr);
@@ -176,6 +178,7 @@ struct Door {
     socket: Arc<TcpListener>,
     /// Clients that are told no.
     refusing: Connections,
+    trouble: Arc<Trouble>,
 }
 
 async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Handle) {
@@ -186,6 +189,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
         metrics,
         socket,
         refusing,
+        trouble,
     } = door;
     let drain = &edges.drain;
     let _accepting = drain.accept_loop();
@@ -206,10 +210,11 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                pause_after(&error, &text).await;
+                pause_after(&error, &text, &trouble).await;
                 continue;
             }
         };
+        accepts(&text, &trouble);
         let snapshot = edges.snapshots.load();
         let table = match identity.kind {
             Kind::Tcp => match snapshot.tcp_table(identity.configured) {
@@ -333,7 +338,12 @@ async fn serve_http(
 /// The admin listener answers until the very end, so that a drain can be watched; but not on a
 /// socket that is another process's by then.
 async fn accept_admin(door: Door, edges: Arc<Edges>) {
-    let Door { text, socket, .. } = door;
+    let Door {
+        text,
+        socket,
+        trouble,
+        ..
+    } = door;
     let mut left = edges.drain.left();
     let stops = Stop {
         announce: edges.drain.announce(),
@@ -352,10 +362,11 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                pause_after(&error, &text).await;
+                pause_after(&error, &text, &trouble).await;
                 continue;
             }
         };
+        accepts(&text, &trouble);
         let Some(open) = open.open(MAX_ADMIN_CONNECTIONS) else {
             continue;
         };
@@ -374,7 +385,7 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
 }
 
 /// Out of descriptors or memory: accepting again at once would only spin.
-async fn pause_after(error: &std::io::Error, listener: &str) {
+async fn pause_after(error: &std::io::Error, listener: &str, trouble: &Trouble) {
     use std::io::ErrorKind::*;
     if matches!(
         error.kind(),
@@ -382,8 +393,16 @@ async fn pause_after(error: &std::io::Error, listener: &str) {
     ) {
         return;
     }
-    warn!("{listener}: cannot accept: {error}");
+    if let Some(unsaid) = trouble.failed() {
+        warn!("{listener}: cannot accept: {error}{unsaid}");
+    }
     tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+fn accepts(listener: &str, trouble: &Trouble) {
+    if let Some(failures) = trouble.worked() {
+        info!("{listener}: accepts again, after {failures} failures");
+    }
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

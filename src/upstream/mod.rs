@@ -61,6 +61,7 @@ pub use self::pick::{Pick, PickError};
 pub use self::primaries::Term;
 pub use self::set::EndpointSet;
 pub use self::site::Site;
+pub(crate) use self::trouble::Trouble;
 pub use self::tune::{tune, tune_listener};
 
 use self::budget::RetryBudget;

@@ -4,7 +4,7 @@
 //! line for each [`INTERVAL`] in which it fails, with the count of what was left unsaid, and one
 //! line when it works again. So a dead endpoint costs two lines in ten seconds at most, however many
 //! requests it fails. Invariants: nothing here locks; what works costs a look at a flag. Lives with
-//! what fails, over reloads. Told by whoever connects, asks or picks.
+//! what fails, over reloads. Told by whoever connects, asks, picks or accepts.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -147,7 +147,7 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The failures of one kind of one thing.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     /// `quiet_until` counts from here.
     born: Instant,
     /// Milliseconds since `born`; 0 before the first failure.
@@ -173,7 +173,7 @@ impl Default for Trouble {
 
 impl Trouble {
     /// It failed. When that is to be told: how many failures were not.
-    pub(super) fn failed(&self) -> Option<Unsaid> {
+    pub(crate) fn failed(&self) -> Option<Unsaid> {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let now = millis(self.born.elapsed()).saturating_add(1);
         let quiet_until = self.quiet_until.load(Ordering::Relaxed);
@@ -197,7 +197,7 @@ impl Trouble {
 
     /// It worked. When a line told that it does not: how often it had failed. Only reads where there
     /// is no trouble: this runs for every request.
-    pub(super) fn worked(&self) -> Option<u64> {
+    pub(crate) fn worked(&self) -> Option<u64> {
         if !self.told.load(Ordering::Relaxed) || !self.told.swap(false, Ordering::Relaxed) {
             return None;
         }
@@ -212,7 +212,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// How many failures no line has told of; shown as the end of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unsaid(u64);
+pub(crate) struct Unsaid(u64);
 
 impl Display for Unsaid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

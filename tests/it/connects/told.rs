@@ -1,5 +1,6 @@
 //! What the log says of an endpoint that fails again and again: the first time, then little.
 
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -181,4 +182,35 @@ fn a_gateway_out_of_descriptors_does_not_blame_the_endpoint() {
     assert!(told[0].contains("ERROR"), "{told:?}");
     let endpoint = origin.addr().to_string();
     assert!(lines(&gateway, &endpoint).is_empty(), "none is blamed");
+}
+
+#[test]
+fn a_listener_out_of_descriptors_says_so_once_and_not_for_each_try() {
+    let limited = || {
+        let mut command = Command::new("prlimit");
+        command.arg("--nofile=64:64").arg(program().get_program());
+        command
+    };
+    let origin = Origin::ok("here");
+    let gateway = Binary::start_as(
+        limited,
+        &format!(
+            "server: {{threads: 1}}\n{}",
+            route("/", &[origin.url()], BLIND)
+        ),
+    );
+    let refused = format!("{}: cannot accept", gateway.addr());
+    let began = Instant::now();
+    let mut crowd = Vec::new();
+    eventually(Duration::from_secs(10), "no descriptor is left", || {
+        crowd.push(TcpStream::connect(gateway.addr()).unwrap());
+        gateway.said().contains(&refused)
+    });
+    // It tries again all the while.
+    std::thread::sleep(Duration::from_secs(1));
+    few(&lines(&gateway, &refused), began);
+    drop(crowd);
+    gateway.says(&format!("{}: accepts again, after", gateway.addr()));
+    assert_eq!(gateway.client().get("/").status, 200);
+    few(&lines(&gateway, &refused), began);
 }
