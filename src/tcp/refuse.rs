@@ -65,8 +65,9 @@ pub async fn goodbye(
     let message = postgres::error_response("57P01", &format!("{why} ({reason})"));
     let _ = timeout(PATIENCE, stream.write_all(&message)).await;
     let _ = timeout(PATIENCE, stream.shutdown()).await;
-    // What lies unread would turn the close into a reset.
-    while stream.try_read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
+    // What lies unread, or is on its way, would turn the close into a reset.
+    let rest = async { while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} };
+    let _ = timeout(CROSSING, rest).await;
 }
 
 /// Closes in order a client that has been told everything. What it has sent, or sends meanwhile,
@@ -149,6 +150,8 @@ async fn tell(
     }
 }
 
+/// For what a client says before it has heard that its session is over.
+const CROSSING: Duration = Duration::from_millis(200);
 /// For a client to read its refusal and go.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Reads of a client that negotiates on and on.

@@ -73,6 +73,8 @@ pub struct Manners<'a> {
     pub idle: Idle<'a>,
     /// What is done for a session that is stopped while an answer is due.
     pub parting: Option<Parting<'a>>,
+    /// The server was sent bytes of ours before those of the client, also by others than the relay.
+    pub was_prefaced: bool,
     /// Whether a server whose first words end like this may have said all it wanted to. Asked where
     /// it closed without reading what it was sent before it spoke.
     pub are_whole: fn([u8; 6]) -> bool,
@@ -83,6 +85,7 @@ impl Manners<'_> {
     pub const NONE: Manners<'static> = Manners {
         idle: Idle::Silent,
         parting: None,
+        was_prefaced: false,
         are_whole: |_| false,
     };
 }

@@ -269,6 +269,7 @@ impl Routed<'_> {
                 is_over: ends_ready,
                 ask: &ask,
             }),
+            was_prefaced: route.proxy_protocol.is_some(),
             are_whole: match route.db_type {
                 DbType::Postgres => refusal::ends_postgres,
                 DbType::Redis => refusal::ends_redis,
@@ -334,7 +335,7 @@ impl Routed<'_> {
             let entry = sessions
                 .cancels
                 .register_unseen(client, &route.label, server);
-            *lock(&registered) = Some(entry);
+            *registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
         }
         let stop = std::pin::pin!(sessions.cut_off());
         let mut ended = relay.run(pairing.client, pairing.server, stop).await;

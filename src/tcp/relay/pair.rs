@@ -89,7 +89,7 @@ impl<'a> Pair<'a> {
         } else {
             0
         };
-        let opening = match relay.preface.is_empty() {
+        let opening = match relay.preface.is_empty() && !relay.manners.was_prefaced {
             false => Opening::Preface,
             true => Opening::Words,
         };

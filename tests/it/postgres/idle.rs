@@ -141,7 +141,9 @@ for query in ("SELECT pg_sleep(600)", "SELECT 1"):
     eventually(turn, "it runs", || running(&server) == "1");
     gw.stop();
     assert_eq!(running(&server), "0");
-    assert_eq!(client.join().unwrap().unwrap(), "57014\n57P01");
+    let said = client.join().unwrap().unwrap();
+    // What it says next may cross with what it is told.
+    assert!(["57014\n57P01", "57014\nNone"].contains(&&*said), "{said}");
 }
 
 #[test]
