@@ -115,7 +115,7 @@ impl DbType {
             Some(Scheme::Http) => {
                 return Err(Wrong::new(
                     "`http` is no database",
-                    "leave `db_type` away for an HTTP route, whose key holds a `/`; `tcp` carries HTTP as it is",
+                    "remove `db_type` for an HTTP route, whose key holds a `/`; `tcp` carries HTTP as it is",
                 ));
             }
             Some(scheme) => {
@@ -259,7 +259,7 @@ mod tests {
             ("opensearch", "did you mean `elasticsearch`?"),
             ("https", "one of postgres, postgresql, mysql"),
             ("zebra", "one of postgres, postgresql, mysql"),
-            ("http", "leave `db_type` away"),
+            ("http", "remove `db_type`"),
         ] {
             let wrong = DbType::parse(word).unwrap_err();
             assert!(wrong.hint.unwrap().starts_with(hint), "{word}");

@@ -34,7 +34,7 @@ pub enum On {
     Upstream,
 }
 
-/// What stands for a key that is left away.
+/// What stands for a key that is left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Default {
     Required,

@@ -74,7 +74,7 @@ fn parse_pattern(text: &str) -> Result<HostPattern, Wrong> {
     if text == "*" {
         return Err(Wrong::new(
             "`*` alone is not a host",
-            "a key without a host takes every host: leave the `*` away",
+            "a key without a host takes every host: remove the `*`",
         ));
     }
     let host = strip_port(text)?;
@@ -106,7 +106,7 @@ pub(super) fn strip_port(text: &str) -> Result<&str, Wrong> {
                 Ok(_) if digits => Ok(host),
                 _ => Err(Wrong::new(
                     "what follows the host is not a port",
-                    format!("leave `{}` away", shown(port)),
+                    format!("remove `{}`", shown(port)),
                 )),
             }
         }
@@ -117,10 +117,10 @@ pub(super) fn strip_port(text: &str) -> Result<&str, Wrong> {
 fn parse_prefix(path: &str) -> Result<String, Wrong> {
     if let Some(wrong) = path.chars().find(|c| !is_path_char(*c)) {
         let hint = match wrong {
-            '?' | '#' => format!(
-                "leave away what follows `{wrong}`: a route is chosen by host and path only"
-            ),
-            c if c.is_control() => "leave it away".to_owned(),
+            '?' | '#' => {
+                format!("remove what follows `{wrong}`: a route is chosen by host and path only")
+            }
+            c if c.is_control() => "remove it".to_owned(),
             c if PATTERNS.contains(c) => format!(
                 "a path is literal and a prefix takes everything below it: write `{}`",
                 literal(path)
@@ -147,7 +147,7 @@ fn parse_prefix(path: &str) -> Result<String, Wrong> {
         ));
     };
     if plain.contains("%00") {
-        return Err(Wrong::new("a path holds no NUL", "leave `%00` away"));
+        return Err(Wrong::new("a path holds no NUL", "remove `%00`"));
     }
     let mut segments: Vec<&str> = Vec::new();
     for segment in plain.split('/') {
@@ -289,7 +289,7 @@ mod tests {
             ("^/api/v[0-9]", "everything below it: write `/api`"),
             ("~* ^/api$", "everything below it: write `/api`"),
             ("= /health", "everything below it: write `/health`"),
-            ("/a?b", "leave away what follows `?`"),
+            ("/a?b", "remove what follows `?`"),
             (".x.org/", "for example `*.example.org/`"),
             ("*/x", "is not a host"),
             ("*x.org/", "whole labels"),

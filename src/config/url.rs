@@ -74,7 +74,7 @@ impl UpstreamUrl {
         if fragment.is_some() {
             return Err(Wrong::new(
                 "the URL of an upstream has no fragment",
-                "leave away what follows `#`",
+                "remove what follows `#`",
             ));
         }
         let (authority, path) = match rest.find('/') {
@@ -129,7 +129,7 @@ fn parse_scheme(text: &str, query: Option<&str>) -> Result<Scheme, Wrong> {
             })
         });
         if asks_for_tls {
-            return Err(refuse_tls(&lower, "leave away what follows `?`"));
+            return Err(refuse_tls(&lower, "remove what follows `?`"));
         }
         return Ok(scheme);
     }
@@ -173,7 +173,7 @@ fn refuse_tls(scheme: &str, hint: &str) -> Wrong {
 fn refuse_query(_query: &str) -> Wrong {
     Wrong::new(
         "the URL of an upstream has no query",
-        "leave away what follows `?`",
+        "remove what follows `?`",
     )
 }
 
@@ -213,7 +213,7 @@ fn parse_path(scheme: Scheme, path: &str) -> Result<String, Wrong> {
         return Err(Wrong::new(
             "a path means nothing to a database",
             format!(
-                "leave `{}` away; to choose a database by name write `match: {{database: {}}}`",
+                "remove `{}`; to choose a database by name write `match: {{database: {}}}`",
                 shown(path),
                 shown(path.trim_start_matches('/'))
             ),

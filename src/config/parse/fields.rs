@@ -105,12 +105,12 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Where a key stands, or its section when it is left away.
+    /// Where a key stands, or its section when it is left out.
     pub(super) fn at(&self, name: &str) -> Mark {
         self.find(name).map_or(self.at, |field| field.at)
     }
 
-    /// As [`Fields::find`]; when it is left away, that is a problem.
+    /// As [`Fields::find`]; when it is left out, that is a problem.
     pub(super) fn require(&self, report: &mut Report, name: &str) -> Option<Field<'a>> {
         let found = self.find(name);
         if found.is_none() {
@@ -347,7 +347,7 @@ fn unknown_key(report: &Report, section: Section, name: &str, entries: &[Entry])
     };
     let hint = elsewhere().unwrap_or_else(|| match guess() {
         Some(meant) if entries.iter().any(|entry| entry.key == meant) => {
-            format!("leave it away: `{meant}` is there already")
+            format!("remove it: `{meant}` is there already")
         }
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("the keys here: {}", names().collect::<Vec<_>>().join(", ")),

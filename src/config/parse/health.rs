@@ -122,7 +122,7 @@ impl Said {
     fn for_http(&self, report: &mut Report, fields: &Fields) -> Option<HealthCheck> {
         for name in ["user", "password"] {
             if has(fields, name) {
-                let hint = "leave it away";
+                let hint = "remove it";
                 let wrong = Wrong::new("an HTTP check does not log in", hint);
                 refuse(report, fields, name, wrong);
             }
@@ -161,7 +161,7 @@ impl Said {
         if has_path && !db_type.speaks_http() {
             let wrong = Wrong::new(
                 format!("`{}` servers are not asked for a path", db_type.as_str()),
-                "leave the path away: the protocol has its own probe",
+                "remove the path: the protocol has its own probe",
             );
             match by_short_path {
                 true => fields.wrong(report, "health_check_path", wrong),
@@ -170,7 +170,7 @@ impl Said {
             return None;
         }
         if has(fields, "status") && !has_path {
-            let wrong = Wrong::new("means something with `path` only", "leave it away");
+            let wrong = Wrong::new("means something with `path` only", "remove it");
             refuse(report, fields, "status", wrong);
         }
         let can_log_in = matches!(db_type, DbType::Postgres | DbType::Mysql | DbType::Redis);
@@ -183,7 +183,7 @@ impl Said {
             let wrong = match (has_path, db_type) {
                 (true, _) => Wrong::new(
                     "a check with `path` does not log in",
-                    "leave `user` and `password` away",
+                    "remove `user` and `password`",
                 ),
                 (_, DbType::Tcp) => Wrong::new(
                     "plain TCP has no login",
@@ -191,7 +191,7 @@ impl Said {
                 ),
                 _ => Wrong::new(
                     format!("checks of `{}` do not log in", db_type.as_str()),
-                    "leave `user` and `password` away",
+                    "remove `user` and `password`",
                 ),
             };
             refuse(report, fields, name, wrong);

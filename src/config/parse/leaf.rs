@@ -59,7 +59,7 @@ pub(super) fn default_int(key: &Key) -> u64 {
 
 pub(super) fn read_int(node: &Node, key: &Key) -> Result<u64, Wrong> {
     let Kind::Int { min, max } = key.kind else {
-        return Err(Wrong::new("is not a number", "leave it away"));
+        return Err(Wrong::new("is not a number", "remove it"));
     };
     let unit = match key.unit() {
         "" => String::new(),

@@ -101,7 +101,7 @@ impl Bound {
             };
             return Wrong::new(
                 format!("{all} takes the clients of {one} already"),
-                format!("leave `{one}` away"),
+                format!("remove `{one}`"),
             );
         }
         let default = match other.at {
@@ -141,7 +141,7 @@ fn overlap(a: &Bound, b: &Bound) -> bool {
     one == other || takes_in(one, other) || takes_in(other, one)
 }
 
-/// TCP routes without `tcp_proxy.enabled: true`: a problem when it is left away, a warning when it
+/// TCP routes without `tcp_proxy.enabled: true`: a problem when it is left out, a warning when it
 /// is a written `false`.
 pub(super) fn check_enabled(
     report: &mut Report,

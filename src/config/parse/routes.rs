@@ -384,13 +384,13 @@ fn refuse_other_side(report: &mut Report, fields: &Fields, side: Side) {
         Side::Http => (On::Tcp, || {
             Wrong::new(
                 "is a key of TCP routes, and this route is HTTP",
-                "leave it away, or write `is_tcp: true`",
+                "remove it, or write `is_tcp: true`",
             )
         }),
         Side::Tcp => (On::Http, || {
             Wrong::new(
                 "is a key of HTTP routes, and this route is TCP",
-                "leave it away",
+                "remove it",
             )
         }),
     };

@@ -89,10 +89,10 @@ impl TcpOnly {
                     ),
                     match db_type.is_server_first() {
                         true => {
-                            "leave it away: only Postgres clients do; a `tcp_listen_port` tells these from others"
+                            "remove it: only Postgres clients do; a `tcp_listen_port` tells these from others"
                         }
                         false => {
-                            "leave it away: only Postgres clients do; `sni` or a `tcp_listen_port` tells these from others"
+                            "remove it: only Postgres clients do; `sni` or a `tcp_listen_port` tells these from others"
                         }
                     },
                 );
@@ -103,14 +103,14 @@ impl TcpOnly {
         if let (Some(at), Some(_)) = (in_match("sni"), of_login) {
             let wrong = Wrong::new(
                 "the server name is said under TLS, where database and user are not seen",
-                "leave one of them away",
+                "remove one of them",
             );
             report.problem(at, trail.key("sni"), wrong);
         }
         if let (Some(at), true) = (in_match("sni"), db_type.is_server_first()) {
             let wrong = Wrong::new(
                 "MySQL clients wait for the server before they start TLS",
-                "leave it away: a `tcp_listen_port` tells these clients from others",
+                "remove it: a `tcp_listen_port` tells these clients from others",
             );
             report.problem(at, trail.key("sni"), wrong);
         }
@@ -152,11 +152,11 @@ impl TcpOnly {
             }
             DbType::Redis | DbType::Mongodb => Wrong::new(
                 "needs the health check, which finds out the role",
-                "leave `health_check: false` away",
+                "remove `health_check: false`",
             ),
             _ => Wrong::new(
                 format!("`{word}` servers are not asked for a role"),
-                "leave it away: postgres, mysql, redis and mongodb servers are",
+                "remove it: postgres, mysql, redis and mongodb servers are",
             ),
         };
         fields.wrong(report, "target", wrong);
@@ -196,7 +196,7 @@ fn read_proxy_protocol(
     if !may_take_proxy_header(db_type) {
         let wrong = Wrong::new(
             format!("`{}` servers do not take a PROXY header", db_type.as_str()),
-            "leave it away; `db_type: tcp` when something in front of the server takes it",
+            "remove it; `db_type: tcp` when something in front of the server takes it",
         );
         fields.wrong(report, "proxy_protocol", wrong);
         return None;

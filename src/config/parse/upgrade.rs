@@ -21,7 +21,7 @@ pub(super) fn read_upgrade(report: &mut Report, fields: &Fields) -> Upgrades {
             let wrong = Wrong::new(
                 format!("must be a list or false, not {}", describe(field.node)),
                 match other {
-                    Value::Bool(true) => "leave it away to allow any one protocol".to_owned(),
+                    Value::Bool(true) => "remove it to allow any one protocol".to_owned(),
                     Value::Text(text) if name(text).is_ok() => {
                         format!("write `[{}]`", shown(text))
                     }
@@ -43,7 +43,7 @@ pub(super) fn read_upgrade(report: &mut Report, fields: &Fields) -> Upgrades {
                 }
                 Err(NoUpgrade::CarriesHttp) => Wrong::new(
                     format!("`{}` carries requests that no route would see", shown(text)),
-                    "leave it away",
+                    "remove it",
                 ),
                 Err(NoUpgrade::Malformed) => Wrong::new(
                     format!("`{}` is not the name of one protocol", shown(text)),

@@ -126,7 +126,7 @@ impl Draft {
         if fields.find("keepalive_idle_secs").is_some() {
             let wrong = Wrong::new(
                 "a TCP route keeps no connection that was used",
-                "leave it away; `tcp_proxy.max_idle_time_secs` is for those made ahead",
+                "remove it; `tcp_proxy.max_idle_time_secs` is for those made ahead",
             );
             fields.wrong(report, "keepalive_idle_secs", wrong);
         }
@@ -134,7 +134,7 @@ impl Draft {
         if let Some(path) = paths.find(|path| !path.is_empty()) {
             let wrong = Wrong::new(
                 "a path in the URL means nothing to a TCP route",
-                format!("leave `{path}` away"),
+                format!("remove `{path}`"),
             );
             fields.wrong(report, "upstream", wrong);
         }
@@ -144,7 +144,7 @@ impl Draft {
         {
             let wrong = Wrong::new(
                 "a TCP route sees no statuses",
-                "leave it away: failed connects and resets count",
+                "remove it: failed connects and resets count",
             );
             let trail = fields.trail.key("ejection");
             report.problem(statuses.key_at, trail.key("statuses"), wrong);
@@ -279,7 +279,7 @@ fn read_balance(report: &mut Report, fields: &Fields) -> Balance {
     if has_hash_on && other_balance {
         let wrong = Wrong::new(
             "means something with `balance: hash` only",
-            "write `balance: hash`, or leave it away",
+            "write `balance: hash`, or remove it",
         );
         fields.wrong(report, "hash_on", wrong);
     }

@@ -292,7 +292,7 @@ const PLUGIN_AUTH: u32 = 1 << 19;
 const CAPABILITIES: u32 = 1 | 1 << 13 | PROTOCOL_41 | SECURE_CONNECTION | PLUGIN_AUTH;
 
 const CLEAR_TEXT: &str = ", and checks speak clear text so far: give them an account without that, or \
-    leave `user` and `password` away";
+    remove `user` and `password`";
 
 const FULL_NEEDS_TLS: &str = "caching_sha2_password wants the password itself, which needs TLS: \
     log in once over TLS with this user so that the server caches it, or give the user \

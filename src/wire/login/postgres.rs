@@ -275,7 +275,7 @@ const MAX_MESSAGE_BYTES: usize = 30_000;
 
 const ADMITTED_OVER_TLS: &str = "the server admits this user from here over TLS only, or not at all, \
     and checks speak clear text so far: write a `hostnossl` or `host` line for the gateway's address \
-    into pg_hba.conf, or leave `user` and `password` away";
+    into pg_hba.conf, or remove `user` and `password`";
 
 #[cfg(test)]
 mod tests {

@@ -473,10 +473,7 @@ fn follow(root: &Node, problem: &Said, before: &(Vec<Said>, usize)) -> Result<()
         places.push(Vec::new());
     }
     let mended = |edited: &Node| is_mended(edited, problem, before);
-    let away = ["leave", "remove"]
-        .iter()
-        .any(|word| hint.starts_with(word));
-    if away {
+    if hint.starts_with("remove") {
         let without = places.iter().any(|steps| {
             let mut copy = root.clone();
             remove(&mut copy, steps);
@@ -560,7 +557,7 @@ fn follow(root: &Node, problem: &Said, before: &(Vec<Said>, usize)) -> Result<()
     Ok(())
 }
 
-/// For hints such as "leave `x` away": a part of the value, or other keys of the map, go.
+/// For hints such as "remove `x`": a part of the value, or other keys of the map, go.
 fn is_mended_in_part(
     root: &Node,
     steps: &[usize],
