@@ -210,14 +210,20 @@ fn parse_path(scheme: Scheme, path: &str) -> Result<String, Wrong> {
         return Ok(String::new());
     }
     if scheme != Scheme::Http {
-        return Err(Wrong::new(
-            "a path means nothing to a database",
-            format!(
-                "remove `{}`; to choose a database by name write `match: {{database: {}}}`",
-                shown(path),
-                shown(path.trim_start_matches('/'))
+        let (path, name) = (shown(path), path.trim_start_matches('/'));
+        let is_plain = name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        let hint = match scheme {
+            // No other clients say it early enough.
+            Scheme::Postgres if is_plain && name.len() <= 63 => format!(
+                "remove `{path}`; to choose clients by their database write \
+                 `match: {{database: \"{name}\"}}`"
             ),
-        ));
+            Scheme::Tcp => format!("remove `{path}`"),
+            _ => format!("remove `{path}`: clients choose the database themselves"),
+        };
+        return Err(Wrong::new("a path means nothing to a database", hint));
     }
     if !super::route_key::is_clean_path(path) {
         return Err(Wrong::new(
@@ -256,6 +262,41 @@ mod tests {
             }
             let url = UpstreamUrl::parse(&format!("{}://h:7", name.to_uppercase())).unwrap();
             assert_eq!((url.scheme, url.port), (*scheme, 7));
+        }
+    }
+
+    #[test]
+    fn only_postgres_clients_can_be_chosen_by_the_path_of_a_url() {
+        for (text, hint) in [
+            (
+                "postgres://h/shop",
+                "remove `/shop`; to choose clients by their database write \
+                 `match: {database: \"shop\"}`",
+            ),
+            (
+                "postgresql://h/0",
+                "remove `/0`; to choose clients by their database write \
+                 `match: {database: \"0\"}`",
+            ),
+            (
+                "postgres://h/a%20b",
+                "remove `/a%20b`: clients choose the database themselves",
+            ),
+            (
+                "redis://h/0",
+                "remove `/0`: clients choose the database themselves",
+            ),
+            (
+                "mariadb://h/shop",
+                "remove `/shop`: clients choose the database themselves",
+            ),
+            ("tcp://h:1/x", "remove `/x`"),
+        ] {
+            assert_eq!(
+                UpstreamUrl::parse(text).unwrap_err().hint.as_deref(),
+                Some(hint),
+                "{text}"
+            );
         }
     }
 

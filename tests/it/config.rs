@@ -127,6 +127,44 @@ fn parser_and_schema_are_of_one_mind() {
 }
 
 #[test]
+fn a_match_that_an_error_advises_for_the_path_of_a_url_is_accepted() {
+    let mut advised = 0;
+    for scheme in [
+        "postgres",
+        "postgresql",
+        "mysql",
+        "mariadb",
+        "redis",
+        "valkey",
+        "mongodb",
+        "mongo",
+        "mssql",
+        "oracle",
+        "cql",
+        "couchdb",
+        "tcp",
+    ] {
+        for name in ["shop", "0", "yes", "null", "a b", "1e3", "my-db.x"] {
+            let route = format!("x: {{upstream: \"{scheme}://h:7/{name}\"}}");
+            let Err(problems) = parse(&Place::TcpRoutes.file_with(&route)) else {
+                continue;
+            };
+            let problems = problems.to_string();
+            let Some((_, hint)) = problems.split_once("`match: ") else {
+                continue;
+            };
+            let (matches, _) = hint.split_once('`').unwrap();
+            let route = format!("x: {{upstream: \"{scheme}://h:7\", match: {matches}}}");
+            if let Err(problems) = parse(&Place::TcpRoutes.file_with(&route)) {
+                panic!("{scheme}, {name}: {problems}");
+            }
+            advised += 1;
+        }
+    }
+    assert!(advised > 0, "nothing was advised");
+}
+
+#[test]
 fn two_mistakes_are_reported_at_once_in_the_order_of_the_file() {
     let text = "listen_addr: 127.0.0.1:0\n\
                 global_timeout_ms: 3000\n\
