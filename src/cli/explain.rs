@@ -246,14 +246,21 @@ fn describe_tries(text: &mut String, config: &Config, route: &HttpRoute, method:
     }
     let idempotent = http_method_is_idempotent(method);
     let retries = match (tries.retry_count, idempotent) {
-        (0, _) => "none (retry_count: 0)".to_string(),
+        (0, _) => format!("none (retry_count: 0), {MOVE}"),
         (n, true) => {
-            format!("{n} more: connect failures, broken connections, try timeouts, 502/503/504")
+            format!(
+                "{n} more: connect failures, broken connections, try timeouts, 502/503/504; {MOVE}"
+            )
         }
-        (n, false) => format!("{n} more, for connect failures only: {method} is not idempotent"),
+        (n, false) => {
+            format!("{n} more, for connect failures only: {method} is not idempotent; {MOVE}")
+        }
     };
     line(text, "retries", retries);
 }
+
+/// What `retry_count` does not count.
+const MOVE: &str = "and one uncounted after a failed connect, if there is another endpoint";
 
 fn http_method_is_idempotent(method: &str) -> bool {
     method

@@ -144,6 +144,26 @@ fn explain_goes_through_the_filters_of_the_route() {
 }
 
 #[test]
+fn explain_tells_of_the_try_that_retry_count_does_not_count() {
+    let yaml = "tcp_proxy: {enabled: true}\nroutes:\n  \
+                /none: {upstream: [\"http://127.0.0.1:1\", \"http://127.0.0.1:2\"]}\n  \
+                /two: {upstream: \"http://127.0.0.1:1\", retry_count: 2}\n  \
+                pg: {upstream: \"postgres://127.0.0.1:5\"}\n";
+    for args in [
+        &["/none"][..],
+        &["/two"],
+        &["--method", "POST", "/two"],
+        &["pg"],
+    ] {
+        let (code, said) = explained(yaml, args);
+        assert_eq!(code, Some(0), "{said}");
+        let retries = said.lines().find(|line| line.contains("retries"));
+        let uncounted = "and one uncounted after a failed connect, if there is another endpoint";
+        assert!(retries.unwrap().ends_with(uncounted), "{said}");
+    }
+}
+
+#[test]
 fn explain_finds_the_route_of_a_database_session() {
     let yaml = "tcp_proxy: {enabled: true, listen_addr: \"127.0.0.1:9090\"}\nroutes:\n  \
         main: {upstream: \"postgres://10.0.0.1\", tcp_listen_port: 6432, default: true}\n  \

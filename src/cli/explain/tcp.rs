@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Explained, Leads, describe_upstream, line};
+use super::{Explained, Leads, MOVE, describe_upstream, line};
 use crate::config::{Config, DbType, TcpRoute};
 use crate::error::Error;
 use crate::route::{self, SslRequest, TcpTable};
@@ -228,10 +228,7 @@ fn describe(text: &mut String, config: &Config, route: &TcpRoute) {
     line(
         text,
         "retries",
-        format!(
-            "{} more connects, and one at another endpoint",
-            tries.retry_count
-        ),
+        format!("{} more connects, {MOVE}", tries.retry_count),
     );
     if let Some(idle) = route.idle_timeout {
         line(text, "idle", format!("{idle:?}, then it ends"));
