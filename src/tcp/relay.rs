@@ -95,7 +95,8 @@ impl Manners<'_> {
 pub enum Idle<'a> {
     /// Always.
     Silent,
-    /// Unless the client spoke last: it waits for an answer. Where each request has one.
+    /// Unless the client spoke last, or has not taken all of its answer: it waits for one. Where each
+    /// request has one.
     Answered,
     /// When this says so.
     When(&'a (dyn Fn() -> bool + Send + Sync)),

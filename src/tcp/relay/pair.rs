@@ -199,7 +199,8 @@ impl<'a> Pair<'a> {
     fn is_busy(&self) -> bool {
         match self.manners.idle {
             Idle::Silent => false,
-            Idle::Answered => self.client_spoke && self.up.taken() > 0,
+            // An answer that a slow client has not taken is still due.
+            Idle::Answered => (self.client_spoke && self.up.taken() > 0) || self.down.owes(),
             Idle::When(is_idle) => !is_idle(),
         }
     }

@@ -655,6 +655,40 @@ async fn a_client_that_waits_for_an_answer_is_not_idle() {
     assert_eq!(ended.reason, Reason::IdleTimeout);
 }
 
+#[tokio::test]
+async fn a_client_that_is_slow_to_take_its_answer_is_not_idle() {
+    const IDLE: Duration = Duration::from_millis(300);
+    const ANSWER: usize = 64 << 20;
+    let mut session = start(|relay| {
+        relay.idle_timeout = Some(IDLE);
+        relay.manners = &Manners {
+            idle: Idle::Answered,
+            ..Manners::NONE
+        };
+    })
+    .await;
+    says(&mut session.client, b"query").await;
+    hears(&mut session.server, b"query").await;
+    let mut server = session.server;
+    let answers = tokio::spawn(async move {
+        server.write_all(&vec![b'x'; ANSWER]).await.unwrap();
+        server
+    });
+    // More than all sockets on the way hold.
+    tokio::time::sleep(IDLE * 4).await;
+    assert!(!answers.is_finished(), "the sockets hold all of it");
+    assert!(!session.relay.is_finished());
+    let mut answer = vec![0; ANSWER];
+    soon(session.client.read_exact(&mut answer)).await.unwrap();
+    session.server = soon(answers).await.unwrap();
+    // Then it is.
+    let (ended, ..) = session.ended().await;
+    assert_eq!(
+        (ended.reason, ended.down),
+        (Reason::IdleTimeout, ANSWER as u64)
+    );
+}
+
 /// Which bytes still pass, and how it ends.
 #[tokio::test]
 async fn a_server_is_asked_to_come_to_an_end_before_its_session_is_stopped() {
