@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,15 +38,37 @@ pub trait Resolver: Send + Sync {
     }
 }
 
-/// The resolver of the operating system (`getaddrinfo` on a blocking thread).
+/// The resolver of the operating system (`getaddrinfo` on a blocking thread). `localhost` and what is
+/// below it are this machine in both families (RFC 6761, section 6.3), whatever the hosts file names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+        let answer = tokio::net::lookup_host((host, port)).await;
+        let answer = answer.map(Iterator::collect);
+        match is_localhost(host) {
+            true => Ok(with_loopback(answer.unwrap_or_default(), port)),
+            false => answer,
+        }
     }
+}
+
+fn is_localhost(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next();
+    last.is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
+}
+
+/// Adds the family that is missing, behind the one that is there.
+fn with_loopback(mut answer: Vec<SocketAddr>, port: u16) -> Vec<SocketAddr> {
+    if !answer.iter().any(SocketAddr::is_ipv4) {
+        answer.push((Ipv4Addr::LOCALHOST, port).into());
+    }
+    if !answer.iter().any(SocketAddr::is_ipv6) {
+        answer.push((Ipv6Addr::LOCALHOST, port).into());
+    }
+    answer
 }
 
 /// Who is asked for which names: discoveries of the embedder's for theirs, the system for the rest.

@@ -79,6 +79,26 @@ fn an_origin_in_one_family_alone_is_served_over_http() {
 }
 
 #[test]
+fn localhost_is_this_machine_in_both_families_whatever_the_hosts_file_names() {
+    for ip in [SIX, FOUR] {
+        for name in ["localhost", "app.localhost", "LOCALHOST"] {
+            let origin = Origin::ok_at(at(ip, 0), "here");
+            let url = format!("http://{name}:{}", origin.addr().port());
+            for keys in [QUIET, "health_check_path: /up\n"] {
+                let gw = Gw::route(std::slice::from_ref(&url), keys);
+                for _ in 0..3 {
+                    assert_eq!(gw.get("/").text(), "here", "{name} {ip} {keys}");
+                }
+            }
+        }
+        let server = redis_at(at(ip, 0));
+        let url = format!("redis://localhost:{}", server.addr().port());
+        let gw = sessions_with(&[url], QUIET, |gateway| gateway);
+        assert_eq!(ping(&gw), "+PONG", "{ip}");
+    }
+}
+
+#[test]
 fn an_origin_in_one_family_alone_passes_its_checks() {
     for ip in [SIX, FOUR] {
         let origin = Origin::ok_at(at(ip, 0), "here");
