@@ -59,18 +59,18 @@ pub enum Requested {
 
 /// The request phase. At most until the request's deadline.
 pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
+    let Some(route) = ctx.route.as_deref() else {
+        return Requested::Unfiltered;
+    };
+    if !route.filters.takes_part(Phases::REQUEST) {
+        ctx.filters.passed = route.filters.len();
+        return Requested::Unfiltered;
+    }
     let deadline = tokio::time::Instant::from_std(ctx.deadline);
-    let normalised = ctx
-        .route
-        .as_deref()
-        .map_or(merged as filter::Normalise, normaliser);
+    let normalised = normaliser(route);
     let Some((chain, mut cx, passed)) = context(session, ctx) else {
         return Requested::Unfiltered;
     };
-    if !chain.takes_part(Phases::REQUEST) {
-        *passed = chain.len();
-        return Requested::Unfiltered;
-    }
     let run = chain.request(&mut cx, passed, normalised);
     let result = tokio::time::timeout_at(deadline, run).await;
     match result {
@@ -246,7 +246,12 @@ fn taking_part<'a>(
     ctx: &'a mut Exchange,
     phase: Phases,
 ) -> Option<(&'a Chain, Context<'a>, &'a mut usize)> {
-    context(session, ctx).filter(|(chain, ..)| chain.takes_part(phase))
+    // Asked first: most routes have no filter, and what one would see is not put together for them.
+    let filters = &ctx.route.as_deref()?.filters;
+    if !filters.takes_part(phase) {
+        return None;
+    }
+    context(session, ctx)
 }
 
 /// What a filter sees, and how many filters have let the request pass. `None` without a route.
