@@ -80,6 +80,10 @@ impl Embedded {
         eventually(Duration::from_secs(20), "it listens", || {
             TcpStream::connect(addr).is_ok()
         });
+        // Its other socket comes after.
+        eventually(Duration::from_secs(20), "it listens there, too", || {
+            UnixStream::connect(folder.path().join("sock")).is_ok()
+        });
         Embedded {
             addr,
             metrics,

@@ -107,6 +107,18 @@ impl Control {
         &self.place.path
     }
 
+    /// Removes the path, if it is still ours. Dropping does so, too: this is for an end that waits for
+    /// nobody else who holds it.
+    pub(super) fn close(&self) {
+        if !self.owns_path.swap(false, Ordering::AcqRel) || !self.place.is_as_it_was() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.place.path) {
+            // The account may have changed; who starts next replaces it.
+            info!("{} stays: {error}", self.place.path.display());
+        }
+    }
+
     /// The path is the successor's now: or not, when it has died at this very moment.
     pub(super) fn owns_path(&self, owns: bool) {
         self.owns_path.store(owns, Ordering::Release);
@@ -121,13 +133,7 @@ impl AsFd for Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        if !self.owns_path.load(Ordering::Acquire) || !self.place.is_as_it_was() {
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(&self.place.path) {
-            // The account may have changed; who starts next replaces it.
-            info!("{} stays: {error}", self.place.path.display());
-        }
+        self.close();
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Offer {
 /// Waits for a successor, and on QUIT says when none comes. Returns when there is one, or when the
 /// gateway stops. `None`: nobody can ask this process for its sockets.
 pub async fn offer(offer: Option<Arc<Offer>>, mut quit: Signal, drain: Arc<Drain>) {
+    // A drain waits for this as for an accept loop: the process does not end before its path is gone.
+    let _accepting = drain.accept_loop();
     let mut left = drain.left();
     let mut stopping = drain.stop_accepting();
     let asked = async {
@@ -80,6 +82,9 @@ pub async fn offer(offer: Option<Arc<Offer>>, mut quit: Signal, drain: Arc<Drain
         () = quits => {}
         _ = left.wait_for(|left| *left != Leave::No) => {}
         _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+    if let Some(offer) = &offer {
+        offer.control.close();
     }
 }
 

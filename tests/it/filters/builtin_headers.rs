@@ -133,7 +133,9 @@ fn an_id_of_a_client_is_kept_only_where_it_is_trusted() {
     let given = id(&gw, &[theirs]);
     assert_eq!(given.len(), 32, "{given}");
     assert_ne!(given, id(&gw, &[theirs]));
-    assert_eq!(gw.access_log(2)[0]["request_id"], given);
+    // Of two connections the later one may be written first.
+    let logged = gw.access_log(2);
+    assert!(logged.iter().any(|record| record["request_id"] == given));
 
     let reload = gw.reload(filtered(&[&origin], &["{type: request_id, trust: true}"]));
     assert_eq!(reload.status, 200, "{}", reload.text());
