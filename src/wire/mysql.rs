@@ -69,7 +69,7 @@ pub enum Packet<'a> {
         payload: &'a [u8],
         rest: &'a [u8],
     },
-    /// Empty, or longer than [`MAX_PACKET_BYTES`].
+    /// Empty, or longer than `MAX_PACKET_BYTES`.
     Malformed,
 }
 
