@@ -81,6 +81,9 @@ pub(super) fn read_int(node: &Node, key: &Key) -> Result<u64, Wrong> {
         }
         _ => None,
     };
+    // One that would be refused in turn is no advice.
+    let in_range = |number: &u64| (min..=max).contains(number);
+    let meant = meant.filter(|number| number.parse().is_ok_and(|n| in_range(&n)));
     Err(Wrong::new(
         format!(
             "must be a whole number from {min} to {max}{unit}, not {}",
