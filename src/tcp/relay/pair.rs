@@ -129,7 +129,8 @@ impl<'a> Pair<'a> {
         let end = self.move_bytes(cx);
         if self.up.taken() > taken.0 {
             self.client_spoke = true;
-            if taken.1 > 0 {
+            // What is said to a server that has closed changes nothing of what it closed on.
+            if taken.1 > 0 && self.first != Some(Direction::Downstream) {
                 self.opening = Opening::Over;
             }
         } else if self.down.taken() > taken.1 {
@@ -435,8 +436,11 @@ impl<'a> Pair<'a> {
     fn reason_when_over(&self, is_left: bool) -> Reason {
         let failed = |flow: &Flow| flow.stage() == Stage::Failed;
         let client_first = self.first == Some(Direction::Upstream);
+        // It closed in order, and answers with a reset to what the client says to that.
+        let server_first =
+            self.first == Some(Direction::Downstream) && self.down.stage() == Stage::Finished;
         match (failed(&self.up), failed(&self.down)) {
-            (true, _) if is_left => Reason::Ok,
+            (true, _) if is_left || server_first => Reason::Ok,
             // Both failed: the first has caused the other.
             (true, true) if client_first => Reason::UpstreamReset,
             (true, false) => Reason::UpstreamReset,

@@ -2,6 +2,7 @@
 //! turns into a reset: the client hears the words, and an end in order.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::time::Duration;
 
 use super::mariadb::pymysql;
@@ -89,7 +90,13 @@ fn other_servers_are_heard_in_order_too() {
 
 fn hears_all(scheme: &str, words: &'static [u8], first: &[u8], keys: &[&str]) {
     for keys in keys {
-        let server = Origin::raw(move |conn: &mut Conn| conn.send(words));
+        // Not before the client has spoken, else the client may do so between the words and the
+        // close, which looks as if the server had closed on that.
+        let awaited = first.to_vec();
+        let server = Origin::raw(move |conn: &mut Conn| {
+            conn.leave_unread(&awaited)?;
+            conn.send(words)
+        });
         let keys = format!("is_tcp: true\nhealth_check: false\nejection: false\n{keys}");
         let url = format!("{scheme}://{}", server.addr());
         let gw = gateway(&[to("db", &url, &keys)]);
@@ -100,6 +107,26 @@ fn hears_all(scheme: &str, words: &'static [u8], first: &[u8], keys: &[&str]) {
         }
         nothing_is_left(&gw);
         assert_eq!(ended(&gw, "db", "upstream_reset"), 0.0);
+    }
+}
+
+/// The server closed in order; that it answers what comes later with a reset is no failure of its.
+#[test]
+fn what_a_client_says_to_a_server_that_has_closed_resets_nothing() {
+    for keys in ["", "proxy_protocol: v1"] {
+        let server = Origin::raw(|conn: &mut Conn| conn.send("busy"));
+        let keys = format!("is_tcp: true\nhealth_check: false\nejection: false\n{keys}");
+        let url = format!("tcp://{}", server.addr());
+        let gw = gateway(&[to("db", &url, &keys)]);
+        for _ in 0..20 {
+            let mut client = connect(gw.tcp_addr(0));
+            assert_eq!(hears(&mut client), b"busy", "{keys}");
+            client.write_all(b"hello").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(hears(&mut client), b"", "{keys}");
+        }
+        nothing_is_left(&gw);
+        assert_eq!(ended(&gw, "db", "upstream_reset"), 0.0, "{keys}");
     }
 }
 

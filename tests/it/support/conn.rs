@@ -112,6 +112,19 @@ impl Conn {
         Ok(std::mem::take(&mut self.buffer))
     }
 
+    /// Waits for bytes that end with `last`, and leaves them unread.
+    pub fn leave_unread(&mut self, last: &[u8]) -> io::Result<()> {
+        let mut seen = [0; 4096];
+        loop {
+            let count = self.stream.peek(&mut seen)?;
+            if count == 0 || seen[..count].ends_with(last) {
+                return Ok(());
+            }
+            // A peek does not wait for more than there is.
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
