@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+mod circles;
+
 /// Lowest first; imports go down only, modules of one floor do not see each other.
 const FLOORS: &[&[&str]] = &[
     &["error"],
@@ -175,29 +177,29 @@ struct File {
 
 /// `path: what` for everything `rule` finds.
 fn broken(rule: impl Fn(&File) -> Vec<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in sources() {
+        let broken = rule(&file).into_iter();
+        found.extend(broken.map(|what| format!("src/{}: {what}", file.path)));
+    }
+    found
+}
+
+fn sources() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     collect(&root, &mut paths);
     assert!(paths.len() > 10, "no sources below {}", root.display());
-    let mut found = Vec::new();
-    for path in paths {
+    let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).expect("a source file is text");
-        let path = path
-            .strip_prefix(&root)
-            .expect("it is below")
-            .to_string_lossy();
-        let file = File {
-            path: path.into_owned(),
+        let path = path.strip_prefix(&root).expect("it is below");
+        File {
+            path: path.to_string_lossy().into_owned(),
             code: code_only(&text),
             text,
-        };
-        found.extend(
-            rule(&file)
-                .into_iter()
-                .map(|what| format!("src/{}: {what}", file.path)),
-        );
-    }
-    found
+        }
+    };
+    paths.into_iter().map(read).collect()
 }
 
 fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
