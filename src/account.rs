@@ -2,7 +2,7 @@
 //!
 //! Its own file because both ends of it must agree: BUILD looks the names up, the server changes to
 //! them. Invariant: after [`Account::assume`] nothing of the account before is left, neither its
-//! supplementary groups nor a way back. Called by `snapshot` and by the server.
+//! supplementary groups nor a way back.
 
 use std::ffi::CString;
 

@@ -4,7 +4,6 @@
 //! leaves this file is both matched and sent. Invariant: a normalised path has no empty, `.` or
 //! `..` segment, neither written out, nor escaped, nor hidden behind `;`, `%2F` or `%5C`, and
 //! normalising it again changes nothing; one [`with_slashes`] is the same but for empty segments.
-//! Called by the HTTP proxy once per request, by the table for its keys, and by `explain`.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! No I/O. Its own file because it is the whole rule of shared listeners; that the routes of one
 //! listener can be told apart was proven when the configuration was read. Invariant: the choice
-//! depends on the first bytes alone, never on which endpoint is up. Called by `tcp/session.rs`.
+//! depends on the first bytes alone, never on which endpoint is up.
 
 use std::sync::Arc;
 

@@ -5,9 +5,9 @@
 //! Source: Apache Cassandra, `native_protocol_v3.spec` to `native_protocol_v5.spec`, sections 2, 9.
 
 use super::printable;
-use super::probe::Verdict;
 use super::reader::Reader;
-use super::sniff::Fit;
+use super::signature::SignatureMatch;
+use super::verdict::Verdict;
 
 /// OPTIONS in version 4, which a server answers before anybody is authenticated.
 pub(super) const PROBE: &[u8] = b"\x04\0\0\0\x05\0\0\0\0";
@@ -16,7 +16,7 @@ pub(super) const PROBE: &[u8] = b"\x04\0\0\0\x05\0\0\0\0";
 const HEADER_BYTES: usize = 9;
 
 /// Whether a client begins like this: OPTIONS or STARTUP of version 3 or later.
-pub(super) fn fits(bytes: &[u8]) -> Fit {
+pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
     let ok = |at: usize, test: fn(u8) -> bool| bytes.get(at).is_none_or(|byte| test(*byte));
     // Compression is agreed on by STARTUP, nobody traces it: only the beta flag may be set. That
     // also keeps MongoDB messages of 259 or 515 bytes apart.
@@ -25,10 +25,10 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
         && ok(2, |stream| stream < 0x80)
         && ok(4, |opcode| matches!(opcode, STARTUP | OPTIONS)))
     {
-        return Fit::No;
+        return SignatureMatch::No;
     }
     let Some(opcode) = bytes.get(4) else {
-        return Fit::Maybe;
+        return SignatureMatch::Maybe;
     };
     let longest = if *opcode == OPTIONS {
         0
@@ -36,10 +36,10 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
         MAX_STARTUP_BYTES
     };
     match Reader::new(&bytes[5..]).u32() {
-        Some(length) if length > longest => Fit::No,
-        Some(_) => Fit::Yes,
-        None if bytes[5..].iter().take(2).any(|byte| *byte != 0) => Fit::No,
-        None => Fit::Maybe,
+        Some(length) if length > longest => SignatureMatch::No,
+        Some(_) => SignatureMatch::Yes,
+        None if bytes[5..].iter().take(2).any(|byte| *byte != 0) => SignatureMatch::No,
+        None => SignatureMatch::Maybe,
     }
 }
 

@@ -4,7 +4,7 @@
 //! Its own module because request smuggling lives in the difference between two readers of one
 //! message: this one stands in front of Pingora's and refuses whatever could be read in two ways,
 //! so behind it only one reading is left. Invariant: what is accepted here, Pingora frames
-//! identically (a test feeds both). Called by `server::io`, which owns the socket.
+//! identically (a test feeds both).
 //!
 //! Sources: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics), RFC 3986 (URIs).
 
@@ -13,7 +13,9 @@ mod body;
 #[cfg(test)]
 pub(crate) mod cases;
 mod fields;
+mod framing;
 mod head;
+mod refusal;
 mod request_line;
 mod target;
 #[cfg(test)]
@@ -21,7 +23,9 @@ mod tests;
 
 pub use authority::is_authority;
 pub use body::{BodyTracker, Malformed};
-pub use head::{BodyFraming, HeadScanner, HeadSummary, Refusal, Scan, Version};
+pub use framing::{BodyFraming, Version};
+pub use head::{HeadScanner, HeadSummary, Scan};
+pub use refusal::Refusal;
 pub use target::escaped;
 
 /// Most header fields in one head, and most trailer fields in one body.

@@ -6,18 +6,21 @@
 //!
 //! Sources: RFC 9112; the products' API references ("_up", "ping", error bodies).
 
-use super::probe::Verdict;
-use super::sniff::Fit;
-use super::{printable, refusal::Refusal};
+use super::printable;
+use super::refusal::Refusal;
+use super::signature::SignatureMatch;
+use super::verdict::Verdict;
 use crate::config::DbType;
 
 /// Whether a client begins like this: a method and a space, or the preface of HTTP/2.
-pub(super) fn fits(bytes: &[u8]) -> Fit {
-    let method = METHODS.iter().map(|method| Fit::prefix(bytes, method));
-    method.fold(Fit::No, |best, fit| match (best, fit) {
-        (Fit::Yes, _) | (_, Fit::Yes) => Fit::Yes,
-        (Fit::Maybe, _) | (_, Fit::Maybe) => Fit::Maybe,
-        _ => Fit::No,
+pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
+    let method = METHODS
+        .iter()
+        .map(|method| SignatureMatch::prefix(bytes, method));
+    method.fold(SignatureMatch::No, |best, fit| match (best, fit) {
+        (SignatureMatch::Yes, _) | (_, SignatureMatch::Yes) => SignatureMatch::Yes,
+        (SignatureMatch::Maybe, _) | (_, SignatureMatch::Maybe) => SignatureMatch::Maybe,
+        _ => SignatureMatch::No,
     })
 }
 

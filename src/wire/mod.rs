@@ -20,10 +20,12 @@ mod reader;
 mod redis;
 pub mod refusal;
 pub mod replay;
+mod signature;
 pub mod sniff;
 mod tds;
 pub mod tls;
 mod tns;
+mod verdict;
 
 /// What a peer wrote, fit for a log line or an error: valid UTF-8 without control characters, at
 /// most 200 characters.

@@ -11,29 +11,29 @@ mod bson;
 
 use self::bson::{Document, Value};
 use super::printable;
-use super::probe::Verdict;
 use super::reader::Reader;
-use super::sniff::Fit;
+use super::signature::SignatureMatch;
+use super::verdict::Verdict;
 
 /// Bytes of a message header: length, request id, the id it answers, opcode; all little endian.
 pub(super) const HEADER_BYTES: usize = 16;
 
 /// Whether a client begins like this: a message shorter than 64 KiB that answers nothing.
-pub(super) fn fits(bytes: &[u8]) -> Fit {
+pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
     let known = |from: usize, expected: &[u8]| {
         let there = bytes.get(from..).unwrap_or_default();
-        Fit::prefix(there, expected) != Fit::No
+        SignatureMatch::prefix(there, expected) != SignatureMatch::No
     };
     let opcode = [OP_MSG, OP_QUERY, OP_COMPRESSED]
         .iter()
         .any(|opcode| known(12, &opcode.to_le_bytes()));
     if !(known(2, &[0, 0]) && known(8, &[0; 4]) && opcode) {
-        return Fit::No;
+        return SignatureMatch::No;
     }
     match Reader::new(bytes).u16_le() {
-        Some(length) if usize::from(length) < HEADER_BYTES => Fit::No,
-        Some(_) if bytes.len() >= HEADER_BYTES => Fit::Yes,
-        _ => Fit::Maybe,
+        Some(length) if usize::from(length) < HEADER_BYTES => SignatureMatch::No,
+        Some(_) if bytes.len() >= HEADER_BYTES => SignatureMatch::Yes,
+        _ => SignatureMatch::Maybe,
     }
 }
 

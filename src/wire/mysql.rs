@@ -13,8 +13,8 @@ pub use self::hello::{Answer, Greeting, Login, NATIVE, switch_to_native};
 pub use self::kill::Command;
 
 use super::printable;
-use super::probe::Verdict;
 use super::reader::Reader;
+use super::verdict::Verdict;
 
 /// An ERR packet in place of the greeting: number 0, and no SQLSTATE, because no capabilities are
 /// agreed on yet.

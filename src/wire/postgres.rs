@@ -3,7 +3,6 @@
 //!
 //! Its own module because the start of a session is read even where a route stands alone.
 //! Invariant: at most one startup packet is ever held; what passes afterwards is only counted.
-//! Called by [`super::sniff`], [`super::refusal`], [`super::probe`], the login, and TCP sessions.
 //!
 //! Source: PostgreSQL manual, "Frontend/Backend Protocol", Message Formats.
 

@@ -1,21 +1,13 @@
 //! Health probes without credentials: what to send to a server, and whether its answer is life.
 //!
 //! Its own file because it is one table over all protocols. Invariant: no probe logs in, leaves a
-//! line in a server's log that is not asked for, or counts as a failed login. Called by the health
-//! checks of TCP upstreams, which own the socket and the time.
+//! line in a server's log that is not asked for, or counts as a failed login.
 
 use super::reader::Reader;
 use super::{cql, http_db, mongodb, mysql, postgres, printable, redis, tds, tns};
 use crate::config::DbType;
 
-/// What an answer says so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    NeedMore,
-    Alive,
-    /// Up but not serving, or not this protocol; the text is what the server said, printable.
-    Refused(String),
-}
+pub use super::verdict::Verdict;
 
 /// Most bytes of an answer that [`judge`] waits for.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;

@@ -1,15 +1,14 @@
 //! The PROXY protocol: who the client was, in front of what it sends.
 //!
 //! Its own file because it is spoken before every other protocol. Invariant: a header is read
-//! strictly and whole, or refused; it never takes more than [`MAX_BYTES`]. Called by TCP sessions:
-//! read from trusted peers only, written for servers that ask for it.
+//! strictly and whole, or refused; it never takes more than [`MAX_BYTES`].
 //!
 //! Source: HAProxy, `proxy-protocol.txt`, revision 2020/03/05, sections 2.1 and 2.2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::reader::Reader;
-use super::sniff::Fit;
+use super::signature::SignatureMatch;
 use crate::config::ProxyProtocol;
 
 /// Longest header read: the address block and 4 KiB of extensions (version 2). Version 1 ends
@@ -47,12 +46,12 @@ pub struct Addresses {
 /// Reads a header of either version from all that a peer sent so far.
 pub fn parse(bytes: &[u8]) -> Parsed {
     match (
-        Fit::prefix(bytes, V1_START),
-        Fit::prefix(bytes, V2_SIGNATURE),
+        SignatureMatch::prefix(bytes, V1_START),
+        SignatureMatch::prefix(bytes, V2_SIGNATURE),
     ) {
-        (Fit::Yes, _) => parse_v1(bytes),
-        (_, Fit::Yes) => parse_v2(bytes),
-        (Fit::No, Fit::No) => Parsed::Absent,
+        (SignatureMatch::Yes, _) => parse_v1(bytes),
+        (_, SignatureMatch::Yes) => parse_v2(bytes),
+        (SignatureMatch::No, SignatureMatch::No) => Parsed::Absent,
         _ => Parsed::NeedMore,
     }
 }

@@ -6,28 +6,32 @@
 //! Source: redis.io, "Redis serialization protocol specification".
 
 use super::printable;
-use super::probe::Verdict;
-use super::sniff::Fit;
+use super::signature::SignatureMatch;
+use super::verdict::Verdict;
 
 /// `PING`, which a server answers before anybody is authenticated.
 pub(super) const PROBE: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// Whether a client of Redis begins like this: a RESP array, or a command typed by hand.
-pub(super) fn fits(bytes: &[u8]) -> Fit {
+pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
     let Some(rest) = bytes.strip_prefix(b"*") else {
         return fits_inline(bytes);
     };
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if digits > MAX_DIGITS || rest.first() == Some(&b'0') {
-        Fit::No
+        SignatureMatch::No
     } else if digits == 0 {
-        if rest.is_empty() { Fit::Maybe } else { Fit::No }
+        if rest.is_empty() {
+            SignatureMatch::Maybe
+        } else {
+            SignatureMatch::No
+        }
     } else {
-        Fit::prefix(&rest[digits..], b"\r\n$")
+        SignatureMatch::prefix(&rest[digits..], b"\r\n$")
     }
 }
 
-fn fits_inline(bytes: &[u8]) -> Fit {
+fn fits_inline(bytes: &[u8]) -> SignatureMatch {
     let end = bytes.iter().position(|byte| !byte.is_ascii_alphabetic());
     let word = &bytes[..end.unwrap_or(bytes.len())];
     let matches = |verb: &&[u8]| match end {
@@ -37,12 +41,12 @@ fn fits_inline(bytes: &[u8]) -> Fit {
             .is_some_and(|start| word.eq_ignore_ascii_case(start)),
     };
     if !INLINE_VERBS.iter().any(matches) {
-        return Fit::No;
+        return SignatureMatch::No;
     }
     match end.and_then(|at| bytes.get(at)) {
-        None => Fit::Maybe,
-        Some(b' ' | b'\r' | b'\n') => Fit::Yes,
-        Some(_) => Fit::No,
+        None => SignatureMatch::Maybe,
+        Some(b' ' | b'\r' | b'\n') => SignatureMatch::Yes,
+        Some(_) => SignatureMatch::No,
     }
 }
 
@@ -99,15 +103,15 @@ pub(super) fn command(bytes: &[u8]) -> Command<'_> {
             return cut;
         };
         verb = verb.or(Some(argument));
-        match Fit::prefix(after, b"\r\n") {
-            Fit::Yes => rest = &after[2..],
-            Fit::Maybe => {
+        match SignatureMatch::prefix(after, b"\r\n") {
+            SignatureMatch::Yes => rest = &after[2..],
+            SignatureMatch::Maybe => {
                 return Command::Named {
                     verb: verb.unwrap_or_default(),
                     length: None,
                 };
             }
-            Fit::No => return Command::Malformed,
+            SignatureMatch::No => return Command::Malformed,
         }
     }
     Command::Named {
@@ -208,10 +212,10 @@ pub(super) fn reply(bytes: &[u8]) -> Reply<'_> {
             Ok(Some((length, _))) if length > MAX_REPLY_BYTES => Reply::Malformed,
             Ok(Some((length, rest))) => match rest.split_at_checked(length) {
                 None => Reply::NeedMore,
-                Some((text, after)) => match Fit::prefix(after, b"\r\n") {
-                    Fit::Yes => Reply::Text(text, bytes.len() - after.len() + 2),
-                    Fit::Maybe => Reply::NeedMore,
-                    Fit::No => Reply::Malformed,
+                Some((text, after)) => match SignatureMatch::prefix(after, b"\r\n") {
+                    SignatureMatch::Yes => Reply::Text(text, bytes.len() - after.len() + 2),
+                    SignatureMatch::Maybe => Reply::NeedMore,
+                    SignatureMatch::No => Reply::Malformed,
                 },
             },
         };
@@ -259,10 +263,10 @@ fn number(bytes: &[u8], mark: u8) -> Result<Option<(usize, &[u8])>, Wrong> {
     if digits > MAX_LENGTH_DIGITS {
         return Err(Wrong);
     }
-    match Fit::prefix(&rest[digits..], b"\r\n") {
-        Fit::No => Err(Wrong),
-        Fit::Maybe => Ok(None),
-        Fit::Yes => {
+    match SignatureMatch::prefix(&rest[digits..], b"\r\n") {
+        SignatureMatch::No => Err(Wrong),
+        SignatureMatch::Maybe => Ok(None),
+        SignatureMatch::Yes => {
             let text = std::str::from_utf8(&rest[..digits]).map_err(|_| Wrong)?;
             let number = text.parse().map_err(|_| Wrong)?;
             Ok(Some((number, &rest[digits + 2..])))

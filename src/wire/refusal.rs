@@ -2,30 +2,14 @@
 //!
 //! Its own file because it is one table over all protocols, and the drivers' behaviour hangs on its
 //! numbers. Invariant: at most [`MAX_HELD_BYTES`] of a client are held, and every refusal ends: in
-//! [`Step::Done`], after a bounded number of bytes. Called by TCP sessions; only `why` varies, and
-//! it is a text of the gateway's own.
+//! [`Step::Done`], after a bounded number of bytes.
 
 use super::postgres::{self, CancelKey, Start};
 use super::sniff::{self, Sniffed};
 use super::{cql, http_db, mongodb, mysql, redis, tds, tls, tns};
 use crate::config::DbType;
 
-/// Why a client is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// More clients than the route or the gateway takes.
-    TooManyConnections,
-    /// No place became free in time.
-    QueueTimeout,
-    /// No healthy endpoint, or none that could be connected to.
-    Unavailable,
-    /// The gateway drains.
-    ShuttingDown,
-    /// Nothing in the configuration matches.
-    NoRoute,
-    /// A filter says no.
-    NotAllowed,
-}
+pub use kind::Refusal;
 
 /// The refusal in one piece. `first` is what the client has sent so far; where the answer depends
 /// on it (request ids) and it is not there, and for [`DbType::Tcp`], nothing can be said and the
@@ -482,5 +466,6 @@ fn text(refusal: Refusal, why: &str) -> String {
 /// A TNS packet header: what it takes to know that a request was sent.
 const ORACLE_HEADER_BYTES: usize = 8;
 
+mod kind;
 #[cfg(test)]
 mod tests;

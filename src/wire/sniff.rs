@@ -1,14 +1,14 @@
 //! Which protocol a connection speaks, from its first bytes.
 //!
 //! Its own file because it is the one table where all protocols meet. Invariant: a decision does
-//! not change when more bytes come, and after [`MAX_BYTES`] there is one. Called by TCP sessions on
-//! a listener that several routes share.
+//! not change when more bytes come, and after [`MAX_BYTES`] there is one.
 //!
 //! Each protocol says of the bytes so far: no, maybe, or yes; the first in [`classify`] that does
 //! not say no decides. They are ordered so that whoever needs few bytes comes first. What keeps
 //! them apart: a first MongoDB message is shorter than 64 KiB, so its third and fourth byte are 0.
 
 use super::postgres::{CancelKey, Start, StartupMessage, parse_start};
+use super::signature::SignatureMatch;
 use super::tls::{self, ClientHello, Hello};
 use super::{cql, http_db, mongodb, redis, tds, tns};
 use crate::config::DbType;
@@ -99,28 +99,6 @@ fn may_begin_with_tls(db: DbType, hello: &ClientHello) -> bool {
     }
 }
 
-/// What one protocol says of the first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
-    No,
-    Maybe,
-    Yes,
-}
-
-impl Fit {
-    /// Whether `bytes` begin with `signature`; `Maybe` while they end inside it.
-    pub(super) fn prefix(bytes: &[u8], signature: &[u8]) -> Fit {
-        let common = bytes.len().min(signature.len());
-        if bytes[..common] != signature[..common] {
-            Fit::No
-        } else if common == signature.len() {
-            Fit::Yes
-        } else {
-            Fit::Maybe
-        }
-    }
-}
-
 fn decide(bytes: &[u8]) -> Sniffed {
     if bytes.is_empty() {
         return Sniffed::NeedMore;
@@ -139,7 +117,7 @@ fn decide(bytes: &[u8]) -> Sniffed {
         Hello::NeedMore => return Sniffed::NeedMore,
         Hello::Hello(hello) => return Sniffed::Tls(hello),
     }
-    type Fits = fn(&[u8]) -> Fit;
+    type Fits = fn(&[u8]) -> SignatureMatch;
     let rest: [(Fits, Sniffed); 6] = [
         (http_db::fits, Sniffed::Http),
         (redis::fits, Sniffed::Redis),
@@ -150,9 +128,9 @@ fn decide(bytes: &[u8]) -> Sniffed {
     ];
     for (fits, sniffed) in rest {
         match fits(bytes) {
-            Fit::No => (),
-            Fit::Maybe => return Sniffed::NeedMore,
-            Fit::Yes => return sniffed,
+            SignatureMatch::No => (),
+            SignatureMatch::Maybe => return Sniffed::NeedMore,
+            SignatureMatch::Yes => return sniffed,
         }
     }
     Sniffed::Unknown

@@ -6,12 +6,12 @@
 //! Source: MS-TDS 2.2.3 (packets), 2.2.6.4 (LOGIN7), 2.2.6.5 (PRELOGIN), 2.2.7.10 (ERROR).
 
 use super::printable;
-use super::probe::Verdict;
 use super::reader::Reader;
-use super::sniff::Fit;
+use super::signature::SignatureMatch;
+use super::verdict::Verdict;
 
 /// Whether a client begins like this: one PRELOGIN packet whose first option is VERSION.
-pub(super) fn fits(bytes: &[u8]) -> Fit {
+pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
     let ok = |at: usize, test: fn(u8) -> bool| bytes.get(at).is_none_or(|byte| test(*byte));
     if !(ok(0, |kind| kind == PRELOGIN)
         && ok(1, |status| status == END_OF_MESSAGE)
@@ -19,12 +19,12 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
         && ok(7, |window| window == 0)
         && ok(8, |option| option == 0))
     {
-        return Fit::No;
+        return SignatureMatch::No;
     }
     match Reader::new(bytes.get(2..).unwrap_or_default()).u16() {
-        Some(length) if !(20..=0x1000).contains(&length) => Fit::No,
-        Some(_) if bytes.len() >= 9 => Fit::Yes,
-        _ => Fit::Maybe,
+        Some(length) if !(20..=0x1000).contains(&length) => SignatureMatch::No,
+        Some(_) if bytes.len() >= 9 => SignatureMatch::Yes,
+        _ => SignatureMatch::Maybe,
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
             \0\0\x1a\0\x06\x01\0\x20\0\x01\x02\0\x21\0\x01\x03\0\x22\0\x04\x04\0\x26\0\x01\xff\
             \0\0\0\0\0\0\x02\0\0\0\0\0\0";
         assert_eq!(probe(), expected);
-        assert_eq!(fits(&probe()), Fit::Yes);
+        assert_eq!(fits(&probe()), SignatureMatch::Yes);
         let answer = prelogin_answer();
         assert_eq!(answer[..8], *b"\x04\x01\0\x2f\0\0\x01\0");
         assert_eq!(answer[8 + 0x20], ENCRYPT_NOT_SUP);

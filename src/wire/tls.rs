@@ -1,9 +1,8 @@
 //! The first message of TLS, read but not answered: which host and which protocols a client asks
 //! for.
 //!
-//! Its own file because routing by name needs nothing else of TLS. Invariant: bytes are only
-//! looked at, what goes to the server is what came from the client. Called by [`super::sniff`],
-//! and by a TCP session after a database's own request for TLS.
+//! Its own file because routing by name needs nothing else of TLS. Invariant: bytes are only looked
+//! at, what goes to the server is what came from the client.
 //!
 //! Sources: RFC 8446 4.1.2 and 5.1 (ClientHello, records), RFC 6066 3 (SNI), RFC 7301 3.1 (ALPN).
 

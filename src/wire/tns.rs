@@ -4,12 +4,12 @@
 //! Invariant: only the header of a packet and the version of a CONNECT decide.
 
 use super::printable;
-use super::probe::Verdict;
 use super::reader::Reader;
-use super::sniff::Fit;
+use super::signature::SignatureMatch;
+use super::verdict::Verdict;
 
 /// Whether a client begins like this: a CONNECT packet.
-pub(super) fn fits(bytes: &[u8]) -> Fit {
+pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
     let ok = |at: usize, test: fn(u8) -> bool| bytes.get(at).is_none_or(|byte| test(*byte));
     if !(ok(0, |high| high <= 0x20)
         && ok(2, |checksum| checksum == 0)
@@ -21,12 +21,12 @@ pub(super) fn fits(bytes: &[u8]) -> Fit {
         && ok(8, |version| version == 1)
         && ok(9, |version| version >= 0x2c))
     {
-        return Fit::No;
+        return SignatureMatch::No;
     }
     match Reader::new(bytes).u16() {
-        Some(length) if !(CONNECT_BYTES..=0x2000).contains(&length) => Fit::No,
-        Some(_) if bytes.len() >= 10 => Fit::Yes,
-        _ => Fit::Maybe,
+        Some(length) if !(CONNECT_BYTES..=0x2000).contains(&length) => SignatureMatch::No,
+        Some(_) if bytes.len() >= 10 => SignatureMatch::Yes,
+        _ => SignatureMatch::Maybe,
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn the_probe_is_a_connect_packet() {
         let probe = probe();
-        assert_eq!(fits(&probe), Fit::Yes);
+        assert_eq!(fits(&probe), SignatureMatch::Yes);
         assert_eq!(
             usize::from(u16::from_be_bytes([probe[0], probe[1]])),
             probe.len()

@@ -1,12 +1,13 @@
 //! The header fields of a head, and what those that frame it say together.
 //!
 //! Its own file because framing is decided from several fields at once (RFC 9112 6). Invariant:
-//! fields that contradict each other never pass. Called by `head`.
+//! fields that contradict each other never pass.
 
 use std::ops::Range;
 
 use super::authority::{is_authority, is_same};
-use super::head::{BodyFraming, Refusal, Version, bad, too_large};
+use super::framing::{BodyFraming, Version};
+use super::refusal::{Refusal, bad, too_large};
 use super::request_line::RequestLine;
 use super::{MAX_FIELD_NAME_BYTES, MAX_FIELDS, is_tchar};
 use crate::error::Reason;

@@ -1,16 +1,17 @@
 //! The scanner that decides about one request head.
 //!
 //! Its own file because it is the whole gate: everything that is refused before a request exists is
-//! refused here, with the RFC section beside it. Invariant: each byte is looked at once to find line
-//! ends and once when its line is whole, however the bytes are cut into reads, and the verdict does
-//! not depend on the cuts. Called by `server::io`.
+//! refused here, with the RFC section beside it. Invariant: each byte is looked at once to find
+//! line ends and once when its line is whole, however the bytes are cut into reads, and the verdict
+//! does not depend on the cuts.
 
+use super::framing::{BodyFraming, Version};
+use super::refusal::{Refusal, bad, too_large};
 use std::ops::Range;
 
 use super::fields::Fields;
 use super::request_line::RequestLine;
 use super::{escaped, is_field_text, plain_run};
-use crate::error::Reason;
 
 /// Reads one request head, in as many pieces as it arrives in.
 ///
@@ -42,17 +43,6 @@ pub enum Scan {
     Refused(Refusal),
 }
 
-/// Why a head does not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The status of the answer.
-    pub status: u16,
-    /// The word for access log and metrics.
-    pub reason: Reason,
-    /// Which rule was broken, for the log and for the client. Holds nothing of what was sent.
-    pub why: &'static str,
-}
-
 /// A head that passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadSummary {
@@ -77,22 +67,6 @@ pub struct HeadSummary {
     pub expect_continue: bool,
     /// A 101 response ends HTTP on this connection (RFC 9110 7.8).
     pub upgrade: bool,
-}
-
-/// The versions that pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    Http10,
-    Http11,
-}
-
-/// How the end of a request body is found (RFC 9112 6.3). A request never ends with the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyFraming {
-    None,
-    /// Bytes; not 0.
-    Length(u64),
-    Chunked,
 }
 
 impl HeadScanner {
@@ -235,30 +209,5 @@ impl HeadSummary {
         }
         head.extend_from_slice(fields);
         Some(head)
-    }
-}
-
-impl Refusal {
-    /// The head was not whole when its time was over.
-    pub const TIMEOUT: Refusal = Refusal {
-        status: 408,
-        reason: Reason::HeaderTimeout,
-        why: "head not whole in time",
-    };
-}
-
-pub(super) const fn bad(why: &'static str) -> Refusal {
-    Refusal {
-        status: 400,
-        reason: Reason::BadRequest,
-        why,
-    }
-}
-
-pub(super) const fn too_large(why: &'static str) -> Refusal {
-    Refusal {
-        status: 431,
-        reason: Reason::HeaderTooLarge,
-        why,
     }
 }

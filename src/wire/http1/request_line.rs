@@ -1,13 +1,13 @@
 //! The first line of a head: method, target, version.
 //!
 //! Its own file because it has a grammar of its own (RFC 9112 3). Invariant: a line that passes has
-//! one reading; with its escapes the target is of a form that Pingora holds unchanged. Called by
-//! `head`.
+//! one reading; with its escapes the target is of a form that Pingora holds unchanged.
 
 use std::ops::Range;
 
 use super::authority::is_authority;
-use super::head::{Refusal, Version, bad, too_large};
+use super::framing::Version;
+use super::refusal::{Refusal, bad, too_large};
 use super::target::{Fate, fate};
 use super::{MAX_METHOD_BYTES, MAX_TARGET_BYTES, is_tchar};
 use crate::error::Reason;

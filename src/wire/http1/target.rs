@@ -3,7 +3,6 @@
 //! Its own file because clients send more than RFC 3986 lets them, and a byte that two servers read
 //! differently must not reach one of them. Invariant: what comes out of [`escaped`] is in the
 //! grammar of RFC 3986 (but for `[` and `]`, which every server takes) and means what came in.
-//! Called by `request_line`, by the gate that lets a head pass, and for targets that filters write.
 
 use std::borrow::Cow;
 

@@ -2,7 +2,7 @@
 //!
 //! Its own file to stand beside the conversations that do log in. Invariant: one question.
 
-use super::{Held, Login, LoginStep, Role, Term};
+use super::conversation::{Held, Login, LoginStep, Role, Term};
 use crate::wire::mongodb::{Hello, probe, read_hello};
 
 /// One question.

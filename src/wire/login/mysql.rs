@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use self::standing::{Answer, CLUSTER, SETTINGS, Settings};
-use super::{Held, Login, LoginStep, Role};
+use super::conversation::{Held, Login, LoginStep, Role};
 use crate::wire::mysql::{ERR, GREETING, Greeting, Packet, error_text, packet, read_packet};
 use crate::wire::printable;
 use crate::wire::reader::Reader;

@@ -7,8 +7,8 @@
 
 use md5::{Digest, Md5};
 
+use super::conversation::{Held, Login, LoginStep, Role, Term};
 use super::scram::Scram;
-use super::{Held, Login, LoginStep, Role, Term};
 use crate::wire::postgres::{error_field, message, startup_packet};
 use crate::wire::printable;
 use crate::wire::reader::Reader;

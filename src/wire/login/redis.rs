@@ -3,10 +3,10 @@
 //! Its own file because it is one conversation. Invariant: three commands at most, none that changes
 //! anything. INFO is answered also by a server that serves nobody (LOADING, MASTERDOWN): PING is not.
 
-use super::{Held, Login, LoginStep, Role};
+use super::conversation::{Held, Login, LoginStep, Role};
 use crate::wire::printable;
-use crate::wire::probe::Verdict;
 use crate::wire::redis::{PROBE, Reply, judge, reply, write_command};
+use crate::wire::verdict::Verdict;
 
 /// One login; without a password the role is asked at once.
 pub(super) struct RedisLogin {

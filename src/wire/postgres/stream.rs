@@ -2,7 +2,6 @@
 //!
 //! Its own file because it runs beside a relay: a few nanoseconds for each message, no allocation
 //! but for the one cancel key. Invariant: bodies are skipped by their length, never searched.
-//! Called by TCP sessions for cancel requests and for the farewell of a drain.
 
 use super::error_field;
 use super::startup::CancelKey;

@@ -17,7 +17,6 @@ const OPEN: &[&str] = &[
     "tcp/",
     "telemetry/",
     "upstream/",
-    "wire/",
 ];
 
 #[test]

@@ -8,7 +8,7 @@
 //! Variables"; Galera documentation, "Monitoring Cluster Status"; the numbers of
 //! `wsrep_local_state` are those of `clustercheck`, too: 4 is synced, 2 a donor or desynced.
 
-use super::super::Role;
+use crate::wire::login::conversation::Role;
 use crate::wire::printable;
 use crate::wire::reader::Reader;
 
