@@ -9,8 +9,8 @@ use prometheus::IntGauge;
 
 use crate::error::Reason;
 
-use super::Families;
-use super::shelf::{Child, Counters, Held, Shelf};
+use super::children::{Child, Counters, Held};
+use super::families::Families;
 
 /// The metrics of one listener.
 #[derive(Clone)]
@@ -30,7 +30,9 @@ impl ListenerMetrics {
 
     /// Counts a connection that was refused before a request or session began.
     pub fn rejected(&self, reason: Reason) {
-        let Held { child, families } = &*self.0;
+        let Held {
+            child, families, ..
+        } = &*self.0;
         child.rejected.inc(reason, || {
             let labels = [&*child.listener, reason.as_str()];
             families.connections_rejected.with_label_values(&labels)
@@ -38,7 +40,9 @@ impl ListenerMetrics {
     }
 
     fn gauge(&self) -> &IntGauge {
-        let Held { child, families } = &*self.0;
+        let Held {
+            child, families, ..
+        } = &*self.0;
         let active = &families.connections_active;
         let make = || active.with_label_values(&[&*child.listener]);
         child.active.get_or_init(make)
@@ -106,10 +110,6 @@ impl Child for ListenerChild {
         &self.listener
     }
 
-    fn shelf(families: &Families) -> &Shelf<Self> {
-        &families.listeners
-    }
-
     fn remove(&self, families: &Families) {
         let active = &families.connections_active;
         let _ = active.remove_label_values(&[&*self.listener]);
@@ -125,10 +125,6 @@ impl Child for EndpointChild {
 
     fn key(&self) -> &(String, String) {
         &self.key
-    }
-
-    fn shelf(families: &Families) -> &Shelf<Self> {
-        &families.endpoints
     }
 
     fn remove(&self, families: &Families) {

@@ -11,8 +11,8 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::error::Reason;
 
-use super::Families;
-use super::shelf::{Child, Counters, Held, Shelf};
+use super::children::{Child, Counters, Held};
+use super::families::Families;
 
 /// The metrics of one HTTP route.
 #[derive(Clone)]
@@ -33,7 +33,9 @@ impl HttpRouteMetrics {
     /// Counts a request that ended `seconds` after its head. `code` is the status that was sent, 0
     /// when none was.
     pub fn finished(&self, code: u16, reason: Reason, seconds: f64) {
-        let Held { child, families } = &*self.0;
+        let Held {
+            child, families, ..
+        } = &*self.0;
         let class = Class::of(code);
         let make = || {
             let labels = [&*child.route, class.as_str(), reason.as_str()];
@@ -57,7 +59,9 @@ impl HttpRouteMetrics {
     }
 
     fn gauge(&self) -> &IntGauge {
-        let Held { child, families } = &*self.0;
+        let Held {
+            child, families, ..
+        } = &*self.0;
         let make = || families.http_in_flight.with_label_values(&[&*child.route]);
         child.http_in_flight.get_or_init(make)
     }
@@ -93,7 +97,9 @@ struct TcpChildren {
 
 impl TcpRouteMetrics {
     pub(super) fn new(held: Arc<Held<RouteChild>>) -> TcpRouteMetrics {
-        let Held { child, families } = &*held;
+        let Held {
+            child, families, ..
+        } = &*held;
         let tcp = child.tcp.get_or_init(|| {
             let route = [&*child.route];
             let bytes = |direction: Direction| {
@@ -197,7 +203,9 @@ impl TcpSession {
 impl Drop for TcpSession {
     fn drop(&mut self) {
         let TcpRouteMetrics { held, tcp } = &self.route;
-        let Held { child, families } = &**held;
+        let Held {
+            child, families, ..
+        } = &**held;
         tcp.completed.inc();
         tcp.duration.observe(self.started.elapsed().as_secs_f64());
         if matches!(
@@ -282,10 +290,6 @@ impl Child for RouteChild {
 
     fn key(&self) -> &String {
         &self.route
-    }
-
-    fn shelf(families: &Families) -> &Shelf<Self> {
-        &families.routes
     }
 
     fn remove(&self, families: &Families) {

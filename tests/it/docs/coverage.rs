@@ -118,7 +118,7 @@ fn every_reason_is_explained_with_the_status_that_clients_read() {
 #[test]
 fn every_metric_is_described_and_none_that_is_not_there() {
     let sources = [
-        "metrics.rs",
+        "metrics/families.rs",
         "metrics/aliases.rs",
         "metrics/edges.rs",
         "metrics/routes.rs",

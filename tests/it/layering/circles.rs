@@ -15,7 +15,6 @@ const OPEN: &[&str] = &[
     "http/",
     "server/",
     "tcp/",
-    "telemetry/",
     "upstream/",
 ];
 

@@ -1,8 +1,7 @@
 //! How long a label lives: as long as somebody holds a handle of it.
 //!
-//! Its own file because it is the same for routes, listeners and endpoints. Invariant: a child is in
-//! the output while it is on its shelf, and on its shelf while it is held; so memory stays flat
-//! however often the configuration changes. Used by the handles beside it.
+//! The same for routes, listeners and endpoints. Invariant: a child is in the output as long as it is
+//! held; so memory stays flat however often the configuration changes.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntCounter;
 
-use super::Families;
+use super::families::Families;
 
 /// The children under one label (or pair of labels).
 pub(super) trait Child: Sized {
@@ -18,25 +17,22 @@ pub(super) trait Child: Sized {
 
     fn key(&self) -> &Self::Key;
 
-    /// Where children of this kind are kept.
-    fn shelf(families: &Families) -> &Shelf<Self>;
-
     /// Takes everything that was made out of the output.
     fn remove(&self, families: &Families);
 }
 
 /// The children that are in use, each with the number of its holders. Adding and removing happen
 /// under the lock, so a label that goes and comes back at the same time is never half of both.
-pub(super) struct Shelf<C: Child>(Mutex<HashMap<C::Key, Kept<C>>>);
+pub(super) struct Children<C: Child>(Mutex<HashMap<C::Key, Counted<C>>>);
 
-struct Kept<C> {
+struct Counted<C> {
     holders: usize,
     child: Arc<C>,
 }
 
-impl<C: Child> Default for Shelf<C> {
+impl<C: Child> Default for Children<C> {
     fn default() -> Self {
-        Shelf(Mutex::new(HashMap::new()))
+        Children(Mutex::new(HashMap::new()))
     }
 }
 
@@ -44,17 +40,19 @@ impl<C: Child> Default for Shelf<C> {
 pub(super) struct Held<C: Child> {
     pub(super) child: Arc<C>,
     pub(super) families: Arc<Families>,
+    all: Arc<Children<C>>,
 }
 
 impl<C: Child> Held<C> {
     /// Takes the child of this key, or the one that `make` makes.
     pub(super) fn take(
+        all: &Arc<Children<C>>,
         families: &Arc<Families>,
         key: C::Key,
         make: impl FnOnce() -> C,
     ) -> Arc<Held<C>> {
-        let mut children = locked(&C::shelf(families).0);
-        let kept = children.entry(key).or_insert_with(|| Kept {
+        let mut children = locked(&all.0);
+        let kept = children.entry(key).or_insert_with(|| Counted {
             holders: 0,
             child: Arc::new(make()),
         });
@@ -62,13 +60,14 @@ impl<C: Child> Held<C> {
         Arc::new(Held {
             child: Arc::clone(&kept.child),
             families: Arc::clone(families),
+            all: Arc::clone(all),
         })
     }
 }
 
 impl<C: Child> Drop for Held<C> {
     fn drop(&mut self) {
-        let mut children = locked(&C::shelf(&self.families).0);
+        let mut children = locked(&self.all.0);
         let Some(kept) = children.get_mut(self.child.key()) else {
             return;
         };
