@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use log::error;
+use tokio::runtime::Handle;
 
-use super::files::FileRead;
+use super::build::MadeWith;
 use super::guard::{guarded, guarded_future};
 use super::left_out::{Found, LeftOut};
 use super::registry::By;
 use super::{Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, Verdict};
-use crate::config::{FilterSpec, OnError, Settings};
+use crate::config::{Config, FilterSpec, OnError, Settings};
 
 /// The filters of an HTTP route.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub(super) struct Step<F: ?Sized> {
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) settings: Settings,
-    pub(super) files: Vec<FileRead>,
+    pub(super) with: MadeWith,
 }
 
 /// A filter that failed, and ended its request with that.
@@ -257,12 +258,19 @@ impl Default for Chain {
 
 impl<F: ?Sized> Step<F> {
     /// Whether it would be the same if it were made from `spec` now.
-    pub(super) fn is_made_from(&self, spec: &FilterSpec) -> bool {
+    pub(super) fn is_made_from(&self, spec: &FilterSpec, config: &Config) -> bool {
         self.origin.as_ref().is_some_and(|origin| {
             *self.name == *spec.kind
                 && origin.settings == spec.settings
-                && origin.files.iter().all(FileRead::is_unchanged)
+                && origin.with.is_still_in(config)
         })
+    }
+
+    pub(super) fn start_tasks(&self, runtime: &Handle) {
+        let with = self.origin.as_ref().map(|origin| &origin.with);
+        if let Some(tasks) = with.and_then(|with| with.tasks.as_ref()) {
+            tasks.start(&self.name, runtime);
+        }
     }
 
     /// Says so in the log; an error of the chain, unless the filter is to be passed over.

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
+use super::build::Build;
 use super::chain::{Chain, Origin, Step};
-use super::files::Files;
 use super::registry::{By, Make, Registry};
 use super::tcp_chain::TcpChain;
 use super::{Filter, TcpFilter};
@@ -31,6 +33,22 @@ impl Chains {
     /// The chain of a TCP route; empty where there is none.
     pub fn tcp(&self, route: &str) -> TcpChain {
         self.tcp.get(route).cloned().unwrap_or_default()
+    }
+
+    /// Begins the background tasks that have not begun: these chains are in force.
+    pub fn start_tasks(&self, runtime: &Handle) {
+        for chain in self.http.values() {
+            chain
+                .steps()
+                .iter()
+                .for_each(|step| step.start_tasks(runtime));
+        }
+        for chain in self.tcp.values() {
+            chain
+                .steps()
+                .iter()
+                .for_each(|step| step.start_tasks(runtime));
+        }
     }
 }
 
@@ -98,11 +116,13 @@ impl Work<'_> {
         steps: &mut Vec<Step<F>>,
         before: &[Step<F>],
         specs: &[FilterSpec],
-        make: fn(&Self, &FilterSpec, &mut Files<'_>) -> Made<F>,
+        make: fn(&Self, &FilterSpec, &mut Build<'_>) -> Made<F>,
     ) {
         let mut left: Vec<&Step<F>> = before.iter().collect();
         for spec in specs {
-            let same = left.iter().position(|step| step.is_made_from(spec));
+            let same = left
+                .iter()
+                .position(|step| step.is_made_from(spec, self.config));
             if let Some(same) = same.map(|nth| left.remove(nth)) {
                 steps.push(Step {
                     on_error: spec.on_error,
@@ -110,8 +130,8 @@ impl Work<'_> {
                 });
                 continue;
             }
-            let mut files = Files::beside(&self.config.file);
-            match make(self, spec, &mut files) {
+            let mut build = Build::new(self.config, self.registry.outbound.as_deref());
+            match make(self, spec, &mut build) {
                 Ok(filter) => steps.push(Step {
                     name: Arc::from(spec.kind.as_str()),
                     on_error: spec.on_error,
@@ -123,7 +143,7 @@ impl Work<'_> {
                         .map_or(By::Embedder, |k| k.by),
                     origin: Some(Origin {
                         settings: spec.settings.clone(),
-                        files: files.into_read(),
+                        with: build.into_made_with(),
                     }),
                 }),
                 Err(problems) => self.note(problems),
@@ -131,17 +151,17 @@ impl Work<'_> {
         }
     }
 
-    fn http(&self, spec: &FilterSpec, files: &mut Files<'_>) -> Made<dyn Filter> {
+    fn http(&self, spec: &FilterSpec, build: &mut Build<'_>) -> Made<dyn Filter> {
         match self.registry.kinds.get(&spec.kind).map(|kind| &kind.make) {
-            Some(Make::Http(make)) => make(spec, &self.config.file, files),
+            Some(Make::Http(make)) => make(spec, &self.config.file, build),
             Some(Make::Tcp(_)) => Err(self.other_side(spec, "TCP", "HTTP")),
             None => Err(self.unknown(spec, |make| matches!(make, Make::Http(_)))),
         }
     }
 
-    fn tcp(&self, spec: &FilterSpec, files: &mut Files<'_>) -> Made<dyn TcpFilter> {
+    fn tcp(&self, spec: &FilterSpec, build: &mut Build<'_>) -> Made<dyn TcpFilter> {
         match self.registry.kinds.get(&spec.kind).map(|kind| &kind.make) {
-            Some(Make::Tcp(make)) => make(spec, &self.config.file, files),
+            Some(Make::Tcp(make)) => make(spec, &self.config.file, build),
             Some(Make::Http(_)) => Err(self.other_side(spec, "HTTP", "TCP")),
             None => Err(self.unknown(spec, |make| matches!(make, Make::Tcp(_)))),
         }

@@ -7,6 +7,7 @@
 //! gateway's. [`writing`] is the chapter on how to write one.
 
 mod bad_setting;
+mod build;
 mod builtin;
 mod chain;
 mod compile;
@@ -15,10 +16,12 @@ mod files;
 mod from_fn;
 mod guard;
 mod left_out;
+mod outbound;
 mod registry;
 mod rehearsal;
 mod response;
 mod schema;
+mod tasks;
 mod tcp;
 mod tcp_chain;
 
@@ -31,6 +34,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::bad_setting::BadSetting;
+pub use self::build::Build;
 pub use self::builtin::{RequestId, User};
 pub use self::chain::{Chain, Failed, Normalise};
 pub use self::compile::Chains;
@@ -40,6 +44,7 @@ pub use self::files::Files;
 pub use self::from_fn::{
     FromAsyncFn, FromFn, FromResponseFn, from_async_fn, from_fn, from_response_fn,
 };
+pub use self::outbound::{Outbound, OutboundError, UpstreamClient};
 pub use self::registry::Registry;
 pub use self::rehearsal::{Rehearsed, Written};
 pub use self::response::Response;

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
+use super::build::Build;
 use super::builtin;
 use super::files::Files;
 use super::guard::guarded;
+use super::outbound::Outbound;
 use super::{BadSetting, Filter, Result, TcpFilter};
 use crate::config::{FilterSpec, Problem, Wrong};
 
@@ -24,6 +26,8 @@ pub struct Registry {
     pub(super) kinds: BTreeMap<String, Kind>,
     pub(super) every_http: Vec<(Arc<str>, Arc<dyn Filter>)>,
     pub(super) every_tcp: Vec<(Arc<str>, Arc<dyn TcpFilter>)>,
+    /// `None`: what is made here is not served.
+    pub(super) outbound: Option<Arc<dyn Outbound>>,
 }
 
 /// One filter type.
@@ -42,7 +46,7 @@ pub(super) enum By {
 }
 
 /// How a filter is made from an entry of the file that is named.
-type MakeFrom<F> = dyn Fn(&FilterSpec, &Path, &mut Files<'_>) -> std::result::Result<Arc<F>, Vec<Problem>>
+type MakeFrom<F> = dyn Fn(&FilterSpec, &Path, &mut Build<'_>) -> std::result::Result<Arc<F>, Vec<Problem>>
     + Send
     + Sync;
 
@@ -85,8 +89,23 @@ impl Registry {
         S: DeserializeOwned + JsonSchema,
         F: Filter,
     {
-        let make = Make::Http(Box::new(move |spec, file, files| {
-            let filter = made(spec, file, files, &make)?;
+        self.http_with(name, move |settings: S, build: &mut Build<'_>| {
+            make(settings, build.files())
+        });
+    }
+
+    /// As [`http`](Registry::http), for a filter that calls upstreams or works in the background:
+    /// [`Build`] has what it needs for either.
+    pub fn http_with<S, F>(
+        &mut self,
+        name: impl Into<String>,
+        make: impl Fn(S, &mut Build<'_>) -> Result<F> + Send + Sync + 'static,
+    ) where
+        S: DeserializeOwned + JsonSchema,
+        F: Filter,
+    {
+        let make = Make::Http(Box::new(move |spec, file, build| {
+            let filter = made(spec, file, build, &make)?;
             Ok(Arc::new(filter) as Arc<dyn Filter>)
         }));
         let schema = SchemaGenerator::subschema_for::<S>;
@@ -121,8 +140,23 @@ impl Registry {
         S: DeserializeOwned + JsonSchema,
         F: TcpFilter,
     {
-        let make = Make::Tcp(Box::new(move |spec, file, files| {
-            let filter = made(spec, file, files, &make)?;
+        self.tcp_with(name, move |settings: S, build: &mut Build<'_>| {
+            make(settings, build.files())
+        });
+    }
+
+    /// As [`tcp`](Registry::tcp), for a filter that calls upstreams or works in the background:
+    /// [`Build`] has what it needs for either.
+    pub fn tcp_with<S, F>(
+        &mut self,
+        name: impl Into<String>,
+        make: impl Fn(S, &mut Build<'_>) -> Result<F> + Send + Sync + 'static,
+    ) where
+        S: DeserializeOwned + JsonSchema,
+        F: TcpFilter,
+    {
+        let make = Make::Tcp(Box::new(move |spec, file, build| {
+            let filter = made(spec, file, build, &make)?;
             Ok(Arc::new(filter) as Arc<dyn TcpFilter>)
         }));
         let schema = SchemaGenerator::subschema_for::<S>;
@@ -146,6 +180,11 @@ impl Registry {
     /// log.
     pub fn every_tcp(&mut self, name: &str, filter: Arc<dyn TcpFilter>) {
         self.every_tcp.push((Arc::from(name), filter));
+    }
+
+    /// What filters that are made from now on call upstreams through.
+    pub fn call_through(&mut self, outbound: Arc<dyn Outbound>) {
+        self.outbound = Some(outbound);
     }
 }
 
@@ -171,11 +210,11 @@ impl fmt::Debug for Registry {
 fn made<S: DeserializeOwned, F>(
     spec: &FilterSpec,
     file: &Path,
-    files: &mut Files<'_>,
-    make: impl Fn(S, &mut Files<'_>) -> Result<F>,
+    build: &mut Build<'_>,
+    make: impl Fn(S, &mut Build<'_>) -> Result<F>,
 ) -> std::result::Result<F, Vec<Problem>> {
     let settings = spec.read::<S>(file)?;
-    guarded(|| make(settings, files)).map_err(|error| {
+    guarded(|| make(settings, build)).map_err(|error| {
         let (setting, hint) = match error.downcast_ref::<BadSetting>() {
             Some(bad) => (Some(bad.setting.as_str()), bad.hint.clone()),
             None => (None, None),

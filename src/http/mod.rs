@@ -15,6 +15,7 @@ pub mod filters;
 pub mod forward;
 mod kept;
 mod matching;
+pub mod outbound;
 mod phases;
 pub mod proxy;
 mod record;

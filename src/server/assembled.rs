@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_proxy::http_proxy;
+use tokio::runtime::Handle;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error::Error;
 use crate::http::Proxy;
+use crate::http::outbound::OutboundClients;
 use crate::server::accept::{Edges, Launch, Listeners};
 use crate::server::admin::Admin;
 use crate::server::drain::{Drain, Leave, Stop, StopWatch};
@@ -48,6 +50,8 @@ use crate::upstream::warm::Warm;
 pub(super) struct Assembled {
     pub config: Arc<Config>,
     pub additions: Arc<Additions>,
+    /// Of the filters that call upstreams.
+    pub outbound: Arc<OutboundClients>,
     pub resolvers: Arc<Resolvers>,
     /// Of the embedder's.
     pub services: Vec<Box<dyn ServiceWithDependents>>,
@@ -103,6 +107,8 @@ impl Assembled {
         let reload = Arc::new(Reload {
             snapshots: self.snapshots.clone(),
             additions: self.additions.clone(),
+            outbound: self.outbound.clone(),
+            background: OnceLock::new(),
             metrics: self.metrics.clone(),
             changes,
             running: Mutex::new(()),
@@ -251,6 +257,7 @@ impl Launch for Start {
                 None => return,
             }
         }
+        self.reload.start_filter_tasks(Handle::current());
         self.await_successor();
         if let Some(serving) = self.serving.take() {
             serving();

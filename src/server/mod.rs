@@ -47,6 +47,7 @@ use crate::account::Account;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::filter::Registry;
+use crate::http::outbound::OutboundClients;
 use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
 use crate::server::handoff::Control;
@@ -249,12 +250,15 @@ impl Gateway {
     }
 
     fn assemble(
-        self,
+        mut self,
         signals: Option<Signals>,
         mut takeover: Option<&mut Takeover>,
     ) -> Result<Assembled, Error> {
         let metrics = Metrics::new();
+        let outbound = Arc::new(OutboundClients::default());
+        self.additions.filters.call_through(outbound.clone());
         let snapshot = Snapshot::build(self.config.clone(), &self.additions, &metrics, None)?;
+        outbound.follow(&snapshot);
         if signals.is_none()
             && (self.config.server.user.is_some() || self.config.server.group.is_some())
         {
@@ -275,6 +279,7 @@ impl Gateway {
         Ok(Assembled {
             config: self.config,
             additions: Arc::new(self.additions),
+            outbound,
             resolvers: Arc::new(self.resolvers),
             services: self.services,
             signals,

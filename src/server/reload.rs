@@ -9,15 +9,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{error, info, warn};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Changed, Config, HttpRoute, TcpRoute};
 use crate::error::Error;
+use crate::http::outbound::OutboundClients;
 use crate::server::accept::Change;
 use crate::server::listener::{Listener, Wanted, wanted};
 use crate::server::lowered::lowered;
@@ -29,6 +31,10 @@ use crate::telemetry::{Metrics, ReloadResult};
 pub struct Reload {
     pub snapshots: SnapshotHandle,
     pub additions: Arc<Additions>,
+    /// Of the filters that call upstreams.
+    pub outbound: Arc<OutboundClients>,
+    /// Where background tasks of filters run, once the gateway serves.
+    pub background: OnceLock<Handle>,
     pub metrics: Metrics,
     /// To the service that owns the sockets.
     pub changes: mpsc::Sender<Change>,
@@ -114,6 +120,12 @@ impl Reload {
         self.snapshots.load().config.file.clone()
     }
 
+    /// The gateway serves: begins what its filters do in the background, in `runtime`.
+    pub fn start_filter_tasks(&self, runtime: Handle) {
+        let runtime = self.background.get_or_init(|| runtime);
+        self.snapshots.load().chains.start_tasks(runtime);
+    }
+
     /// Waits for a reload under way, then lets none begin. `None`: it is so already. Blocks.
     pub fn freeze(&self) -> Option<Frozen<'_>> {
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +170,13 @@ impl Reload {
             "removed": texts(&gone.iter().map(|w| w.listen.text.as_str()).collect::<Vec<_>>()),
         });
         self.metrics.config_generation(after.generation);
+        self.outbound.follow(&after);
+        let chains = after.chains.clone();
         self.snapshots.swap(after);
+        if let Some(runtime) = self.background.get() {
+            chains.start_tasks(runtime);
+        }
+        drop(chains);
         let (done, is_done) = oneshot::channel();
         let change = Change {
             add,

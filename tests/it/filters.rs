@@ -10,6 +10,7 @@ mod closures;
 mod configured;
 mod core;
 mod failures;
+mod outbound;
 mod phases;
 mod tcp;
 
