@@ -3,12 +3,14 @@
 //! Its own file because it says in words what `route/` and `http/` do; it uses the same matching,
 //! so that it cannot tell something else. Resolves and binds nothing.
 
+mod lines;
 mod tcp;
 
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::config::{Balance, Config, EndpointSpec, HashOn, HostPattern, HttpRoute, UpstreamSpec};
+use self::lines::{Explained, MOVE, describe_upstream, line};
+use crate::config::{Config, HostPattern, HttpRoute};
 use crate::error::Error;
 use crate::filter::{Rehearsed, Response, Written};
 use crate::http::{filters::normaliser, respond};
@@ -21,18 +23,6 @@ pub struct Question<'q> {
     /// A path, a URL, or the name of a TCP route.
     pub url: &'q str,
     pub client: Option<IpAddr>,
-}
-
-/// A few lines of text, and whether a route is in it.
-pub struct Explained {
-    pub text: String,
-    pub leads: Leads,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leads {
-    Somewhere,
-    Nowhere,
 }
 
 /// Explains what the gateway would do.
@@ -79,8 +69,8 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
     }
     let Some((key, route)) = why.chosen else {
         line(&mut text, "route", "none: the gateway answers 404 no_route");
-        let leads = Leads::Nowhere;
-        return Ok(Explained { text, leads });
+        let found = false;
+        return Ok(Explained { text, found });
     };
     let at = format!("{}:{}", config.file.display(), route.at.0);
     line(&mut text, "route", format!("{} ({at})", key.text));
@@ -95,7 +85,7 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
         (true, None) => strip_prefix(target.path(), &key.prefix).to_string(),
         (true, Some(query)) => format!("{}?{query}", strip_prefix(target.path(), &key.prefix)),
     };
-    let leads = Leads::Somewhere;
+    let found = true;
     let Some(rehearsed) = rehearse(snapshot, question, &key.text, host, &sent) else {
         return Err(Error::io(format!("{method} {url} is no request")));
     };
@@ -104,11 +94,11 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
     }
     if rehearsed.failed {
         line(&mut text, "answers", "500 filter_error");
-        return Ok(Explained { text, leads });
+        return Ok(Explained { text, found });
     }
     if let Some(answer) = rehearsed.answer {
         line(&mut text, "answers", describe_answer(answer));
-        return Ok(Explained { text, leads });
+        return Ok(Explained { text, found });
     }
     describe_upstream(&mut text, &route.upstream);
     let prefix = &route.upstream.endpoints[0].url.path;
@@ -124,7 +114,7 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
         format!("{method} {prefix}{sent}, Host: {host}"),
     );
     describe_tries(&mut text, config, route, method);
-    Ok(Explained { text, leads })
+    Ok(Explained { text, found })
 }
 
 /// Sends the request through the filters of its route, and nowhere else.
@@ -176,43 +166,6 @@ fn describe_answer(answer: Response) -> String {
     text
 }
 
-fn describe_upstream(text: &mut String, spec: &UpstreamSpec) {
-    let endpoints: Vec<String> = spec.endpoints.iter().map(endpoint).collect();
-    let balance = match &spec.balance {
-        Balance::RoundRobin => "round_robin".to_string(),
-        Balance::LeastRequests => "least_requests".to_string(),
-        Balance::Random => "random".to_string(),
-        Balance::Hash(on) => format!("hash on {}", hashed(on)),
-        Balance::Custom {
-            name,
-            hash_on: Some(on),
-        } => format!("{name} on {}", hashed(on)),
-        Balance::Custom { name, .. } => name.clone(),
-    };
-    line(
-        text,
-        "upstream",
-        format!("{}: {balance} over {}", spec.name, endpoints.join(", ")),
-    );
-    if let Some(most) = spec.max_connections {
-        let wait = spec.queue_timeout;
-        line(
-            text,
-            "limit",
-            format!("{most} at once, others wait up to {wait:?}, then 503"),
-        );
-    }
-}
-
-fn hashed(on: &HashOn) -> String {
-    match on {
-        HashOn::ClientIp => "client_ip".to_string(),
-        HashOn::Path => "path".to_string(),
-        HashOn::Header(name) => format!("header:{name}"),
-        HashOn::Cookie(name) => format!("cookie:{name}"),
-    }
-}
-
 fn describe_tries(text: &mut String, config: &Config, route: &HttpRoute, method: &str) {
     let tries = &route.tries;
     let from = match tries.timeout == config.global_timeout {
@@ -259,24 +212,10 @@ fn describe_tries(text: &mut String, config: &Config, route: &HttpRoute, method:
     line(text, "retries", retries);
 }
 
-/// What `retry_count` does not count.
-const MOVE: &str = "and one uncounted after a failed connect, if there is another endpoint";
-
 fn http_method_is_idempotent(method: &str) -> bool {
     method
         .parse::<http::Method>()
         .is_ok_and(|method| method.is_idempotent())
-}
-
-fn endpoint(spec: &EndpointSpec) -> String {
-    let mut text = spec.url.label.clone();
-    if spec.weight.as_u32() != 1 {
-        let _ = write!(text, " (weight {})", spec.weight.as_u32());
-    }
-    if spec.backup {
-        text.push_str(" (backup)");
-    }
-    text
 }
 
 fn class(host: &HostPattern) -> String {
@@ -285,10 +224,6 @@ fn class(host: &HostPattern) -> String {
         HostPattern::Wildcard(name) => format!("hosts *.{name}"),
         HostPattern::Any => "any host".to_string(),
     }
-}
-
-fn line(text: &mut String, name: &str, value: impl AsRef<str>) {
-    let _ = writeln!(text, "  {name:<10} {}", value.as_ref());
 }
 
 /// Host and target of what the user typed.

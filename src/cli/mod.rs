@@ -154,9 +154,9 @@ fn run(args: &Args, add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Er
             };
             let explained = explain::explain(&gateway.compiled()?, &question)?;
             print!("{}", explained.text);
-            Ok(match explained.leads {
-                explain::Leads::Somewhere => ExitCode::SUCCESS,
-                explain::Leads::Nowhere => ExitCode::FAILURE,
+            Ok(match explained.found {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
             })
         }
         Some(Verb::Health { admin: Some(addr) }) => health::at(addr),

@@ -13,7 +13,6 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use super::build::Build;
-use super::builtin;
 use super::files::Files;
 use super::guard::guarded;
 use super::outbound::Outbound;
@@ -56,16 +55,6 @@ pub(super) enum Make {
 }
 
 impl Registry {
-    /// None but those that come with this crate.
-    pub fn built_in() -> Registry {
-        let mut registry = Registry::default();
-        builtin::register(&mut registry);
-        for kind in registry.kinds.values_mut() {
-            kind.by = By::Us;
-        }
-        registry
-    }
-
     /// An HTTP filter type. `S` is its settings: a struct of which each unknown key is an error, or
     /// `()`. A type that was there by this name, a built-in one too, is replaced.
     pub fn http<S, F>(

@@ -1,12 +1,11 @@
 //! The way of a database session: by the name of its route, or by what its client says first.
 //!
-//! Its own file because a session is chosen by its listener and its first bytes, not by a path; it
-//! asks the same tables as `tcp/`. Called by `explain`.
+//! It asks the same tables as `tcp/`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Explained, Leads, MOVE, describe_upstream, line};
+use super::lines::{Explained, MOVE, describe_upstream, line};
 use crate::config::{Config, DbType, TcpRoute};
 use crate::error::Error;
 use crate::route::{self, SslRequest, TcpTable};
@@ -25,8 +24,8 @@ pub fn explain(snapshot: &Snapshot, url: &str) -> Result<Explained, Error> {
             return Ok(nowhere(text, config, &format!("none is called `{url}`")));
         };
         describe(&mut text, config, route);
-        let leads = Leads::Somewhere;
-        return Ok(Explained { text, leads });
+        let found = true;
+        return Ok(Explained { text, found });
     };
     let db_type = DbType::parse(scheme)
         .map_err(|wrong| Error::io(format!("{}: {}", without_password(url), wrong.message)))?;
@@ -59,8 +58,8 @@ pub fn explain(snapshot: &Snapshot, url: &str) -> Result<Explained, Error> {
         );
     }
     describe(&mut text, config, route);
-    let leads = Leads::Somewhere;
-    Ok(Explained { text, leads })
+    let found = true;
+    Ok(Explained { text, found })
 }
 
 fn without_password(url: &str) -> String {
@@ -87,8 +86,8 @@ fn nowhere(mut text: String, config: &Config, why: &str) -> Explained {
         false => format!("TCP routes: {}", names.join(", ")),
     };
     line(&mut text, "route", format!("none: {why}; {known}"));
-    let leads = Leads::Nowhere;
-    Explained { text, leads }
+    let found = false;
+    Explained { text, found }
 }
 
 /// What a client would say, and where.

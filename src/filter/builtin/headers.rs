@@ -1,8 +1,8 @@
 //! `headers`: sets, adds and removes headers of requests and responses.
 //!
-//! Its own file as each built-in. Invariants: framing headers are refused at load; what a template
+//! Invariants: framing headers are refused at load; what a template
 //! makes is a valid value or is not sent, and a `set` without a value leaves none of the client's in
-//! its place. Registered by `builtin`.
+//! its place.
 //!
 //! On a request, what the gateway does not write itself is changed in the request phase: once, for
 //! every try, and seen by the filters behind. What the gateway writes for each try (`Host`, `Via`,
@@ -11,12 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use http::header::{EXPECT, FORWARDED, HOST, VIA};
+use http::header::{EXPECT, HOST};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::header_name;
+use super::field_names::{WRITTEN_FOR_EACH_TRY, header_name, remove_twins};
 use super::template::Template;
 use crate::filter::{
     BadSetting, Context, Filter, Phases, RequestHead, ResponseHead, Result, Verdict,
@@ -229,30 +229,6 @@ impl Edit {
     }
 }
 
-/// Removes fields of a client that an endpoint may take for `name`: one that hands fields on as
-/// variables (RFC 3875, section 4.1.18) reads `X_User` as `X-User`. Not those that `keeps`.
-pub(super) fn remove_twins(
-    head: &mut RequestHead<'_>,
-    name: &HeaderName,
-    keeps: impl Fn(&HeaderName) -> bool,
-) -> Result<()> {
-    let plain = |byte: u8| match byte.is_ascii_alphanumeric() {
-        true => byte,
-        false => b'_',
-    };
-    let is_twin = |other: &HeaderName| {
-        let (one, other) = (name.as_str(), other.as_str());
-        let same = |(one, other): (u8, u8)| plain(one) == plain(other);
-        one.len() == other.len() && one != other && one.bytes().zip(other.bytes()).all(same)
-    };
-    let names = head.headers().keys();
-    let twins = names.filter(|other| is_twin(other) && !keeps(other));
-    for twin in twins.cloned().collect::<Vec<_>>() {
-        head.remove(twin)?;
-    }
-    Ok(())
-}
-
 /// What heads of requests and responses have in common.
 trait Head {
     fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()>;
@@ -280,17 +256,6 @@ macro_rules! head {
 
 head!(RequestHead);
 head!(ResponseHead);
-
-/// What the gateway puts into the head of each try after the request phase.
-pub(super) const WRITTEN_FOR_EACH_TRY: [HeaderName; 7] = [
-    HOST,
-    VIA,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-proto"),
-];
 
 #[cfg(test)]
 mod tests {

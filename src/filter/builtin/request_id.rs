@@ -1,8 +1,7 @@
 //! `request_id`: one id for a request, on its way in and out.
 //!
-//! Its own file as each built-in, and because other filters ask for the id. Invariant: an id is 1
-//! to 128 visible ASCII characters, whoever chose it, and stays the same over all tries. Registered
-//! by `builtin`; [`RequestId::of`] is what `${request_id}` uses.
+//! Invariant: an id is 1 to 128 visible ASCII characters, whoever chose it, and stays the same over
+//! all tries. [`RequestId::of`] is what `${request_id}` uses.
 
 use std::sync::Arc;
 
@@ -11,9 +10,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::header_name;
-use super::headers::WRITTEN_FOR_EACH_TRY;
-use super::headers::remove_twins;
+use super::field_names::{WRITTEN_FOR_EACH_TRY, header_name, remove_twins};
 use crate::filter::{BadSetting, Context, Filter, Phases, ResponseHead, Result, Verdict};
 
 /// Settings of `request_id`.
