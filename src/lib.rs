@@ -21,7 +21,7 @@
 //! }
 //! ```
 //!
-//! [`filter::writing`] is the chapter on filters. [`server::Gateway::run`] blocks until TERM or INT
+//! [`filter::guide`] is the chapter on filters. [`server::Gateway::run`] blocks until TERM or INT
 //! instead; [`cli::main_with`] is the whole command line for a gateway with filters of its own.
 //! [`server::adapter`] puts one TCP route into a Pingora server of your own. Nothing is global:
 //! several gateways run in one process.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use self::lines::{Explained, MOVE, describe_upstream, line};
 use crate::config::{Config, HostPattern, HttpRoute};
 use crate::error::Error;
-use crate::filter::{Rehearsed, Response, Written};
+use crate::filter::{DryRun, DryRunRequest, Response};
 use crate::http::{filters::normaliser, respond};
 use crate::route::{Table, normalise, strip_prefix, with_slashes};
 use crate::snapshot::Snapshot;
@@ -86,28 +86,28 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
         (true, Some(query)) => format!("{}?{query}", strip_prefix(target.path(), &key.prefix)),
     };
     let found = true;
-    let Some(rehearsed) = rehearse(snapshot, question, &key.text, host, &sent) else {
+    let Some(run) = dry_run(snapshot, question, &key.text, host, &sent) else {
         return Err(Error::io(format!("{method} {url} is no request")));
     };
-    for (name, does) in &rehearsed.steps {
+    for (name, does) in &run.steps {
         line(&mut text, "filter", format!("{name}: {does}"));
     }
-    if rehearsed.failed {
+    if run.failed {
         line(&mut text, "answers", "500 filter_error");
         return Ok(Explained { text, found });
     }
-    if let Some(answer) = rehearsed.answer {
+    if let Some(answer) = run.answer {
         line(&mut text, "answers", describe_answer(answer));
         return Ok(Explained { text, found });
     }
     describe_upstream(&mut text, &route.upstream);
     let prefix = &route.upstream.endpoints[0].url.path;
-    let host = match (&rehearsed.host, route.preserve_host, host) {
+    let host = match (&run.host, route.preserve_host, host) {
         (Some(host), ..) => host,
         (None, true, Some(host)) => host,
         _ => "the endpoint's",
     };
-    let sent = &rehearsed.target;
+    let sent = &run.target;
     line(
         &mut text,
         "sends",
@@ -118,13 +118,13 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
 }
 
 /// Sends the request through the filters of its route, and nowhere else.
-fn rehearse(
+fn dry_run(
     snapshot: &Snapshot,
     question: &Question<'_>,
     key: &str,
     host: Option<&str>,
     target: &str,
-) -> Option<Rehearsed> {
+) -> Option<DryRun> {
     let mut all = snapshot.routes.iter().map(|(_, route)| route);
     let route = all.find(|route| *route.label == *key)?;
     let host = host.unwrap_or("localhost");
@@ -133,7 +133,7 @@ fn rehearse(
         Some((scheme, _)) if https(scheme) => "https",
         _ => "http",
     };
-    let written = Written {
+    let written = DryRunRequest {
         head: format!(
             "{} {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: {scheme}\r\n\r\n",
             question.method
@@ -149,7 +149,7 @@ fn rehearse(
         .enable_all()
         .build()
         .ok()?;
-    runtime.block_on(route.filters.rehearse(written))
+    runtime.block_on(route.filters.dry_run(written))
 }
 
 /// Status, and what a client needs to understand it.

@@ -12,9 +12,9 @@ use log::error;
 use tokio::runtime::Handle;
 
 use super::build::MadeWith;
-use super::guard::{guarded, guarded_future};
-use super::left_out::{Found, LeftOut};
-use super::registry::By;
+use super::catch_panic::{catch_panic, catch_panic_future};
+use super::registry::Author;
+use super::skipped_phases::{Found, SkippedPhases};
 use super::{Context, End, Filter, Last, Phases, RequestHead, ResponseHead, Result, Verdict};
 use crate::config::{Config, FilterSpec, OnError, Settings};
 
@@ -27,7 +27,7 @@ pub struct Chain {
 #[derive(Debug)]
 struct Inner {
     steps: Vec<Step<dyn Filter>>,
-    left_out: LeftOut,
+    skipped: SkippedPhases,
 }
 
 /// One filter and its place in the configuration.
@@ -35,7 +35,7 @@ pub(super) struct Step<F: ?Sized> {
     pub(super) name: Arc<str>,
     pub(super) on_error: OnError,
     pub(super) filter: Arc<F>,
-    pub(super) by: By,
+    pub(super) author: Author,
     /// `None`: it is in no configuration.
     pub(super) origin: Option<Origin>,
 }
@@ -63,9 +63,9 @@ pub type Normalise = fn(&str) -> std::result::Result<String, String>;
 
 impl Chain {
     pub(super) fn new(steps: Vec<Step<dyn Filter>>) -> Chain {
-        let left_out = LeftOut::new(steps.iter().map(|step| step.filter.phases()));
+        let skipped = SkippedPhases::new(steps.iter().map(|step| step.filter.phases()));
         Chain {
-            inner: Arc::new(Inner { steps, left_out }),
+            inner: Arc::new(Inner { steps, skipped }),
         }
     }
 
@@ -84,7 +84,7 @@ impl Chain {
 
     /// Whether any filter may take part in this one phase.
     pub fn takes_part(&self, phase: Phases) -> bool {
-        self.inner.left_out.any_in(phase)
+        self.inner.skipped.any_in(phase)
     }
 
     /// The name of a filter by its place.
@@ -106,7 +106,7 @@ impl Chain {
         for (nth, step) in self.of(Phases::REQUEST) {
             *passed = nth;
             cx.idle = false;
-            let result = guarded_future(|| step.filter.request(cx)).await;
+            let result = catch_panic_future(|| step.filter.request(cx)).await;
             self.called(nth, Phases::REQUEST, "request", cx);
             match result.and_then(|verdict| settled(cx, normalise).map(|()| verdict)) {
                 Ok(Verdict::Continue) => {}
@@ -131,7 +131,7 @@ impl Chain {
         for (nth, step) in self.of(Phases::REQUEST_BODY) {
             let before = step.before(body);
             cx.idle = false;
-            let result = guarded(|| step.filter.request_body(cx, body, last));
+            let result = catch_panic(|| step.filter.request_body(cx, body, last));
             self.called(nth, Phases::REQUEST_BODY, "request_body", cx);
             if let Err(error) = result {
                 step.failed(nth, "request_body", error, cx.route)?;
@@ -152,7 +152,7 @@ impl Chain {
     ) -> std::result::Result<(), Failed> {
         for (nth, step) in self.of(Phases::UPSTREAM_REQUEST) {
             cx.idle = false;
-            let result = guarded(|| step.filter.upstream_request(cx, head));
+            let result = catch_panic(|| step.filter.upstream_request(cx, head));
             self.called(nth, Phases::UPSTREAM_REQUEST, "upstream_request", cx);
             if let Err(error) = result {
                 step.failed(nth, "upstream_request", error, cx.route)?;
@@ -173,7 +173,7 @@ impl Chain {
     ) -> std::result::Result<(), Failed> {
         for (nth, step) in self.reversed(Phases::RESPONSE, among) {
             cx.idle = false;
-            let result = guarded(|| step.filter.response(cx, head));
+            let result = catch_panic(|| step.filter.response(cx, head));
             self.called(nth, Phases::RESPONSE, "response", cx);
             if let Err(error) = result {
                 step.failed(nth, "response", error, cx.route)?;
@@ -196,7 +196,7 @@ impl Chain {
         for (nth, step) in self.reversed(Phases::RESPONSE_BODY, among) {
             let before = step.before(body);
             cx.idle = false;
-            let result = guarded(|| step.filter.response_body(cx, body, last));
+            let result = catch_panic(|| step.filter.response_body(cx, body, last));
             self.called(nth, Phases::RESPONSE_BODY, "response_body", cx);
             if let Err(error) = result {
                 step.failed(nth, "response_body", error, cx.route)?;
@@ -210,7 +210,7 @@ impl Chain {
     pub fn log(&self, cx: &mut Context<'_>, end: &End) {
         for (nth, step) in self.of(Phases::LOG) {
             cx.idle = false;
-            let logged = guarded(|| {
+            let logged = catch_panic(|| {
                 step.filter.log(cx, end);
                 Ok(())
             });
@@ -224,7 +224,7 @@ impl Chain {
     /// The filters that are called in `phase`.
     fn of(&self, phase: Phases) -> impl DoubleEndedIterator<Item = (usize, &Step<dyn Filter>)> {
         let all = self.steps().iter().enumerate();
-        all.filter(move |(nth, _)| self.inner.left_out.is_called(*nth, phase))
+        all.filter(move |(nth, _)| self.inner.skipped.is_called(*nth, phase))
     }
 
     fn reversed(
@@ -239,7 +239,7 @@ impl Chain {
     /// A filter was called in `phase`: the first time where it leaves that out, it is told whether
     /// that was true.
     fn called(&self, nth: usize, phase: Phases, named: &str, cx: &Context<'_>) {
-        if let Found::Work = self.inner.left_out.called(nth, phase, cx.idle) {
+        if let Found::Work = self.inner.skipped.called(nth, phase, cx.idle) {
             error!(
                 "filter `{}` has work in `{named}`, which its `phases()` leaves out: it is called \
                  all the same. Name the phase, or leave `phases` out (route {})",
@@ -308,7 +308,7 @@ impl<F: ?Sized> Clone for Step<F> {
             name: self.name.clone(),
             on_error: self.on_error,
             filter: self.filter.clone(),
-            by: self.by,
+            author: self.author,
             origin: self.origin.clone(),
         }
     }

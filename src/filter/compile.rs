@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::build::Build;
 use super::chain::{Chain, Origin, Step};
-use super::registry::{By, Make, Registry};
+use super::registry::{Author, Make, Registry};
 use super::tcp_chain::TcpChain;
 use super::{Filter, TcpFilter};
 use crate::config::{Config, FilterSpec, OnError, Problem, Problems, Wrong, did_you_mean};
@@ -94,7 +94,7 @@ fn everywhere<F: ?Sized>(every: &[(Arc<str>, Arc<F>)]) -> Vec<Step<F>> {
         name: name.clone(),
         on_error: OnError::Refuse,
         filter: filter.clone(),
-        by: By::Embedder,
+        author: Author::Embedder,
         origin: None,
     };
     every.iter().map(step).collect()
@@ -136,11 +136,11 @@ impl Work<'_> {
                     name: Arc::from(spec.kind.as_str()),
                     on_error: spec.on_error,
                     filter,
-                    by: self
+                    author: self
                         .registry
                         .kinds
                         .get(&spec.kind)
-                        .map_or(By::Embedder, |k| k.by),
+                        .map_or(Author::Embedder, |k| k.author),
                     origin: Some(Origin {
                         settings: spec.settings.clone(),
                         with: build.into_made_with(),

@@ -13,8 +13,8 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use super::build::Build;
+use super::catch_panic::catch_panic;
 use super::files::Files;
-use super::guard::guarded;
 use super::outbound::Outbound;
 use super::{BadSetting, Filter, Result, TcpFilter};
 use crate::config::{FilterSpec, Problem, Wrong};
@@ -32,15 +32,15 @@ pub struct Registry {
 /// One filter type.
 pub(super) struct Kind {
     pub(super) make: Make,
-    pub(super) by: By,
+    pub(super) author: Author,
     /// The JSON Schema of its settings.
     pub(super) schema: fn(&mut SchemaGenerator) -> schemars::Schema,
 }
 
-/// Whose code a filter is.
+/// Who wrote a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
-    Us,
+pub(super) enum Author {
+    BuiltIn,
     Embedder,
 }
 
@@ -103,7 +103,7 @@ impl Registry {
             Kind {
                 make,
                 schema,
-                by: By::Embedder,
+                author: Author::Embedder,
             },
         );
     }
@@ -154,7 +154,7 @@ impl Registry {
             Kind {
                 make,
                 schema,
-                by: By::Embedder,
+                author: Author::Embedder,
             },
         );
     }
@@ -203,7 +203,7 @@ fn made<S: DeserializeOwned, F>(
     make: impl Fn(S, &mut Build<'_>) -> Result<F>,
 ) -> std::result::Result<F, Vec<Problem>> {
     let settings = spec.read::<S>(file)?;
-    guarded(|| make(settings, build)).map_err(|error| {
+    catch_panic(|| make(settings, build)).map_err(|error| {
         let (setting, hint) = match error.downcast_ref::<BadSetting>() {
             Some(bad) => (Some(bad.setting.as_str()), bad.hint.clone()),
             None => (None, None),

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::Result;
-use super::guard::guarded_future;
+use super::catch_panic::catch_panic_future;
 
 /// The tasks of one filter. Dropped with it, which ends them.
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Tasks {
         for Task { name, future } in locked(&self.waiting).drain(..) {
             let filter = filter.to_owned();
             let running = runtime.spawn(async move {
-                if let Err(why) = guarded_future(|| future).await {
+                if let Err(why) = catch_panic_future(|| future).await {
                     error!("filter `{filter}`: background task `{name}` ended: {why}");
                 }
             });

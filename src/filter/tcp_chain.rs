@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use super::catch_panic::{catch_panic, catch_panic_future};
 use super::chain::{Failed, Step, report};
-use super::guard::{guarded, guarded_future};
 use super::{TcpContext, TcpEnd, TcpFilter, TcpVerdict};
 
 /// The filters of a TCP route.
@@ -59,7 +59,7 @@ impl TcpChain {
     ) -> Result<Passage<R>, Failed> {
         for (nth, step) in self.steps.iter().enumerate() {
             *asked = nth + 1;
-            let verdict = guarded_future(|| step.filter.connect(session)).await;
+            let verdict = catch_panic_future(|| step.filter.connect(session)).await;
             let passage = verdict.and_then(|verdict| match verdict {
                 TcpVerdict::Allow => Ok(Passage::Allowed),
                 TcpVerdict::Refuse => Ok(Passage::Refused),
@@ -77,7 +77,7 @@ impl TcpChain {
     /// The end of a session, for the first `asked` filters, the last of them first.
     pub fn close(&self, session: &TcpContext<'_>, end: &TcpEnd, asked: usize) {
         for step in self.steps.iter().take(asked).rev() {
-            let closed = guarded(|| {
+            let closed = catch_panic(|| {
                 step.filter.close(session, end);
                 Ok(())
             });

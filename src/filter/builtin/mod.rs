@@ -25,7 +25,7 @@ mod fixture;
 
 pub use self::basic_auth::User;
 pub use self::request_id::RequestId;
-use super::registry::{By, Registry};
+use super::registry::{Author, Registry};
 
 impl Registry {
     /// The filter types that come with this crate, and no others.
@@ -39,7 +39,7 @@ impl Registry {
         registry.http("rate_limit", rate_limit::make);
         registry.http_with_files("basic_auth", basic_auth::make);
         for kind in registry.kinds.values_mut() {
-            kind.by = By::Us;
+            kind.author = Author::BuiltIn;
         }
         registry
     }

@@ -1,7 +1,7 @@
 //! A call into code that is not ours: a panic is its error.
 //!
-//! Its own file because every call of a filter goes through it. Invariant: what panics in here ends
-//! here; the worker and its other connections go on.
+//! Every call of a filter goes through it. Invariant: what panics in here ends here; the worker and
+//! its other connections go on.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -12,16 +12,16 @@ use std::task::Poll;
 use super::Result;
 
 /// Calls `call`.
-pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn catch_panic<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     // What a filter may have left half done is its request's, which ends, or its own.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panic_text(&*panic).into()))
 }
 
 /// Polls what `call` makes to its end.
-pub(super) async fn guarded_future<'f, T>(
+pub(super) async fn catch_panic_future<'f, T>(
     call: impl FnOnce() -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'f>>,
 ) -> Result<T> {
-    let mut future = guarded(|| Ok(call()))?;
+    let mut future = catch_panic(|| Ok(call()))?;
     poll_fn(|task| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task)));
         polled.unwrap_or_else(|panic| Poll::Ready(Err(panic_text(&*panic).into())))

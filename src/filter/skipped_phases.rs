@@ -1,8 +1,8 @@
-//! The phases that filters leave out, and whether that was true.
+//! The phases that filters say they skip, and whether that is true.
 //!
-//! Its own file because a trait cannot tell which of its methods are written: a filter that says too
-//! little is found when it is called. Invariants: a written method is called whatever `phases` says;
-//! one that is not costs one call. Kept by `chain`.
+//! A trait does not know which of its methods are written: a filter that says too little is found
+//! when it is called. Invariants: a written method is called whatever `phases` says; one that is not
+//! costs one call.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -10,7 +10,7 @@ use super::Phases;
 
 /// For each filter of a chain, by its place, the phases that it leaves out.
 #[derive(Debug)]
-pub(super) struct LeftOut {
+pub(super) struct SkippedPhases {
     of_step: Vec<Step>,
     /// The phases in which a filter may still be called.
     living: AtomicU8,
@@ -32,14 +32,14 @@ pub(super) enum Found {
     Work,
 }
 
-impl LeftOut {
-    pub(super) fn new(phases: impl Iterator<Item = Phases>) -> LeftOut {
+impl SkippedPhases {
+    pub(super) fn new(phases: impl Iterator<Item = Phases>) -> SkippedPhases {
         let of_step: Vec<Step> = phases.map(Step::new).collect();
         let living = match of_step.is_empty() {
             true => Phases::NONE,
             false => Phases::ALL,
         };
-        LeftOut {
+        SkippedPhases {
             of_step,
             living: AtomicU8::new(living.bits()),
         }
@@ -101,33 +101,33 @@ mod tests {
 
     #[test]
     fn what_is_left_out_and_written_is_found_once_and_called_for_good() {
-        let left_out = LeftOut::new([Phases::REQUEST, Phases::ALL].into_iter());
-        assert!(work(left_out.called(0, Phases::LOG, false)));
-        assert!(!work(left_out.called(0, Phases::LOG, false)));
-        assert!(!work(left_out.called(0, Phases::LOG, true)));
-        assert!(left_out.is_called(0, Phases::LOG));
-        assert!(!work(left_out.called(0, Phases::REQUEST, false)));
-        assert!(!work(left_out.called(1, Phases::LOG, false)));
+        let skipped = SkippedPhases::new([Phases::REQUEST, Phases::ALL].into_iter());
+        assert!(work(skipped.called(0, Phases::LOG, false)));
+        assert!(!work(skipped.called(0, Phases::LOG, false)));
+        assert!(!work(skipped.called(0, Phases::LOG, true)));
+        assert!(skipped.is_called(0, Phases::LOG));
+        assert!(!work(skipped.called(0, Phases::REQUEST, false)));
+        assert!(!work(skipped.called(1, Phases::LOG, false)));
     }
 
     #[test]
     fn what_is_left_out_and_not_written_is_called_once() {
-        let left_out = LeftOut::new([Phases::REQUEST, Phases::LOG].into_iter());
+        let skipped = SkippedPhases::new([Phases::REQUEST, Phases::LOG].into_iter());
         for phase in [Phases::RESPONSE, Phases::REQUEST, Phases::LOG] {
-            assert!(left_out.any_in(phase));
+            assert!(skipped.any_in(phase));
             for nth in 0..2 {
-                assert!(left_out.is_called(nth, phase));
-                assert!(!work(left_out.called(nth, phase, true)));
+                assert!(skipped.is_called(nth, phase));
+                assert!(!work(skipped.called(nth, phase, true)));
             }
         }
-        assert!(!left_out.any_in(Phases::RESPONSE), "nobody is in it");
-        assert!(left_out.any_in(Phases::REQUEST) && left_out.is_called(0, Phases::REQUEST));
-        assert!(!left_out.is_called(1, Phases::REQUEST));
-        assert!(left_out.is_called(1, Phases::LOG), "it says that it is");
+        assert!(!skipped.any_in(Phases::RESPONSE), "nobody is in it");
+        assert!(skipped.any_in(Phases::REQUEST) && skipped.is_called(0, Phases::REQUEST));
+        assert!(!skipped.is_called(1, Phases::REQUEST));
+        assert!(skipped.is_called(1, Phases::LOG), "it says that it is");
     }
 
     #[test]
     fn without_filters_there_is_no_phase() {
-        assert!(!LeftOut::new(std::iter::empty()).any_in(Phases::REQUEST));
+        assert!(!SkippedPhases::new(std::iter::empty()).any_in(Phases::REQUEST));
     }
 }

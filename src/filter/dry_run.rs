@@ -1,9 +1,8 @@
 //! What a route's filters would do to a request that nobody sends.
 //!
-//! Its own file because nothing is served here: the filters are the real ones, over a request that
-//! is only written down, so that what is told cannot differ from what is done. Invariant: a filter
-//! that is not of this crate is named and never called, because its code may do anything. Called by
-//! `harbr-router explain`.
+//! The filters are the real ones, over a request that is only written down, so that what is said
+//! cannot differ from what is done. Invariant: a filter that is not of this crate is named and never
+//! called, because its code may do anything.
 
 use std::net::IpAddr;
 
@@ -12,14 +11,14 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt;
 
+use super::catch_panic::{catch_panic, catch_panic_future};
 use super::chain::{Chain, Normalise, Step, settled};
-use super::guard::{guarded, guarded_future};
-use super::registry::By;
+use super::registry::Author;
 use super::{Attempt, Context, Filter, RequestHead, Response, ResponseHead, Verdict};
 
 /// A request that is only written down.
 #[derive(Clone, Debug)]
-pub struct Written<'a> {
+pub struct DryRunRequest<'a> {
     /// Request line and fields, to the empty line.
     pub head: String,
     pub client: Option<IpAddr>,
@@ -34,7 +33,7 @@ pub struct Written<'a> {
 
 /// What would become of it.
 #[derive(Debug, Default)]
-pub struct Rehearsed {
+pub struct DryRun {
     /// For each filter that sees it, its name and what it does.
     pub steps: Vec<(String, String)>,
     /// The filter that answers it, and with what.
@@ -48,7 +47,7 @@ pub struct Rehearsed {
 
 impl Chain {
     /// Goes through the filters up to the first that answers.
-    pub async fn rehearse(&self, written: Written<'_>) -> Option<Rehearsed> {
+    pub async fn dry_run(&self, written: DryRunRequest<'_>) -> Option<DryRun> {
         let mut session = session(&written.head).await?;
         let (mut target, mut extensions) = (written.target, Extensions::new());
         let mut attempt = Attempt::default();
@@ -68,20 +67,20 @@ impl Chain {
             attempt: &mut attempt,
             idle: false,
         };
-        let mut rehearsed = Rehearsed::default();
+        let mut run = DryRun::default();
         for step in self.steps() {
-            let does = does(step, &mut cx, written.normalise, &mut rehearsed).await;
-            let name = match (&step.origin, step.by) {
-                (Some(origin), By::Us) => format!("{} {:?}", step.name, origin.settings),
+            let does = does(step, &mut cx, written.normalise, &mut run).await;
+            let name = match (&step.origin, step.author) {
+                (Some(origin), Author::BuiltIn) => format!("{} {:?}", step.name, origin.settings),
                 _ => step.name.to_string(),
             };
-            rehearsed.steps.push((name, does));
-            if rehearsed.answer.is_some() || rehearsed.failed {
+            run.steps.push((name, does));
+            if run.answer.is_some() || run.failed {
                 break;
             }
         }
-        rehearsed.target = target;
-        Some(rehearsed)
+        run.target = target;
+        Some(run)
     }
 }
 
@@ -89,9 +88,9 @@ async fn does(
     step: &Step<dyn Filter>,
     cx: &mut Context<'_>,
     normalise: Normalise,
-    rehearsed: &mut Rehearsed,
+    run: &mut DryRun,
 ) -> String {
-    if step.by == By::Embedder {
+    if step.author == Author::Embedder {
         return "a filter of this program's own: what it does is not known here".to_owned();
     }
     match (&*step.name, cx.client) {
@@ -100,7 +99,7 @@ async fn does(
         _ => {}
     }
     let (before, from) = (cx.request().headers.clone(), cx.target().to_owned());
-    let verdict = guarded_future(|| step.filter.request(cx)).await;
+    let verdict = catch_panic_future(|| step.filter.request(cx)).await;
     let verdict = verdict.and_then(|verdict| settled(cx, normalise).map(|()| verdict));
     match verdict {
         Ok(Verdict::Continue) => {}
@@ -108,11 +107,11 @@ async fn does(
             return "lets those in who log in, and answers 401 to others".to_owned();
         }
         Ok(Verdict::Respond(response)) => {
-            rehearsed.answer = Some(response);
+            run.answer = Some(response);
             return "answers".to_owned();
         }
         Err(error) => {
-            rehearsed.failed = step.on_error == crate::config::OnError::Refuse;
+            run.failed = step.on_error == crate::config::OnError::Refuse;
             return format!("fails: {error}");
         }
     }
@@ -123,7 +122,7 @@ async fn does(
     said.extend(changes(&before, &cx.request().headers));
     let mut head = cx.session.req_header().clone();
     let before = head.headers.clone();
-    let sent = guarded(|| {
+    let sent = catch_panic(|| {
         step.filter
             .upstream_request(cx, &mut RequestHead::of_try(&mut head))
     });
@@ -133,10 +132,10 @@ async fn does(
     }
     if head.headers.get(header::HOST) != before.get(header::HOST) {
         let host = head.headers.get(header::HOST);
-        rehearsed.host = host.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+        run.host = host.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     }
     if let Ok(mut answer) = ResponseHeader::build(200, None) {
-        let seen = guarded(|| {
+        let seen = catch_panic(|| {
             step.filter
                 .response(cx, &mut ResponseHead::new(&mut answer))
         });
