@@ -7,7 +7,7 @@
 //!     keys: {k-123: orders, k-456: billing}
 //! ```
 //!
-//! `cargo run --example custom_filter -- -c config.yml`; `… -- -t` tells every mistake in the
+//! `cargo run --example custom_filter -- -c config.yml`; `… -- -t` reports every mistake in the
 //! settings with line and column, `… -- schema` knows them.
 
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ fn default_header() -> String {
     "x-api-key".to_owned()
 }
 
-/// Lets in who has a key, and tells the upstream who that is.
+/// Lets in who has a key, and says to the upstream who that is.
 struct ApiKey {
     header: HeaderName,
     keys: HashMap<String, HeaderValue>,

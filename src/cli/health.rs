@@ -1,9 +1,9 @@
 //! `harbr-router health`: asks the running gateway whether it is ready.
 //!
-//! Its own file because it is a client, the only one here. Called by container health checks, so it
-//! needs no curl in the image and answers within seconds. Invariant: a gateway that runs is judged
-//! by what it says, never by what somebody has written into its file since it read it; the file is
-//! read only when no running gateway tells where its admin listener is.
+//! For health checks of containers: it needs no curl in the image and answers within seconds.
+//! Invariant: a gateway that runs is judged by what it says, never by what somebody has written into
+//! its file since it read it; the file is read only when no running gateway says where its admin
+//! listener is.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};

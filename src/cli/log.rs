@@ -1,10 +1,10 @@
 //! The process log: to stderr, or to `server.log_file`, written by a thread of its own.
 //!
-//! Its own file because a log that nobody reads (a full pipe, a hung disk) must not stop the
-//! gateway: failing requests are logged by the workers that serve all others. Invariant: whoever
-//! logs never waits; a line that finds no room is dropped, and how many were is told in the log as
-//! soon as there is room again; a line is in the file that was there when it was logged, or in the
-//! one after. Started by the command line; embedders bring a logger of their own.
+//! A log that nobody reads (a full pipe, a hung disk) must not stop the gateway: failing requests are
+//! logged by the workers that serve all others. Invariant: whoever logs never waits; a line that
+//! finds no room is dropped, and the log says how many were as soon as there is room again; a line is
+//! in the file that was there when it was logged, or in the one after. Embedders bring a logger of
+//! their own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -271,8 +271,8 @@ mod tests {
         last.1.recv_timeout(Duration::from_secs(5)).unwrap();
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert!(text.starts_with("0\n"), "{text:.20}");
-        let told = text.lines().filter(|line| line.contains("were dropped"));
-        let lost: usize = told
+        let reports = text.lines().filter(|line| line.contains("were dropped"));
+        let lost: usize = reports
             .map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap())
             .sum();
         let whole = text.lines().filter(|line| !line.contains(' ')).count();

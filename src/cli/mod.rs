@@ -279,7 +279,7 @@ fn summary(config: &Config) -> String {
     )
 }
 
-/// Pingora tells about each of its services and requests; what matters of it we say ourselves.
+/// Pingora logs each of its services and requests; what matters of it we log ourselves.
 const LOG_FILTER: &str = "info,pingora_core=warn,pingora_core::protocols::http=error,\
     pingora_pool=error,pingora_proxy=error,pingora_load_balancing=error";
 /// For what does not depend on a configuration.

@@ -1,7 +1,6 @@
 //! One setting of a filter that cannot be used, although it is of the right type.
 //!
-//! Its own file because only those who make filters need it. Returned by a filter type's maker; the
-//! registry finds the setting's line and column.
+//! The registry finds the setting's line and column.
 
 use std::error::Error;
 use std::fmt;

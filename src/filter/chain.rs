@@ -1,8 +1,7 @@
 //! The filters of one HTTP route, in order, and how they are called.
 //!
-//! Its own file because it is what `http/` calls. Invariants: a filter that fails or
-//! panics costs its own request and nothing else; a phase that no filter takes part in costs one
-//! look at an empty list. Made by `compile`, kept by a route.
+//! Invariants: a filter that fails or panics costs its own request and nothing else; a phase that no
+//! filter takes part in costs one look at an empty list.
 
 use std::fmt;
 use std::sync::Arc;
@@ -236,7 +235,7 @@ impl Chain {
         all.skip_while(move |(nth, _)| *nth >= among)
     }
 
-    /// A filter was called in `phase`: the first time where it leaves that out, it is told whether
+    /// A filter was called in `phase`: the first time where it leaves that out, `skipped` learns whether
     /// that was true.
     fn called(&self, nth: usize, phase: Phases, named: &str, cx: &Context<'_>) {
         if let Found::Work = self.inner.skipped.called(nth, phase, cx.idle) {

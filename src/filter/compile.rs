@@ -1,8 +1,7 @@
-//! A configuration's filters, made: each route's chain, or everything that is wrong with them.
+//! From a configuration to its filters: each route's chain, or everything that is wrong with them.
 //!
-//! Its own file because start, reload and `--test` all come through here. Invariant: a filter whose
-//! type, settings and files are those it was made from stays the one it is, with its state. Called
-//! by `Snapshot::build`.
+//! Start, reload and `--test` all come through here. Invariant: a filter whose type, settings and
+//! files are those it was made from is kept, with its state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

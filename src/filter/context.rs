@@ -1,8 +1,7 @@
-//! What a filter is told of its request, and what it may change.
+//! What a filter sees of its request, and what it may change.
 //!
-//! Its own file because it is all that a filter sees. Invariants: headers that frame a message
-//! belong to the gateway and cannot be set here; what a client sent is read as `http` types, never
-//! as Pingora's, but for one named way out. Made by `http/` for each call of a chain.
+//! Invariants: headers that frame a message belong to the gateway and cannot be set here; what a
+//! client sent is read as `http` types, never as Pingora's, but for one named way out.
 
 use std::net::IpAddr;
 
@@ -49,9 +48,9 @@ impl Context<'_> {
 
     /// `http` or `https`: what the client speaks, to us or to the first of the trusted proxies.
     pub fn scheme(&self) -> &'static str {
-        let told = self.session.req_header().headers.get(&X_FORWARDED_PROTO);
-        let told = told.filter(|_| self.trusted).map(HeaderValue::as_bytes);
-        let first = told.and_then(|told| told.split(|byte| *byte == b',').next());
+        let sent = self.session.req_header().headers.get(&X_FORWARDED_PROTO);
+        let sent = sent.filter(|_| self.trusted).map(HeaderValue::as_bytes);
+        let first = sent.and_then(|sent| sent.split(|byte| *byte == b',').next());
         match first.is_some_and(|first| first.trim_ascii().eq_ignore_ascii_case(b"https")) {
             true => "https",
             false => "http",

@@ -1,8 +1,7 @@
 //! The files that a filter's settings name.
 //!
-//! Its own file because what stands in them counts as settings: it decides whether a filter keeps
-//! its state over a reload. Invariant: bounded whatever the file is. Given to filter types that
-//! were registered for it.
+//! What stands in them counts as settings: it decides whether a filter keeps its state over a
+//! reload. Invariant: bounded whatever the file is.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,7 +1,6 @@
 //! A closure as a filter, and a filter that several own.
 //!
-//! Its own file because it is only for convenience. A closure takes part in one phase, so that the
-//! others cost nothing.
+//! A closure takes part in one phase, so that the others cost nothing.
 
 use std::sync::Arc;
 

@@ -1,8 +1,6 @@
 //! The filter types that a configuration may name, and how each is made from its settings.
 //!
-//! Its own file because it is the seam between YAML and user code. Invariant: a name means one
-//! type, for HTTP or for TCP. Filled by the `Gateway` builder; read when a snapshot is built, by
-//! `compile`.
+//! The seam between YAML and user code. Invariant: a name means one type, for HTTP or for TCP.
 
 use std::collections::BTreeMap;
 use std::fmt;

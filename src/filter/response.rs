@@ -1,7 +1,7 @@
 //! What a filter answers a request with.
 //!
-//! Its own file because it is part of every filter's vocabulary. Invariant: a refusal names a
-//! [`Reason`] and no status; statuses are chosen in `http/respond.rs` only.
+//! Invariant: a refusal names a [`Reason`] and no status; statuses are chosen in `http/respond.rs`
+//! only.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -53,7 +53,7 @@ impl Response {
         }
     }
 
-    /// The same refusal, told why.
+    /// The same refusal, with why for the client to read.
     pub fn because(self, detail: &'static str) -> Response {
         Response {
             detail: Some(detail),

@@ -1,7 +1,6 @@
 //! The JSON Schema of a configuration, with every registered filter's settings in it.
 //!
-//! Its own file because it is a second reading of the registry, for editors. Invariant: it takes
-//! what the registry takes. Printed by `harbr-router schema`.
+//! Invariant: it takes what the registry takes.
 
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;

@@ -1,7 +1,6 @@
-//! User code at the beginning and the end of a TCP session.
+//! A filter of TCP sessions: user code at their beginning and their end.
 //!
-//! Its own file because it shares nothing with the phases of a request but the way it is named in
-//! YAML. Invariant: it sees what the first bytes told and never a session's payload.
+//! Invariant: it sees what the first bytes said and never a session's payload.
 
 use std::net::SocketAddr;
 use std::time::Duration;

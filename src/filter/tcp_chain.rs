@@ -1,8 +1,7 @@
 //! The filters of one TCP route, in order, and how they are called.
 //!
-//! Its own file because it shares nothing with the phases of a request but the guard around each
-//! call. Invariants: a filter that fails or panics costs its own session and nothing else; who was
-//! asked at the beginning is told the end. Made by `compile`, kept by a route, called by `tcp/`.
+//! Invariants: a filter that fails or panics costs its own session and nothing else; one that saw a
+//! session begin sees it end.
 
 use std::sync::Arc;
 

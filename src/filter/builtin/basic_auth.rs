@@ -1,9 +1,8 @@
 //! `basic_auth`: a user and a password before anything else happens (RFC 7617).
 //!
-//! Its own file as each built-in; the file of users is in `users`. Invariants: a password is checked
-//! on a thread of its own kind, so many at once and no more; a name that nobody has costs as much
-//! time as one that somebody has; no password is kept, of one that was right a keyed hash is.
-//! Registered by `builtin`.
+//! Invariants: a password is checked on a thread for blocking work, so many at once and no more; a
+//! name that nobody has costs as much time as one that somebody has; no password is kept, only a
+//! keyed hash of one that was right.
 //!
 //! `Authorization` goes on to the endpoint, as with nginx and Envoy; `headers` with
 //! `remove: [Authorization]` behind this filter keeps it here.
@@ -187,7 +186,7 @@ impl BasicAuth {
         *last = Some(tag);
     }
 
-    /// Whoever finds two texts of one tag has found the key; comparing tags tells nothing of it.
+    /// Whoever finds two texts of one tag has found the key; comparing tags reveals nothing of it.
     fn tag(&self, texts: &[&str]) -> Tag {
         let mut mac = self.mac.clone();
         for text in texts {

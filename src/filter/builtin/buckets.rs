@@ -1,8 +1,8 @@
 //! Token buckets of many clients in bounded memory.
 //!
-//! Its own file because it knows neither HTTP nor clocks: a key, a time, and an answer. Invariants:
+//! It knows neither HTTP nor clocks: a key, a time, and an answer. Invariants:
 //! no key ever gets more than its own bucket holds, exactly; never more than `max_keys` are kept;
-//! no lock is held across an await. Called by `rate_limit`.
+//! no lock is held across an await.
 //!
 //! A bucket is one number, the time at which it is full again (the "theoretical arrival time" of
 //! the generic cell rate algorithm, ITU-T I.371): one that is full says nothing and is dropped. When as many

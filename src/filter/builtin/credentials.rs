@@ -1,7 +1,7 @@
 //! What a client says in `Authorization: Basic …`.
 //!
-//! Its own file because anybody may send anything there. Invariant: what comes out is text without
-//! control characters and has the name of a user. Called by `basic_auth`, whose tests send it what is hostile.
+//! Invariant: what comes out is text without control characters and has the name of a user. The
+//! tests of `basic_auth` send it what is hostile.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

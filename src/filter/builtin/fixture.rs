@@ -1,7 +1,5 @@
-//! A request without a gateway around it, for the unit tests of filters.
-//!
-//! Its own file because each built-in is tested against the same thing: a real Pingora session that
-//! has read a real head. Called by tests only.
+//! A request without a gateway around it, for the unit tests of filters: a real Pingora session that
+//! has read a real head.
 
 use std::net::IpAddr;
 

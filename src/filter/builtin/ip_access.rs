@@ -1,8 +1,7 @@
 //! `ip_access`: lets clients in by their address.
 //!
-//! Its own file as each built-in. Invariants: `deny` wins; an address that came as an IPv4-mapped
-//! IPv6 one (RFC 4291, section 2.5.5.2) is its IPv4 one, in settings and in requests; a client that is
-//! not known is on no list. Registered by `builtin`.
+//! Invariants: `deny` wins; an address that came as an IPv4-mapped IPv6 one (RFC 4291, section
+//! 2.5.5.2) is its IPv4 one, in settings and in requests; a client that is not known is on no list.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,9 +1,8 @@
 //! Where a redirect leads: a path or a URL with `${…}` in it, read once at load.
 //!
-//! Its own file because text of a client becomes a place to which its browser goes. Invariants: a
-//! location is a path of this host or a URL whose host the settings write, or the request's own
-//! (`${host}`); no path makes it another host, no byte ends its line; an unknown word is an error
-//! at load. Called by `rewrite`.
+//! Text of a client becomes a place to which its browser goes. Invariants: a location is a path of
+//! this host or a URL whose host the settings write, or the request's own (`${host}`); no path makes
+//! it another host, no byte ends its line; an unknown word is an error at load.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,8 @@
 //! `rate_limit`: so many requests for each client, and no more.
 //!
-//! Its own file as each built-in; the counting is in `buckets`. Invariant: a request is charged
-//! once, however often it is tried. Registered by `builtin`.
+//! The counting is in `buckets`. Invariant: a request is charged once, however often it is tried.
 //!
-//! Clients are told apart by their address, IPv6 ones by its first 64 bits: a customer has a network
+//! Clients are distinguished by their address, IPv6 ones by its first 64 bits: a customer has a network
 //! of that size at the least, and all of its addresses. With `key: header:NAME` it is the header's
 //! value; a client chooses it, so limit only by what was checked before. Requests without the
 //! header, or with several of it, share one bucket, and so do clients whose address is not known.
@@ -36,7 +35,7 @@ pub struct Settings {
     #[serde(default)]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     burst: Option<u64>,
-    /// What tells clients apart: `client_ip` or `header:NAME`.
+    /// What distinguishes clients: `client_ip` or `header:NAME`.
     #[serde(default = "client_ip")]
     key: String,
     /// Clients that are remembered, the others share their places: about 100 bytes each.
@@ -129,7 +128,7 @@ impl Filter for RateLimit {
     }
 }
 
-/// What tells clients apart.
+/// What distinguishes clients.
 #[derive(Debug)]
 enum Key {
     ClientIp,
@@ -175,7 +174,7 @@ impl Key {
     }
 }
 
-/// What the client is told, as of draft-ietf-httpapi-ratelimit-headers-06: how many a full bucket
+/// What the response says of the limit, as of draft-ietf-httpapi-ratelimit-headers-06: how many a full bucket
 /// holds, how many are left, and in how many seconds it is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Quota {

@@ -1,7 +1,7 @@
 //! A regular expression and what takes the place of what it finds.
 //!
-//! Its own file because it is pure, and all that a pattern may cost is decided here: time linear in
-//! the path, a bounded expression, a bounded result. Made and called by `rewrite`.
+//! All that a pattern may cost is decided here: time linear in the path, a bounded expression, a
+//! bounded result.
 
 use regex::{Captures, Regex, RegexBuilder};
 

@@ -1,7 +1,6 @@
 //! `respond`: one fixed answer to every request, as for a maintenance page.
 //!
-//! Its own file as each built-in. Invariant: the answer is put together at load; a request costs a
-//! copy of handles. Registered by `builtin`.
+//! Invariant: the answer is put together at load; a request costs a copy of handles.
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -1,9 +1,8 @@
 //! `rewrite`: another path to the endpoint, or a redirect of the client.
 //!
-//! Its own file as each built-in; `location` is where a redirect leads, `replacement` what becomes of
-//! a path. Invariants: what could never work is refused at load; expressions match in linear time and
-//! bounded memory; no client can put a dot segment or half an escape together out of what was
-//! captured. Registered by `builtin`.
+//! `location` is where a redirect leads, `replacement` what becomes of a path. Invariants: what could
+//! never work is refused at load; expressions match in linear time and bounded memory; no client can
+//! put a dot segment or half an escape together out of what was captured.
 
 use async_trait::async_trait;
 use http::{StatusCode, header};

@@ -1,8 +1,8 @@
 //! What `rewrite` asks of a path before it becomes a target.
 //!
-//! Its own file because it is pure, and the one defence between what a client's path was captured
-//! into and what an endpoint reads. `route/` normalises paths, but stands above filters. Invariant:
-//! nothing passes in which any server could find a dot segment. Called by `rewrite`.
+//! `route/` normalises paths, but stands above filters: this is the one defence between what a
+//! client's path was captured into and what an endpoint reads. Invariant: nothing passes in which
+//! any server could find a dot segment.
 
 /// Whether a path is as the gateway's own normalisation leaves it: what settings must write so that
 /// it can be compared with a request's.

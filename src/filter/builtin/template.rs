@@ -1,8 +1,7 @@
 //! Header values with `${…}` in them: read once at load, put together once per request.
 //!
-//! Its own file because it is where text of a client may become part of a header. Invariants: what
-//! comes out is a valid field value (RFC 9110, section 5.5) or nothing at all; an unknown word is
-//! an error at load. Called by `headers`.
+//! Text of a client may become part of a header. Invariants: what comes out is a valid field value
+//! (RFC 9110, section 5.5) or nothing at all; an unknown word is an error at load.
 
 use std::fmt::Write;
 

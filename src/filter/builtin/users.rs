@@ -1,8 +1,7 @@
 //! A file of users and password hashes, as `htpasswd -B` and argon2's tools write them.
 //!
-//! Its own file because it is a format and two hash functions, and knows no requests. Invariants:
-//! what is no bcrypt or argon2id hash of a bearable cost is refused with its line; a hash is never
-//! part of a message. Called by `basic_auth`.
+//! It knows no requests. Invariants: what is no bcrypt or argon2id hash of a bearable cost is refused
+//! with its line; a hash is never part of a message.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
