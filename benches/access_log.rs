@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use harbr_router::Reason;
-use harbr_router::telemetry::{AccessLog, Record, Second};
+use harbr_router::telemetry::{AccessLog, ClientAddress, Record, Second};
 
 /// A GET, as a gateway in front of an API sees it.
 fn request() -> Record<'static> {
     Record {
-        client: "203.0.113.9:51234",
+        client: ClientAddress::Text("203.0.113.9:51234"),
         route: "/api",
         upstream: "app",
         endpoint: "10.0.0.1:9000",
@@ -35,7 +35,7 @@ fn request() -> Record<'static> {
 /// A database session, of which less is known.
 fn session() -> Record<'static> {
     Record {
-        client: "203.0.113.9:51234",
+        client: ClientAddress::Text("203.0.113.9:51234"),
         route: "orders",
         upstream: "orders",
         endpoint: "10.0.0.3:5432",

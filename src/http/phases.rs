@@ -26,10 +26,10 @@ use crate::http::fields::Fields;
 use crate::http::filters;
 use crate::http::forward::{self, Outgoing};
 use crate::http::kept::{self, Kept};
-use crate::http::record::{self, record};
+use crate::http::record::record;
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
-use crate::telemetry::AccessLog;
+use crate::telemetry::{Reporter, RequestEnd};
 use crate::upstream::Outcome;
 
 /// A phase, as Pingora awaits it.
@@ -341,7 +341,7 @@ pub fn log(
     e: Option<&Error>,
     ctx: &mut Exchange,
     cut: Option<Reason>,
-    access_log: &AccessLog,
+    reporter: &Reporter,
 ) {
     let mut end = ctx.end_with(e);
     let left = end.reason == Reason::ClientClosed || session.was_upgraded();
@@ -358,29 +358,21 @@ pub fn log(
         (0, Reason::ClientClosed) => respond::status(end.reason, end.fault),
         (status, _) => status,
     };
-    let total = ctx.started.elapsed();
-    match (&ctx.route, &ctx.snapshot) {
-        (Some(route), _) => {
-            route
-                .metrics
-                .finished(status, end.reason, total.as_secs_f64());
-        }
-        (None, Some(snapshot)) => {
-            snapshot
-                .unrouted
-                .finished(status, end.reason, total.as_secs_f64());
-        }
-        (None, None) => {}
-    }
-    if access_log.is_on() {
-        let behind = record::behind(ctx.client);
-        let behind = behind.as_deref();
-        access_log.log(&record(session, ctx, behind, status, end.reason, total));
-    }
+    let end = RequestEnd {
+        status,
+        reason: end.reason,
+        total: ctx.started.elapsed(),
+    };
+    let metrics = match (&ctx.route, &ctx.snapshot) {
+        (Some(route), _) => Some(&route.metrics),
+        (None, Some(snapshot)) => Some(&snapshot.unrouted),
+        (None, None) => None,
+    };
+    reporter.request(metrics, end, || record(session, ctx, end));
     let end = filter::End {
         status,
         reason: end.reason,
-        duration: total,
+        duration: end.total,
     };
     filters::log(session, ctx, &end);
 }

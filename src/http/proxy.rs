@@ -8,7 +8,6 @@
 
 use std::any::Any;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -40,7 +39,7 @@ use crate::http::respond;
 use crate::http::retry::Failure;
 use crate::route::Route;
 use crate::snapshot::SnapshotHandle;
-use crate::telemetry::AccessLog;
+use crate::telemetry::Reporter;
 use crate::upstream::peer::{HopByHop, PeerTimeouts, Reuse, http_peer};
 use crate::upstream::{Lease, Outcome, Pick};
 
@@ -48,7 +47,7 @@ use crate::upstream::{Lease, Outcome, Pick};
 pub struct Proxy {
     made: Instant,
     snapshots: SnapshotHandle,
-    access_log: Arc<AccessLog>,
+    reporter: Reporter,
     /// True while draining: responses say `Connection: close`.
     closing: watch::Receiver<bool>,
     /// The reason once the drain is over and requests are cut off.
@@ -61,14 +60,14 @@ pub struct Proxy {
 impl Proxy {
     pub fn new(
         snapshots: SnapshotHandle,
-        access_log: Arc<AccessLog>,
+        reporter: Reporter,
         closing: watch::Receiver<bool>,
         cut: watch::Receiver<Option<Reason>>,
     ) -> Proxy {
         Proxy {
             made: Instant::now(),
             snapshots,
-            access_log,
+            reporter,
             closing,
             cut,
             via: forward::pseudonym(),
@@ -521,7 +520,7 @@ impl ProxyHttp for Proxy {
         'b: 'f,
         'c: 'f,
     {
-        phases::log(session, e, ctx, *self.cut.borrow(), &self.access_log);
+        phases::log(session, e, ctx, *self.cut.borrow(), &self.reporter);
         phases::logged()
     }
 

@@ -47,7 +47,7 @@ use crate::server::listener::{Kind, wanted};
 use crate::server::open_access_log;
 use crate::snapshot::{Additions, Snapshot};
 use crate::tcp::{Accepted, Sessions, probe};
-use crate::telemetry::{AccessLog, ListenerMetrics, Metrics};
+use crate::telemetry::{AccessLog, ListenerMetrics, Metrics, Reporter};
 use crate::upstream::discovery::{Discovery, SystemResolver};
 use crate::upstream::health::Prober;
 use crate::upstream::warm::Warm;
@@ -106,7 +106,11 @@ impl TcpApp {
             upstream,
             listener_metrics: metrics.listener(&listener),
             listener,
-            sessions: Sessions::new(access_log.clone(), warm.clone(), drain.farewell()),
+            sessions: Sessions::new(
+                Reporter::new(access_log.clone()),
+                warm.clone(),
+                drain.farewell(),
+            ),
             access_log,
             warm,
             snapshot,

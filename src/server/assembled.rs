@@ -40,7 +40,7 @@ use crate::server::systemd;
 use crate::server::workers::Workers;
 use crate::snapshot::{Additions, SnapshotHandle};
 use crate::tcp::{Sessions, probe};
-use crate::telemetry::{AccessLog, Metrics};
+use crate::telemetry::{AccessLog, Metrics, Reporter};
 use crate::upstream::UpstreamSource;
 use crate::upstream::discovery::{Discovery, Resolvers};
 use crate::upstream::health::Prober;
@@ -180,20 +180,21 @@ impl Assembled {
         reload: &Arc<Reload>,
         warm: &Arc<Warm>,
     ) -> Edges {
+        let reporter = Reporter::new(self.access_log.clone());
         let edge = |counted| {
             Arc::new(HttpEdge {
                 snapshots: self.snapshots.clone(),
-                access_log: self.access_log.clone(),
+                reporter: reporter.clone(),
                 counted,
             })
         };
         let proxy = Proxy::new(
             self.snapshots.clone(),
-            self.access_log.clone(),
+            reporter.clone(),
             drain.announce(),
             drain.farewell(),
         );
-        let sessions = Sessions::new(self.access_log.clone(), warm.clone(), drain.farewell());
+        let sessions = Sessions::new(reporter.clone(), warm.clone(), drain.farewell());
         let server_keys = &self.config.server;
         let sessions = match self.takeover {
             Some(_) => sessions.inheriting(server_keys.drain_delay + server_keys.drain_timeout),

@@ -5,18 +5,17 @@
 //! log. Invariant: every refusal at the edge is counted and recorded once, with `route="-"`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use crate::error::Reason;
 use crate::server::connection::{Edge, EdgeLimits, RefusedRequest};
 use crate::snapshot::SnapshotHandle;
-use crate::telemetry::{AccessLog, Record};
+use crate::telemetry::{ClientAddress, Record, Reporter, RequestEnd};
 
 /// The edge of one HTTP listener.
 pub struct HttpEdge {
     pub snapshots: SnapshotHandle,
-    pub access_log: Arc<AccessLog>,
+    pub reporter: Reporter,
     /// The admin listener is not in the metrics of traffic.
     pub counted: bool,
 }
@@ -24,16 +23,19 @@ pub struct HttpEdge {
 impl HttpEdge {
     /// A client that came over `max_connections`.
     pub fn turned_away(&self, client: SocketAddr, listener: &str) {
-        let (status, reason) = (503, Reason::TooManyConnections);
-        self.snapshots.load().unrouted.finished(status, reason, 0.0);
-        if self.access_log.is_on() {
-            self.access_log.log(&Record {
-                client: &client.to_string(),
+        let end = RequestEnd {
+            status: 503,
+            reason: Reason::TooManyConnections,
+            total: Duration::ZERO,
+        };
+        let snapshot = self.snapshots.load();
+        self.reporter
+            .request(Some(&snapshot.unrouted), end, || Record {
+                client: ClientAddress::Peer(client),
                 route: "-",
-                status,
-                ..Record::new(listener, reason)
+                status: end.status,
+                ..Record::new(listener, end.reason)
             });
-        }
     }
 }
 
@@ -59,15 +61,15 @@ impl Edge for HttpEdge {
         if !self.counted {
             return;
         }
-        self.snapshots.load().unrouted.finished(
-            request.status,
-            request.reason,
-            total.as_secs_f64(),
-        );
-        if self.access_log.is_on() {
-            self.access_log.log(&Record {
-                time: SystemTime::now(),
-                client: &request.client.to_string(),
+        let end = RequestEnd {
+            status: request.status,
+            reason: request.reason,
+            total,
+        };
+        let snapshot = self.snapshots.load();
+        self.reporter
+            .request(Some(&snapshot.unrouted), end, || Record {
+                client: ClientAddress::Peer(request.client),
                 route: "-",
                 method: request.method.unwrap_or(""),
                 path: request.target.unwrap_or("").as_bytes(),
@@ -76,6 +78,5 @@ impl Edge for HttpEdge {
                 total,
                 ..Record::new(request.listener, request.reason)
             });
-        }
     }
 }

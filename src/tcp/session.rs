@@ -27,12 +27,12 @@ use crate::tcp::refuse;
 use crate::tcp::relay::Pipes;
 use crate::tcp::routed::{Routed, Told};
 use crate::tcp::threads::Threads;
-use crate::telemetry::{AccessLog, Record};
+use crate::telemetry::{ClientAddress, Record, Reporter, TcpSession};
 use crate::upstream::warm::Warm;
 
 /// What all sessions of a gateway share.
 pub struct Sessions {
-    access_log: Arc<AccessLog>,
+    reporter: Reporter,
     pub(super) warm: Arc<Warm>,
     pub(super) pipes: Arc<Pipes>,
     pub(super) cancels: Cancels,
@@ -64,6 +64,8 @@ struct Story {
     listener: Arc<str>,
     route: Option<Arc<TcpRoute>>,
     told: Told,
+    /// `None` until it is known what the client wants.
+    counted: Option<TcpSession>,
 }
 
 impl Story {
@@ -79,12 +81,12 @@ impl Story {
 impl Sessions {
     /// `cut` turns to the reason when a drain has waited long enough.
     pub fn new(
-        access_log: Arc<AccessLog>,
+        reporter: Reporter,
         warm: Arc<Warm>,
         cut: watch::Receiver<Option<Reason>>,
     ) -> Sessions {
         Sessions {
-            access_log,
+            reporter,
             warm,
             pipes: Pipes::new(MAX_PIPES),
             cancels: Cancels::default(),
@@ -109,9 +111,10 @@ impl Sessions {
             listener: accepted.listener.clone(),
             route: None,
             told: Told::default(),
+            counted: None,
         };
         let reason = self.carry(accepted, &mut story).await;
-        self.record(&story, reason);
+        self.report(story, reason);
         reason
     }
 
@@ -144,13 +147,12 @@ impl Sessions {
 
     /// The log line of one connection above `max_connections`.
     pub fn record_turned_away(&self, client: SocketAddr, listener: &str) {
-        if self.access_log.is_on() {
-            self.access_log.log(&Record {
-                client: &client.to_string(),
-                route: "-",
-                ..Record::new(listener, Reason::TooManyConnections)
-            });
-        }
+        let reason = Reason::TooManyConnections;
+        self.reporter.session(None, reason, || Record {
+            client: ClientAddress::Peer(client),
+            route: "-",
+            ..Record::new(listener, reason)
+        });
     }
 
     async fn carry(&self, accepted: Accepted, story: &mut Story) -> Reason {
@@ -164,8 +166,7 @@ impl Sessions {
         } = accepted;
         let unselected = |story: &mut Story, reason| {
             story.route = table.alone().cloned();
-            let session = table.unselected().session(story.started.into_std());
-            session.finished(reason);
+            story.counted = Some(table.unselected().session(story.started.into_std()));
             reason
         };
         let config = &snapshot.config;
@@ -201,7 +202,7 @@ impl Sessions {
             }
             story.route = Some(route.clone());
         }
-        let session = route.metrics.session(story.started.into_std());
+        story.counted = Some(route.metrics.session(story.started.into_std()));
         let routed = Routed {
             sessions: self,
             table: &table,
@@ -222,7 +223,6 @@ impl Sessions {
         if let Some(filtered) = filtered {
             filtered.finished(reason, &story.told);
         }
-        session.finished(reason);
         reason
     }
 
@@ -236,13 +236,11 @@ impl Sessions {
         }
     }
 
-    fn record(&self, story: &Story, reason: Reason) {
-        if !self.access_log.is_on() {
-            return;
-        }
+    fn report(&self, mut story: Story, reason: Reason) {
+        let counted = story.counted.take();
         let (route, told) = (story.route.as_ref(), &story.told);
-        self.access_log.log(&Record {
-            client: &story.client.to_string(),
+        self.reporter.session(counted, reason, || Record {
+            client: ClientAddress::Peer(story.client),
             route: route.map_or("-", |route| &route.label),
             upstream: route.map_or("", |route| route.upstream.label()),
             endpoint: told.efforts.endpoint.as_deref().unwrap_or(""),

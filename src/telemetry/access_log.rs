@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-pub use record::{Record, Second, rfc3339};
+pub use record::{ClientAddress, Record, Second, rfc3339};
 pub use wall::wall_clock;
 use writer::Output;
 

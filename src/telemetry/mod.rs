@@ -2,9 +2,11 @@
 
 mod access_log;
 mod metrics;
+mod report;
 
-pub use access_log::{AccessLog, Record, Second, rfc3339, wall_clock};
+pub use access_log::{AccessLog, ClientAddress, Record, Second, rfc3339, wall_clock};
 pub use metrics::{
     ActiveConnection, Direction, EndpointHealthy, HttpRouteMetrics, InFlight, ListenerMetrics,
     Metrics, ReloadResult, TcpRouteMetrics, TcpSession, WarmSocket,
 };
+pub use report::{Reporter, RequestEnd};

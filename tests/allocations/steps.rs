@@ -17,7 +17,7 @@ use harbr_router::config;
 use harbr_router::http::{Arrival, Proxy, arrival::Connection, exchange::Exchange};
 use harbr_router::pingora;
 use harbr_router::snapshot::{Additions, Snapshot, SnapshotHandle};
-use harbr_router::telemetry::{AccessLog, Metrics};
+use harbr_router::telemetry::{AccessLog, Metrics, Reporter};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{ProxyHttp, Session};
 use tempfile::TempDir;
@@ -51,7 +51,12 @@ impl Steps {
         let (_, closing) = watch::channel(false);
         let (_, cut) = watch::channel(None);
         Steps {
-            proxy: Proxy::new(SnapshotHandle::new(snapshot), Arc::new(log), closing, cut),
+            proxy: Proxy::new(
+                SnapshotHandle::new(snapshot),
+                Reporter::new(Arc::new(log)),
+                closing,
+                cut,
+            ),
             runtime: Runtime::new().expect("a runtime"),
             listener: "127.0.0.1:0".into(),
             connection: Arc::new(Connection::new(([203, 0, 113, 7], 4711).into())),

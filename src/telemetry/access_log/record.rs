@@ -5,6 +5,7 @@
 //! characters and those that reorder text are escaped. Used by the access log.
 
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Reason;
@@ -15,9 +16,7 @@ use crate::error::Reason;
 pub struct Record<'a> {
     /// When it ended.
     pub time: SystemTime,
-    /// Address and port, as `SocketAddr` shows them: nothing in it is escaped. Whom a trusted proxy
-    /// names has the address alone, `-` where it names nobody.
-    pub client: &'a str,
+    pub client: ClientAddress<'a>,
     /// Address and port of the trusted proxy that sent it for the client.
     pub proxy: &'a str,
     /// The address as written in the configuration.
@@ -53,6 +52,38 @@ pub struct Record<'a> {
     pub user_agent: &'a [u8],
 }
 
+/// Whom a request or connection came from.
+#[derive(Clone, Copy, Debug)]
+pub enum ClientAddress<'a> {
+    /// Address and port, as `SocketAddr` shows them: nothing in it is escaped.
+    Text(&'a str),
+    /// The other end of the connection.
+    Peer(SocketAddr),
+    /// Whom a trusted proxy names.
+    Named(IpAddr),
+    /// A trusted proxy names nobody.
+    Unknown,
+}
+
+impl ClientAddress<'_> {
+    fn write(&self, line: &mut Vec<u8>) {
+        const OPENING: &[u8] = b",\"client\":\"";
+        let written = match self {
+            ClientAddress::Text(text) => return plain(line, OPENING, text),
+            ClientAddress::Unknown => return plain(line, OPENING, "-"),
+            ClientAddress::Peer(peer) => {
+                line.extend_from_slice(OPENING);
+                write!(line, "{peer}\"")
+            }
+            ClientAddress::Named(ip) => {
+                line.extend_from_slice(OPENING);
+                write!(line, "{ip}\"")
+            }
+        };
+        debug_assert!(written.is_ok(), "memory takes everything");
+    }
+}
+
 impl<'a> Record<'a> {
     /// A record of something that ends now; everything else is empty.
     pub fn new(listener: &'a str, reason: Reason) -> Record<'a> {
@@ -63,7 +94,7 @@ impl<'a> Record<'a> {
     pub fn at(time: SystemTime, listener: &'a str, reason: Reason) -> Record<'a> {
         Record {
             time,
-            client: "",
+            client: ClientAddress::Text(""),
             proxy: "",
             listener,
             route: "",
@@ -93,7 +124,7 @@ impl<'a> Record<'a> {
         line.extend_from_slice(b"{\"time\":\"");
         second.write(self.time, line);
         line.push(b'"');
-        plain(line, b",\"client\":\"", self.client);
+        self.client.write(line);
         if !self.proxy.is_empty() {
             plain(line, b",\"proxy\":\"", self.proxy);
         }
@@ -414,7 +445,7 @@ mod tests {
     fn tells_everything_in_one_line() {
         let record = Record {
             time: UNIX_EPOCH + Duration::from_millis(1_709_209_199_007),
-            client: "[2001:db8::1]:4711",
+            client: ClientAddress::Text("[2001:db8::1]:4711"),
             proxy: "10.0.0.1:80",
             listener: "0.0.0.0:80",
             route: "/api",

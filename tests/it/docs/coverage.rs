@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use harbr_router::config;
 use harbr_router::filter::Registry;
 use harbr_router::http::respond;
-use harbr_router::telemetry::{Record, Second};
+use harbr_router::telemetry::{ClientAddress, Record, Second};
 use harbr_router::{Fault, Reason};
 
 use super::{read, root};
@@ -149,7 +149,7 @@ fn every_field_of_the_access_log_is_described_and_none_that_is_not_there() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     let some = Some(Duration::from_millis(1));
     let record = Record {
-        client: "192.0.2.1:5",
+        client: ClientAddress::Text("192.0.2.1:5"),
         proxy: "10.0.0.1:5",
         route: "/",
         upstream: "/",
