@@ -235,8 +235,8 @@ impl Chain {
         all.skip_while(move |(nth, _)| *nth >= among)
     }
 
-    /// A filter was called in `phase`: the first time where it leaves that out, `skipped` learns whether
-    /// that was true.
+    /// A filter was called in `phase`. Where it says that it skips that, its first call shows whether it
+    /// does.
     fn called(&self, nth: usize, phase: Phases, named: &str, cx: &Context<'_>) {
         if let Found::Work = self.inner.skipped.called(nth, phase, cx.idle) {
             error!(

@@ -3,7 +3,7 @@
 //! [`proxy`] is Pingora's `ProxyHttp`, a few lines in each phase; what it decides is decided in
 //! [`retry`] (whether to send again), [`respond`] (which status), [`deadline`] (how long),
 //! [`forward`] (what changes on the way) and by the route's own [`filters`]. [`exchange`] is the state of one request,
-//! and `client` says who sent it.
+//! and `client` says who sent it. [`outbound`] sends what filters ask of other upstreams.
 
 pub mod arrival;
 mod blame;
