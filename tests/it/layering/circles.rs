@@ -123,6 +123,26 @@ fn the_rule_sees_circles() {
         [""; 0],
         "comments and strings"
     );
+    assert_eq!(
+        seen(&[
+            root,
+            face,
+            ("a/b.rs", "use super::*; pub struct B; fn x(c: C) {}"),
+            ("a/c.rs", "use super::*; pub struct C; fn x(b: B) {}"),
+        ]),
+        ["a/b.rs a/c.rs"],
+        "everything of a parent, both ways"
+    );
+    assert_eq!(
+        seen(&[
+            root,
+            ("a/mod.rs", "mod b; mod c; use b::B; pub struct A(B);"),
+            ("a/b.rs", "use crate::a; pub struct B(a::c::C);"),
+            ("a/c.rs", "pub struct C;"),
+        ]),
+        [""; 0],
+        "a module's name alone"
+    );
 }
 
 /// The sources, by module.
@@ -192,10 +212,15 @@ impl House {
         for file in &self.files {
             let mut taken: BTreeSet<Vec<String>> = inline_paths(&file.code).into_iter().collect();
             let words = super::words(&file.code);
-            let words: BTreeSet<&str> = words.iter().map(String::as_str).collect();
+            let words: BTreeSet<String> = words.into_iter().collect();
             for import in &file.uses {
-                let is_used = !import.is_exported || words.contains(import.name.as_str());
-                if import.name != "*" && is_used {
+                let is_used = !import.is_exported || words.contains(&import.name);
+                if import.name == "*" {
+                    taken.extend(words.iter().map(|name| {
+                        let name = std::slice::from_ref(name);
+                        [import.path.as_slice(), name].concat()
+                    }));
+                } else if is_used {
                     taken.insert(import.path.clone());
                 }
             }
@@ -230,9 +255,8 @@ impl House {
             return None;
         }
         let here = *self.modules.get(module)?;
-        let Some((first, rest)) = path.split_first() else {
-            return Some(here);
-        };
+        // A module by itself ties nothing: what is taken of it does.
+        let (first, rest) = path.split_first()?;
         match first.as_str() {
             "crate" if is_start => return self.resolve(&[], rest, seen, false),
             "self" if is_start || rest.is_empty() => {
@@ -244,11 +268,11 @@ impl House {
             }
             _ => {}
         }
+        let file = &self.files[here];
         let child = [module, std::slice::from_ref(first)].concat();
-        if self.modules.contains_key(&child) {
+        if self.modules.contains_key(&child) && !(rest.is_empty() && file.defined.contains(first)) {
             return self.resolve(&child, rest, seen, false);
         }
-        let file = &self.files[here];
         if file.defined.contains(first) {
             return Some(here);
         }
