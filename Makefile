@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Both install what they need.
-.PHONY: demo test count lint doc soak bench build-deps test-deps
+.PHONY: demo test count lint deny doc soak bench build-deps test-deps
 
 CARGO ?= cargo
 
@@ -17,6 +17,12 @@ count: test-deps
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+
+# Licences, banned crates and sources on all platforms, and advisories, which are fetched from GitHub.
+# The tests hold deny.toml against what is built here; cargo-deny itself takes long to install.
+deny:
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny --all-features check
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps

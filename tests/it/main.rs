@@ -13,6 +13,7 @@ mod connects;
 mod daemon;
 mod databases;
 mod deadlines;
+mod dependencies;
 mod deploy;
 mod docs;
 mod embedding;
