@@ -35,7 +35,7 @@
 //! | [`cli`] | the command line: run, test, explain, schema, demo, health |
 //! | [`server`] | assembly and lifecycle: sockets, connections, drain, admin |
 //! | [`http`] | one request: phases, retry, deadline, forwarding, responses |
-//! | [`tcp`] | one TCP session: opening, connect, relay, refusals, cancels, probes |
+//! | [`tcp`] | one TCP session: opening, connect, relay, refusals, cancels |
 //! | [`snapshot`] | the immutable table compiled from one configuration, and the pointer to it |
 //! | [`route`] | matching: path normalisation, host and prefix lookup |
 //! | [`upstream`] | endpoints: balancing, health, limits, names, Pingora's peers |

@@ -46,10 +46,11 @@ use crate::server::drain::{Connections, Drain};
 use crate::server::listener::{Kind, wanted};
 use crate::server::open_access_log;
 use crate::snapshot::{Additions, Snapshot};
-use crate::tcp::{Accepted, Sessions, probe};
+use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::{AccessLog, ListenerMetrics, Metrics, Reporter};
 use crate::upstream::discovery::{Discovery, SystemResolver};
 use crate::upstream::health::Prober;
+use crate::upstream::probe::BeginSession;
 use crate::upstream::warm::Warm;
 use crate::upstream::{Upstream, UpstreamSource, tune};
 
@@ -100,7 +101,7 @@ impl TcpApp {
         let drain = Drain::default();
         let ahead = snapshot.clone();
         let warm = Warm::new(Arc::new(move || ahead.warm()));
-        let warm = Arc::new(warm.asking(Arc::new(probe::BeginSession)));
+        let warm = Arc::new(warm.asking(Arc::new(BeginSession)));
         Ok(TcpApp {
             table: Arc::new(TcpTable::new(routes, &metrics)),
             upstream,
@@ -219,7 +220,7 @@ impl BackgroundService for Tending {
         let discovery = Discovery::new(self.upstreams.clone(), Arc::new(SystemResolver));
         discovery.resolve_all_once(RESOLVE_TIMEOUT).await;
         ready.notify_ready();
-        let prober = Prober::new(self.upstreams.clone()).probing_with(probe::factory());
+        let prober = Prober::new(self.upstreams.clone());
         tokio::join!(
             discovery.run(shutdown.clone()),
             prober.run(shutdown.clone()),

@@ -39,11 +39,12 @@ use crate::server::signals::Signals;
 use crate::server::systemd;
 use crate::server::workers::Workers;
 use crate::snapshot::{Additions, SnapshotHandle};
-use crate::tcp::{Sessions, probe};
+use crate::tcp::Sessions;
 use crate::telemetry::{AccessLog, Metrics, Reporter};
 use crate::upstream::UpstreamSource;
 use crate::upstream::discovery::{Discovery, Resolvers};
 use crate::upstream::health::Prober;
+use crate::upstream::probe::BeginSession;
 use crate::upstream::warm::Warm;
 
 /// Everything that can fail has not; only threads are missing.
@@ -102,7 +103,7 @@ impl Assembled {
             let snapshots = self.snapshots.clone();
             Arc::new(move || snapshots.load().warm())
         });
-        let warm = Arc::new(warm.asking(Arc::new(probe::BeginSession)));
+        let warm = Arc::new(warm.asking(Arc::new(BeginSession)));
         let (changes, changed) = mpsc::channel(1);
         let reload = Arc::new(Reload {
             snapshots: self.snapshots.clone(),
@@ -142,7 +143,7 @@ impl Assembled {
             changes: changed,
             launch: Box::new(start),
         });
-        let prober = Prober::new(source).probing_with(probe::factory());
+        let prober = Prober::new(source);
         server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));

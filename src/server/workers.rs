@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::tcp::{Carried, Load};
+use crate::telemetry::{Carried, Load};
 
 /// Where connections can be carried.
 pub struct Workers {

@@ -3,18 +3,15 @@
 //! [`session`] is the life of one session: [`opening`] (its first bytes and its route), `filtered` (what the
 //! route's filters say), then [`routed`]: [`connect`] (turn, endpoint, socket), `negotiation` (of TLS, with Postgres), [`relay`] (both directions until the end). [`refuse`] tells
 //! a client no in its own protocol, `login` watches a Postgres login for what a
-//! CancelRequest needs, [`cancel`] finds its server, `mysql` and `threads` do so for a KILL, [`probe`] checks the health and the role of database servers. [`carried`] counts
-//! the sessions of a thread.
+//! CancelRequest needs, [`cancel`] finds its server, `mysql` and `threads` do so for a KILL.
 
 pub mod cancel;
-pub mod carried;
 pub mod connect;
 mod filtered;
 mod login;
 mod mysql;
 mod negotiation;
 pub mod opening;
-pub mod probe;
 pub mod refuse;
 pub mod relay;
 pub mod routed;
@@ -22,5 +19,4 @@ pub mod session;
 mod standing;
 mod threads;
 
-pub use carried::{Carried, Load};
 pub use session::{Accepted, Sessions};

@@ -14,11 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Connected, Warmth, departure};
 use super::opening::{self, PostgresTls};
-use super::probe::note_encryption;
 use super::routed::Routed;
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
-use crate::upstream::Outcome;
+use crate::upstream::{Encryption, Outcome};
 use crate::wire::postgres::{self, CancelKey, Start};
 
 /// How a session goes on after its client asked for TLS.
@@ -97,7 +96,9 @@ impl Routed<'_> {
             answer = self.ask_for_tls(&mut connected.server).await;
         }
         connected.warmth = Warmth::Fresh;
-        note_encryption(connected.lease.endpoint(), answer);
+        if let Some(encryption) = answer.and_then(Encryption::from_ssl_answer) {
+            connected.lease.endpoint().note_encryption(encryption);
+        }
         Ok((connected, answer))
     }
 

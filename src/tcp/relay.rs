@@ -31,7 +31,7 @@ pub use self::socket::close_with_reset;
 
 use self::pair::Pair;
 use crate::error::Reason;
-use crate::tcp::carried::Carried;
+use crate::telemetry::Carried;
 use crate::telemetry::Direction;
 
 /// How one session is to be relayed. [`Relay::new`] fills in what most want; then [`Relay::run`].

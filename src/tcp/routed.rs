@@ -18,7 +18,6 @@ use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::tcp::cancel::{self, Registered};
-use crate::tcp::carried::Carried;
 use crate::tcp::connect::{self, Connected, Efforts, Warmth};
 use crate::tcp::login::Login;
 use crate::tcp::negotiation::Settled;
@@ -28,6 +27,7 @@ use crate::tcp::relay::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, Seen
 use crate::tcp::session::Sessions;
 use crate::tcp::standing::Standing;
 use crate::tcp::threads::Thread;
+use crate::telemetry::Carried;
 use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres::{CancelKey, SSL_REQUEST, ends_ready};

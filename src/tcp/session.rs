@@ -20,14 +20,13 @@ use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::snapshot::Snapshot;
 use crate::tcp::cancel::{self, Cancels};
-use crate::tcp::carried::Carried;
 use crate::tcp::filtered::{Filtered, Origin};
 use crate::tcp::opening::{self, Opening};
 use crate::tcp::refuse;
 use crate::tcp::relay::Pipes;
 use crate::tcp::routed::{Routed, Told};
 use crate::tcp::threads::Threads;
-use crate::telemetry::{ClientAddress, Record, Reporter, TcpSession};
+use crate::telemetry::{Carried, ClientAddress, Record, Reporter, TcpSession};
 use crate::upstream::warm::Warm;
 
 /// What all sessions of a gateway share.

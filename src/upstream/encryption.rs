@@ -17,6 +17,17 @@ pub enum Encryption {
     Declined,
 }
 
+impl Encryption {
+    /// Of a Postgres server's answer to SSLRequest; `None` where it is neither yes nor no.
+    pub fn from_ssl_answer(answer: u8) -> Option<Encryption> {
+        match answer {
+            b'S' => Some(Encryption::Offered),
+            b'N' => Some(Encryption::Declined),
+            _ => None,
+        }
+    }
+}
+
 /// The last answer of one server.
 #[derive(Debug)]
 pub(super) struct Answer {

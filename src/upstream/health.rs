@@ -1,10 +1,9 @@
 //! Active checks: when each endpoint is probed, and what follows.
 //!
-//! Its own file because the schedule is independent of what a probe does. Invariants: at most one
-//! check of an endpoint and [`AT_ONCE`] of all run at a time, each under its timeout; a verdict
-//! changes only after as many checks in a row as configured; a change is logged once. Until its
-//! first verdict an endpoint counts as healthy. Run by the server as a Pingora background service;
-//! the floors above may add probes for their protocols.
+//! What a check does is in [`probe`](super::probe). Invariants: at most one check of an endpoint and
+//! [`AT_ONCE`] of all run at a time, each under its timeout; a verdict changes only after as many
+//! checks in a row as configured; a change is logged once. Until its first verdict an endpoint
+//! counts as healthy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,34 +17,14 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, EndpointId, Role};
-use super::probe::probe;
+use super::probe::{self, Probe, ProbeFactory};
 use super::{LOOK, Upstream, UpstreamSource, stopped};
 use crate::config::HealthCheck;
-
-/// One way to find out whether an endpoint serves.
-#[async_trait]
-pub trait Probe: Send + Sync {
-    /// `Ok`: it serves, and in this role; [`Role::Unknown`] from a probe that does not ask.
-    /// `Err` says why not, for the log. Is dropped when `timeout` is over.
-    async fn check(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Role, String>;
-}
-
-/// Gives the probe for an endpoint; `None`: the built-in one (HTTP, or a TCP connect). Called once
-/// for each endpoint and policy.
-pub type ProbeFactory =
-    Arc<dyn Fn(&HealthCheck, &Endpoint) -> Option<Arc<dyn Probe>> + Send + Sync>;
-
-/// Hears of changed verdicts.
-pub trait HealthObserver: Send + Sync {
-    /// `upstream` and `endpoint` are labels; several addresses of a name share one.
-    fn changed(&self, upstream: &str, endpoint: &str, healthy: bool);
-}
 
 /// Checks the endpoints of the current upstreams.
 pub struct Prober {
     upstreams: UpstreamSource,
-    factory: Option<ProbeFactory>,
-    observer: Option<Arc<dyn HealthObserver>>,
+    factory: ProbeFactory,
 }
 
 /// The label of the upstream, and which of its endpoints.
@@ -69,19 +48,13 @@ impl Prober {
     pub fn new(upstreams: UpstreamSource) -> Prober {
         Prober {
             upstreams,
-            factory: None,
-            observer: None,
+            factory: Arc::new(probe::built_in),
         }
     }
 
-    /// Lets `factory` replace built-in probes.
+    /// Takes its probes from `factory` instead of [`probe::built_in`].
     pub fn probing_with(mut self, factory: ProbeFactory) -> Prober {
-        self.factory = Some(factory);
-        self
-    }
-
-    pub fn observed_by(mut self, observer: Arc<dyn HealthObserver>) -> Prober {
-        self.observer = Some(observer);
+        self.factory = factory;
         self
     }
 
@@ -144,7 +117,7 @@ impl Prober {
                 continue;
             };
             let spread = policy.interval.min(SPREAD) * nth / count;
-            let probe = self.probe(&policy, &endpoint);
+            let probe = (self.factory)(&policy, &endpoint);
             courses.insert(
                 key,
                 Course {
@@ -159,26 +132,18 @@ impl Prober {
         }
     }
 
-    fn probe(
-        &self,
-        policy: &HealthCheck,
-        endpoint: &Arc<Endpoint>,
-    ) -> Result<Arc<dyn Probe>, String> {
-        self.factory
-            .as_ref()
-            .and_then(|factory| factory(policy, endpoint))
-            .map_or_else(|| probe(policy, endpoint), Ok)
-    }
-
     /// Takes a finished check and plans the next.
     fn note(&self, course: &mut Course, started: Instant, result: Result<Role, String>) {
         let jitter = rand::rng().random_range(0.9..1.1);
         course.running = None;
         course.due = started + course.policy.interval.mul_f64(jitter);
         let (upstream, endpoint) = (&course.upstream, &course.endpoint);
-        let Some(healthy) = upstream.note_check(endpoint, &course.policy, &result) else {
+        if upstream
+            .note_check(endpoint, &course.policy, &result)
+            .is_none()
+        {
             return;
-        };
+        }
         match result {
             Ok(_) => log::info!(
                 "endpoint passes its checks again: upstream={} endpoint={} addr={}",
@@ -192,9 +157,6 @@ impl Prober {
                 endpoint.label(),
                 endpoint.addr()
             ),
-        }
-        if let Some(observer) = &self.observer {
-            observer.changed(upstream.label(), endpoint.label(), healthy);
         }
     }
 }
@@ -291,15 +253,6 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
-    struct Seen(Mutex<Vec<(String, String, bool)>>);
-
-    impl HealthObserver for Seen {
-        fn changed(&self, upstream: &str, endpoint: &str, healthy: bool) {
-            lock(&self.0).push((upstream.to_owned(), endpoint.to_owned(), healthy));
-        }
-    }
-
     /// Ends the prober when dropped.
     struct Running {
         task: JoinHandle<()>,
@@ -352,10 +305,7 @@ mod tests {
         let (status, heads) = (Arc::new(AtomicU16::new(204)), Arc::default());
         let addr = origin(Arc::clone(&status), Arc::clone(&heads)).await;
         let upstream = upstream(checked(over_http(), vec![endpoint(&addr.to_string())]));
-        let seen = Arc::new(Seen::default());
-        let _running = probing(&upstream, |prober| {
-            prober.observed_by(Arc::clone(&seen) as Arc<dyn HealthObserver>)
-        });
+        let _running = probing(&upstream, |prober| prober);
         assert!(upstream.health()[0].1, "healthy until proven otherwise");
         let count = || lock(&heads).len();
         eventually("checked", || count() >= 3).await;
@@ -371,10 +321,6 @@ mod tests {
         eventually("in", || upstream.health()[0].1).await;
         assert!(pick(&upstream).await.is_ok());
         let label = addr.to_string();
-        assert_eq!(
-            *lock(&seen.0),
-            [false, true].map(|healthy| ("orders".to_owned(), label.clone(), healthy))
-        );
         let head = lock(&heads)[0].to_lowercase();
         assert!(head.starts_with("get /healthz?full http/1.1\r\n"), "{head}");
         assert!(head.contains(&format!("\r\nhost: {label}\r\n")), "{head}");
@@ -395,7 +341,7 @@ mod tests {
         drop(closed);
         let labels = [addr.to_string(), closed_addr.to_string()];
         let endpoints = labels.iter().map(|label| endpoint(label)).collect();
-        let upstream = upstream(checked(over_tcp(DbType::Redis), endpoints));
+        let upstream = upstream(checked(over_tcp(DbType::Tcp), endpoints));
         let _running = probing(&upstream, |prober| prober);
         eventually("out", || !upstream.health()[1].1).await;
         assert!(upstream.health()[0].1);
@@ -441,7 +387,7 @@ mod tests {
         let probe = Arc::clone(probe);
         probing(upstream, |prober| {
             prober.probing_with(Arc::new(move |_, _| {
-                Some(Arc::clone(&probe) as Arc<dyn Probe>)
+                Ok(Arc::clone(&probe) as Arc<dyn Probe>)
             }))
         })
     }
@@ -604,7 +550,7 @@ mod tests {
     async fn shutdown_ends_the_prober() {
         let upstream = upstream(every_five_seconds(weighted(&[1])));
         let prober = Prober::new(Arc::new(move || vec![Arc::clone(&upstream)]))
-            .probing_with(Arc::new(|_, _| Some(Arc::new(Scripted::default()))));
+            .probing_with(Arc::new(|_, _| Ok(Arc::new(Scripted::default()))));
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move { prober.run(stopped).await });
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,5 +1,5 @@
-//! A group of endpoints behind a route: balancing, health, limits. Knows no protocol; HTTP, TCP
-//! and databases share it.
+//! A group of endpoints behind a route: balancing, health, limits. HTTP and TCP routes share it; of
+//! their protocols it knows what a health check asks, and who is primary of a database.
 //!
 //! [`Upstream::pick`] gives a [`Lease`] on one [`Endpoint`]; the lease, finished with an
 //! [`Outcome`], feeds passive health. [`health`] and [`discovery`] work in the background and only
@@ -12,7 +12,7 @@
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
 //! speaks TLS), `primaries` (the one of several), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is
-//! hashed), `ring` (Ketama), `probe` (Pingora's checks), [`warm`] (sockets connected ahead), `trouble` (what the log is told),
+//! hashed), `ring` (Ketama), [`probe`] (what a health check does), [`warm`] (sockets connected ahead), `trouble` (what the log is told),
 //! [`peer`] (Pingora's peer).
 
 mod balance;
@@ -33,7 +33,7 @@ mod limit;
 pub mod peer;
 mod pick;
 mod primaries;
-mod probe;
+pub mod probe;
 mod ring;
 mod set;
 mod site;

@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
 const PINGORA: &[&str] = &[
     "upstream/peer.rs",
     "upstream/health.rs",
-    "upstream/probe.rs",
+    "upstream/probe/http.rs",
     "upstream/ring.rs",
     "filter/",
     "http/",

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use harbr_router::config::{self, Target};
-use harbr_router::tcp::probe::factory;
-use harbr_router::upstream::health::{Probe, Prober};
+use harbr_router::upstream::health::Prober;
+use harbr_router::upstream::probe::{Probe, built_in};
 use harbr_router::upstream::{Endpoint, Outcome, Pick, PickError, Role, Upstream};
 use harbr_router::wire::mysql;
 use socket2::SockRef;
@@ -75,11 +75,11 @@ impl Checks {
         let runtime = Runtime::new().expect("a runtime");
         let (stop, stopped) = watch::channel(false);
         let (done, source) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&upstream));
-        let (make, count) = (factory(), Arc::clone(&done));
+        let count = Arc::clone(&done);
         let prober = Prober::new(Arc::new(move || vec![Arc::clone(&source)])).probing_with(
             Arc::new(move |policy, endpoint| {
                 let done = Arc::clone(&count);
-                make(policy, endpoint)
+                built_in(policy, endpoint)
                     .map(|probe| Arc::new(Counted { probe, done }) as Arc<dyn Probe>)
             }),
         );

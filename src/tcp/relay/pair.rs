@@ -22,7 +22,7 @@ use super::pipe::Pipes;
 use super::socket::{Loss, close_with_reset};
 use super::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, SilentClient};
 use crate::error::Reason;
-use crate::tcp::carried::Carried;
+use crate::telemetry::Carried;
 use crate::telemetry::Direction;
 
 /// A running relay.

@@ -1,8 +1,7 @@
-//! The built-in probes: a connect, and Pingora's HTTP check.
+//! Health checks over HTTP, by Pingora's check.
 //!
-//! Its own file because it is where the prober meets Pingora. Invariant: one check object serves
-//! all checks of an endpoint, none of them keeps a connection, and each has a timeout at every
-//! step. Made by the prober when it first sees an endpoint.
+//! Invariant: one check object serves all checks of an endpoint, none of them keeps a connection,
+//! and each has a timeout at every step.
 
 use std::io;
 use std::sync::Arc;
@@ -17,48 +16,34 @@ use pingora_http::RequestHeader;
 use pingora_load_balancing::health_check::{HealthCheck as _, HttpHealthCheck};
 use pingora_load_balancing::{Backend, Extensions};
 
-use super::dial;
-use super::endpoint::{Endpoint, Role};
-use super::health::Probe;
-use super::peer::connector;
-use crate::config::{self, HealthCheck, StatusSet};
+use super::Probe;
+use crate::config::{HealthCheck, StatusSet};
+use crate::upstream::peer::connector;
+use crate::upstream::{Endpoint, Role};
 
-/// The probe for `endpoint`; an error text when its request cannot be built.
-pub(super) fn probe(
-    policy: &HealthCheck,
-    endpoint: &Arc<Endpoint>,
-) -> Result<Arc<dyn Probe>, String> {
-    match &policy.probe {
-        config::Probe::Http { path, status } => Ok(Arc::new(OverHttp {
+/// A Pingora check of one address.
+pub(super) struct OverHttp {
+    check: HttpHealthCheck,
+    target: Backend,
+}
+
+impl OverHttp {
+    /// An error text when the request cannot be built.
+    pub(super) fn new(
+        policy: &HealthCheck,
+        endpoint: &Arc<Endpoint>,
+        path: &str,
+        status: &StatusSet,
+    ) -> Result<OverHttp, String> {
+        Ok(OverHttp {
             check: http(policy, endpoint, path, status)?,
             target: Backend {
                 addr: SocketAddr::Inet(endpoint.addr()),
                 weight: 1,
                 ext: Extensions::new(),
             },
-        })),
-        // What else a protocol needs is known to the floor above.
-        config::Probe::Tcp { .. } => Ok(Arc::new(OverTcp)),
+        })
     }
-}
-
-/// A connect. Not Pingora's check: that one is made with a TLS connector (3 ms, 200 KB).
-struct OverTcp;
-
-#[async_trait]
-impl Probe for OverTcp {
-    async fn check(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Role, String> {
-        let connected = dial::connect(endpoint, timeout).await;
-        connected
-            .map(|_| Role::Unknown)
-            .map_err(|error| error.to_string())
-    }
-}
-
-/// A Pingora check of one address.
-struct OverHttp {
-    check: HttpHealthCheck,
-    target: Backend,
 }
 
 #[async_trait]

@@ -1,7 +1,6 @@
-//! How many connections a thread carries.
+//! How many connections a thread carries, HTTP and TCP alike.
 //!
-//! Its own file because the thread that accepts counts up, and the session knows when it is as good
-//! as over.
+//! The thread that accepts counts up; a TCP session gives its count back when it is as good as over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

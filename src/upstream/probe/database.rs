@@ -1,9 +1,8 @@
 //! Health checks in the words of the databases, and what role a server has.
 //!
-//! Its own file because it is where the codecs of `wire` meet a socket for the sake of health.
 //! Invariants: a check reads at most `MAX_READ_BYTES`; it counts with no server as a failed or
 //! abandoned login and, where the server is well, leaves no line in its log; whoever drops it
-//! leaves nothing behind. Called by the prober of `upstream`, which sets the timeout.
+//! leaves nothing behind. The prober sets the timeout.
 //!
 //! # MySQL and MariaDB
 //! They block an address (`max_connect_errors`) after as many connections that ended before the
@@ -15,7 +14,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,37 +22,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::{self, DbType, Secret};
-use crate::upstream::health::{Probe, ProbeFactory};
+use super::Probe;
+use crate::config::{DbType, Secret};
 use crate::upstream::warm::Ready;
 use crate::upstream::{Encryption, Endpoint, Role, Term, dial};
 use crate::wire::login::{self, Login, LoginStep};
 use crate::wire::postgres::GSSENC_REQUEST;
 use crate::wire::probe::{self, Verdict};
 use crate::wire::tls;
-
-/// Makes the checks of TCP upstreams. Those over HTTP and of unknown protocols are left to the
-/// prober.
-pub fn factory() -> ProbeFactory {
-    Arc::new(|policy, _| match &policy.probe {
-        config::Probe::Http { .. }
-        | config::Probe::Tcp {
-            db_type: DbType::Tcp,
-            ..
-        } => None,
-        config::Probe::Tcp {
-            db_type,
-            user,
-            password,
-        } => Some(Arc::new(DatabaseProbe {
-            db_type: *db_type,
-            user: user.clone(),
-            password: password.clone(),
-            without_gssenc: AtomicBool::new(false),
-            without_term: AtomicBool::new(false),
-        })),
-    })
-}
 
 /// Whether a Postgres server takes clients. It decides that when one connects, and says it only to
 /// one that begins a session: this one goes no further than to the server's first word. That costs
@@ -91,7 +66,7 @@ impl Ready for BeginSession {
 }
 
 /// The check of one endpoint.
-struct DatabaseProbe {
+pub(super) struct DatabaseProbe {
     db_type: DbType,
     user: Option<String>,
     password: Option<Secret>,
@@ -134,6 +109,16 @@ impl Probe for DatabaseProbe {
 }
 
 impl DatabaseProbe {
+    pub(super) fn new(db_type: DbType, user: Option<String>, password: Option<Secret>) -> Self {
+        DatabaseProbe {
+            db_type,
+            user,
+            password,
+            without_gssenc: AtomicBool::new(false),
+            without_term: AtomicBool::new(false),
+        }
+    }
+
     fn login(&self) -> Result<Box<dyn Login>, String> {
         let password = self.password.as_ref().map(Secret::reveal);
         login::login(self.db_type, self.user.as_deref(), password)
@@ -155,7 +140,7 @@ impl DatabaseProbe {
     /// Asks for encryption by GSSAPI, which any answer refuses or grants, and leaves. Asking for
     /// TLS is the fallback for what does not know that (PostgreSQL before 12, some poolers): a
     /// server with TLS logs each client that goes without it. One that declined TLS is asked for it
-    /// again and again, since sessions are told so before they reach it.
+    /// again and again, since clients get that answer before a server is picked.
     async fn ask_postgres(&self, endpoint: &Endpoint) -> Result<Role, String> {
         let declines_tls = endpoint.encryption() == Some(Encryption::Declined);
         if !declines_tls && !self.without_gssenc.load(Ordering::Relaxed) {
@@ -169,7 +154,13 @@ impl DatabaseProbe {
         let question = probe::probe(DbType::Postgres).unwrap_or_default();
         let mut talk = Talk::connect(endpoint, self.db_type).await?;
         let answer = talk.ask(DbType::Postgres, &question).await?;
-        note_encryption(endpoint, answer.first().copied());
+        if let Some(encryption) = answer
+            .first()
+            .copied()
+            .and_then(Encryption::from_ssl_answer)
+        {
+            endpoint.note_encryption(encryption);
+        }
         if !declines_tls {
             self.without_gssenc.store(true, Ordering::Relaxed);
         }
@@ -212,15 +203,6 @@ impl DatabaseProbe {
             self.without_term.store(true, Ordering::Relaxed);
         }
         endpoint.note_term(term);
-    }
-}
-
-/// Takes note of the answer to a request for TLS.
-pub(super) fn note_encryption(endpoint: &Endpoint, answer: Option<u8>) {
-    match answer {
-        Some(b'S') => endpoint.note_encryption(Encryption::Offered),
-        Some(b'N') => endpoint.note_encryption(Encryption::Declined),
-        _ => {}
     }
 }
 
