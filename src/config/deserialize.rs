@@ -14,8 +14,8 @@ use serde::de::{
 };
 
 use super::misfit::{Misfit, Place};
-use super::parse::Trail;
 use super::problem::{Mark, did_you_mean, shown};
+use super::trail::Trail;
 use super::tree::{Entry, Node, Value};
 
 /// What one filter's settings have in common while they are read, maybe several times.

@@ -1,7 +1,7 @@
 //! Which protocol a route carries, and whether it is HTTP or TCP at all.
 //!
 //! Its own file because it is one table of rules that users look up. Invariant: the answer depends
-//! on the text of the configuration only, never on what a server says. Called by `parse`.
+//! on the text of the configuration only, never on what a server says.
 
 use super::model::DbType;
 use super::problem::{Wrong, nearest, shown};
@@ -126,7 +126,7 @@ impl DbType {
             None => {}
         }
         let lower = word.to_ascii_lowercase();
-        let tls = super::url::TLS_SCHEMES.iter();
+        let tls = TLS_SCHEMES.iter();
         let plain = tls
             .filter(|(name, _)| *name == lower)
             .map(|(_, plain)| *plain);
@@ -174,6 +174,18 @@ impl Scheme {
         }
     }
 }
+
+/// Schemes that promise TLS, and the one that promises nothing.
+pub(super) const TLS_SCHEMES: &[(&str, &str)] = &[
+    ("https", "http"),
+    ("wss", "http"),
+    ("rediss", "redis"),
+    ("valkeys", "valkey"),
+    ("mysqls", "mysql"),
+    ("tls", "tcp"),
+    ("ssl", "tcp"),
+    ("tcps", "tcp"),
+];
 
 /// The protocol that is known by its port. 33060 (MySQL X) and 9300 (Elasticsearch transport) are
 /// other protocols than those of 3306 and 9200: carried as plain TCP.

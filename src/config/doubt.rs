@@ -1,10 +1,9 @@
 //! Keys of HTTP routes that their writer can hardly mean as they are, and what to write instead.
 //!
 //! Its own file because what people write out of the habit of other gateways is a list, not a
-//! grammar. Invariant: what is offered here loads, and is not doubtful in turn. Called by
-//! `route_key` for its hints and by `parse` for warnings.
+//! grammar. Invariant: what is offered here loads, and is not doubtful in turn.
 
-use super::route_key::strip_port;
+use super::host::strip_port;
 use super::value::RouteKey;
 
 /// What regular expressions and templates are made of, and no path.

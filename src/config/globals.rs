@@ -2,7 +2,7 @@
 //! one configuration to the next.
 //!
 //! Its own file because it must not miss a key: it walks the file by the table of keys. Invariant:
-//! the value of a secret never leaves it. Called by a reload and by `/status`.
+//! the value of a secret never leaves it.
 
 use std::collections::BTreeMap;
 

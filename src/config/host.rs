@@ -2,11 +2,11 @@
 //!
 //! Its own file because three parsers need the same answer. Invariant: an accepted name is ASCII,
 //! at most 253 bytes, of labels of 1 to 63 (RFC 1123, section 2.1; underscores as container
-//! networks use them). Used by `url`, `route_key` and `parse`.
+//! networks use them).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::problem::Wrong;
+use super::problem::{Wrong, shown};
 use super::value::Host;
 
 /// Reads an address, an address in brackets, or a name; names become lower case and lose a
@@ -69,6 +69,25 @@ pub(super) fn parse_name(text: &str) -> Result<String, Wrong> {
         ));
     }
     Ok(name.to_ascii_lowercase())
+}
+
+/// A port does not take part: the listener has only one.
+pub(super) fn strip_port(text: &str) -> Result<&str, Wrong> {
+    let after_brackets = text.rfind(']').map_or(0, |index| index + 1);
+    match text[after_brackets..].find(':') {
+        Some(colon) => {
+            let (host, port) = text.split_at(after_brackets + colon);
+            let digits = port[1..].bytes().all(|b| b.is_ascii_digit());
+            match port[1..].parse::<u16>() {
+                Ok(_) if digits => Ok(host),
+                _ => Err(Wrong::new(
+                    "what follows the host is not a port",
+                    format!("remove `{}`", shown(port)),
+                )),
+            }
+        }
+        None => Ok(text),
+    }
 }
 
 #[cfg(test)]

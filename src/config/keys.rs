@@ -8,9 +8,6 @@
 use Kind::*;
 
 use super::detect::db_type_words;
-use super::table::{
-    ADMIN, EJECTION, ENDPOINT, HEALTH_CHECK, MATCH, ROOT, ROUTE, SERVER, TCP_PROXY, UPSTREAM,
-};
 
 /// One key of one section.
 #[derive(Debug)]
@@ -137,27 +134,6 @@ impl Section {
         Section::Ejection,
         Section::Match,
     ];
-
-    /// Its keys, in the order of the documentation.
-    pub fn keys(self) -> &'static [Key] {
-        match self {
-            Section::Root => ROOT,
-            Section::TcpProxy => TCP_PROXY,
-            Section::Admin => ADMIN,
-            Section::Server => SERVER,
-            Section::Upstream => UPSTREAM,
-            Section::Route => ROUTE,
-            Section::Endpoint => ENDPOINT,
-            Section::HealthCheck => HEALTH_CHECK,
-            Section::Ejection => EJECTION,
-            Section::Match => MATCH,
-        }
-    }
-
-    /// The key of that name.
-    pub fn key(self, name: &str) -> Option<&'static Key> {
-        self.keys().iter().find(|key| key.name == name)
-    }
 
     /// Where its keys stand in a file, as the documentation writes it.
     pub const fn path(self) -> &'static str {

@@ -2,17 +2,17 @@
 //!
 //! Its own file because it is the error type that serde fills and `settings` turns into problems.
 //! Invariants: it is about the innermost place that is known; the value of a secret is never
-//! quoted. Made by `deserialize`.
+//! quoted.
 
 use std::fmt;
 use std::path::Path;
 
 use serde::de::{self, Unexpected};
 
-use super::parse::{Trail, describe};
+use super::node::{Node, Value, describe};
 use super::problem::{Mark, Problem, did_you_mean, shown};
-use super::redact::names_a_secret;
-use super::tree::{Node, Value};
+use super::secret_name::names_a_secret;
+use super::trail::Trail;
 
 /// Where a value stands.
 pub(super) struct Place<'de, 'p> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::problem::{Mark, Problem, did_you_mean, shown};
-use super::settings::Settings;
+use super::settings::FilterSpec;
 use super::upgrades::Upgrades;
 use super::value::{ListenAddrs, RouteKey, Secret, StatusSet, UpstreamUrl, Weight};
 
@@ -362,26 +362,4 @@ pub enum Target {
 pub enum ProxyProtocol {
     V1,
     V2,
-}
-
-/// One entry of `filters`: the registered name and its settings. Equal whatever its place is.
-#[derive(Clone, Debug)]
-pub struct FilterSpec {
-    pub kind: String,
-    pub on_error: OnError,
-    pub settings: Settings,
-    /// Where the entry stands in the file: line and column, from 1.
-    pub at: (usize, usize),
-    /// Where its `type` stands.
-    pub kind_at: Mark,
-}
-
-/// What happens to a request or session whose filter failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum OnError {
-    /// It ends there.
-    #[default]
-    Refuse,
-    /// It goes on, as if the filter were not there.
-    Continue,
 }

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, and where.
 //!
 //! Its own file because every other file of the module reports through it. Invariant: a problem
-//! never holds a secret value. Made by `tree` and `parse`, printed by `--test`, start and reload.
+//! never holds a secret value.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

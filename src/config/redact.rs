@@ -1,10 +1,11 @@
 //! The text of a configuration without its secrets, for `/config`.
 //!
-//! Its own file because it must not miss a place: it walks the file by the table of keys, so that
-//! a key that is a secret there is one here. Called by the admin listener.
+//! Its own file because it must not miss a place: it walks the file by the table of keys, so that a
+//! key that is a secret there is one here.
 
 use super::keys::{Kind, Section};
 use super::model::Config;
+use super::secret_name::names_a_secret;
 use super::tree::{self, Node, Value};
 
 impl Config {
@@ -80,14 +81,6 @@ fn walk_settings(node: &Node, spans: &mut Vec<(usize, usize)>) {
         }
         _ => {}
     }
-}
-
-/// Whether a filter's setting of this name is kept from being shown.
-pub(super) fn names_a_secret(setting: &str) -> bool {
-    let setting = setting.to_ascii_lowercase();
-    ["password", "secret", "token"]
-        .iter()
-        .any(|word| setting.contains(word))
 }
 
 #[cfg(test)]

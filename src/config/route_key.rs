@@ -2,10 +2,10 @@
 //!
 //! Its own file because two spellings of one path must be one key. Invariant: a prefix is `/` or
 //! `/a/b`, without empty, `.` or `..` segments, unreserved characters plain and other escapes in
-//! upper case (RFC 3986, section 6.2.2). Called by `parse`.
+//! upper case (RFC 3986, section 6.2.2).
 
 use super::doubt::{PATTERNS, in_words, keys_for, literal};
-use super::host::{parse_host, parse_name};
+use super::host::{parse_host, parse_name, strip_port};
 use super::problem::{Wrong, shown};
 use super::value::{Host, HostPattern, RouteKey};
 
@@ -92,25 +92,6 @@ fn parse_pattern(text: &str) -> Result<HostPattern, Wrong> {
             Host::Name(name) => name,
             ip => ip.to_string(),
         })),
-    }
-}
-
-/// A port does not take part: the listener has only one.
-pub(super) fn strip_port(text: &str) -> Result<&str, Wrong> {
-    let after_brackets = text.rfind(']').map_or(0, |index| index + 1);
-    match text[after_brackets..].find(':') {
-        Some(colon) => {
-            let (host, port) = text.split_at(after_brackets + colon);
-            let digits = port[1..].bytes().all(|b| b.is_ascii_digit());
-            match port[1..].parse::<u16>() {
-                Ok(_) if digits => Ok(host),
-                _ => Err(Wrong::new(
-                    "what follows the host is not a port",
-                    format!("remove `{}`", shown(port)),
-                )),
-            }
-        }
-        None => Ok(text),
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a scalar without quotes is: nothing, true or false, a number, or a text.
 //!
-//! Its own file because it is one table of the YAML standard. Invariant: every text has exactly
-//! one reading. Called by `tree`.
+//! Its own file because it is one table of the YAML standard. Invariant: every text has exactly one
+//! reading.
 
-use super::tree::Value;
+use super::node::Value;
 
 /// The core schema (YAML 1.2.2, section 10.3.2) for a scalar without quotes.
 pub(super) fn resolve(text: &str) -> Value {

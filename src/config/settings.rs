@@ -1,8 +1,8 @@
 //! The settings of one filter, still with line and column, and how they become a type of its own.
 //!
 //! Its own file because nobody here knows what a filter's settings are: `filter::Registry` reads
-//! them two floors above. Invariants: equality ignores where things stand; whatever is wrong is told
-//! at once. Made by `parse::filters`.
+//! them two floors above. Invariants: equality ignores where things stand; whatever is wrong is
+//! told at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,9 +11,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::deserialize::{Reader, Walk};
-use super::model::FilterSpec;
 use super::problem::{Mark, Problem, Wrong};
-use super::redact::names_a_secret;
+use super::secret_name::names_a_secret;
 use super::tree::{Entry, Node, Value};
 
 /// Problems of one filter that are looked for.
@@ -26,6 +25,28 @@ pub struct Settings {
     pub(super) node: Node,
     /// The keys that lead to the filter, as in `routes./api.filters[0]`.
     pub(super) path: String,
+}
+
+/// One entry of `filters`: the registered name and its settings. Equal whatever its place is.
+#[derive(Clone, Debug)]
+pub struct FilterSpec {
+    pub kind: String,
+    pub on_error: OnError,
+    pub settings: Settings,
+    /// Where the entry stands in the file: line and column, from 1.
+    pub at: (usize, usize),
+    /// Where its `type` stands.
+    pub kind_at: Mark,
+}
+
+/// What happens to a request or session whose filter failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnError {
+    /// It ends there.
+    #[default]
+    Refuse,
+    /// It goes on, as if the filter were not there.
+    Continue,
 }
 
 impl FilterSpec {

@@ -8,6 +8,29 @@ use super::keys::Kind::*;
 use super::keys::{Default, Key, Kind, On, Pattern, Section};
 use super::model::BALANCE_WORDS;
 
+impl Section {
+    /// Its keys, in the order of the documentation.
+    pub fn keys(self) -> &'static [Key] {
+        match self {
+            Section::Root => ROOT,
+            Section::TcpProxy => TCP_PROXY,
+            Section::Admin => ADMIN,
+            Section::Server => SERVER,
+            Section::Upstream => UPSTREAM,
+            Section::Route => ROUTE,
+            Section::Endpoint => ENDPOINT,
+            Section::HealthCheck => HEALTH_CHECK,
+            Section::Ejection => EJECTION,
+            Section::Match => MATCH,
+        }
+    }
+
+    /// The key of that name.
+    pub fn key(self, name: &str) -> Option<&'static Key> {
+        self.keys().iter().find(|key| key.name == name)
+    }
+}
+
 const DAY_MS: u64 = 86_400_000;
 const DAY_SECS: u64 = 86_400;
 /// Connections of one gateway or to one upstream: more than one machine has descriptors.

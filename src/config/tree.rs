@@ -13,6 +13,8 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 use super::problem::{Mark, Problem};
 use super::scalar::resolve;
 
+pub use super::node::{Entry, Node, Value};
+
 /// Bytes of one file.
 pub const MAX_BYTES: usize = 8 << 20;
 /// Lists and maps inside each other.
@@ -25,100 +27,23 @@ pub const MAX_COPIES: usize = 100_000;
 /// Keys that are there twice and are all named.
 const MAX_DUPLICATES: usize = 1000;
 
-/// One value and where it stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    pub at: Mark,
-    /// The characters of the text that a scalar takes, quotes included: start and end.
-    pub chars: (usize, usize),
-    pub value: Value,
-}
-
-/// A value by the core schema of YAML 1.2 (section 10.3): what is quoted is a text.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    Null,
-    Bool(bool),
-    /// Saturates: what does not fit is out of every range anyway.
-    Int(i128),
-    Float(f64),
-    Text(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-}
-
-/// One `key: value` of a map.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    pub key: String,
-    pub key_at: Mark,
-    pub value: Node,
-}
-
-impl Node {
-    /// What kind of value it is, for a message.
-    pub fn kind(&self) -> &'static str {
-        match &self.value {
-            Value::Null => "nothing",
-            Value::Bool(true) => "`true`",
-            Value::Bool(false) => "`false`",
-            Value::Int(_) => "a number",
-            Value::Float(_) => "a number with a fraction",
-            Value::Text(_) => "a text",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map",
-        }
-    }
-
-    /// The value of a key of a map.
-    pub fn find(&self, key: &str) -> Option<&Node> {
-        match &self.value {
-            Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
-            _ => None,
-        }
-    }
-
-    /// The value as serde knows it, without positions.
-    pub fn to_yaml(&self) -> serde_yaml::Value {
-        use serde_yaml::Value as Yaml;
-        match &self.value {
-            Value::Null => Yaml::Null,
-            Value::Bool(value) => Yaml::Bool(*value),
-            Value::Int(value) => match (i64::try_from(*value), u64::try_from(*value)) {
-                (Ok(value), _) => Yaml::from(value),
-                (_, Ok(value)) => Yaml::from(value),
-                _ => Yaml::from(*value as f64),
-            },
-            Value::Float(value) => Yaml::from(*value),
-            Value::Text(value) => Yaml::from(value.as_str()),
-            Value::List(items) => Yaml::Sequence(items.iter().map(Node::to_yaml).collect()),
-            Value::Map(entries) => Yaml::Mapping(
-                entries
-                    .iter()
-                    .map(|entry| (Yaml::from(entry.key.as_str()), entry.value.to_yaml()))
-                    .collect(),
-            ),
-        }
-    }
-
-    fn measure(&self) -> Size {
-        let inner = |sizes: &mut dyn Iterator<Item = Size>| {
-            sizes.fold(Size { nodes: 1, depth: 1 }, |sum, size| Size {
-                nodes: sum.nodes + size.nodes,
-                depth: sum.depth.max(size.depth + 1),
-            })
-        };
-        match &self.value {
-            Value::List(items) => inner(&mut items.iter().map(Node::measure)),
-            Value::Map(entries) => inner(&mut entries.iter().map(|e| {
-                let size = e.value.measure();
-                Size {
-                    nodes: size.nodes + 1,
-                    ..size
-                }
-            })),
-            _ => Size { nodes: 1, depth: 0 },
-        }
+fn measure(node: &Node) -> Size {
+    let inner = |sizes: &mut dyn Iterator<Item = Size>| {
+        sizes.fold(Size { nodes: 1, depth: 1 }, |sum, size| Size {
+            nodes: sum.nodes + size.nodes,
+            depth: sum.depth.max(size.depth + 1),
+        })
+    };
+    match &node.value {
+        Value::List(items) => inner(&mut items.iter().map(measure)),
+        Value::Map(entries) => inner(&mut entries.iter().map(|e| {
+            let size = measure(&e.value);
+            Size {
+                nodes: size.nodes + 1,
+                ..size
+            }
+        })),
+        _ => Size { nodes: 1, depth: 0 },
     }
 }
 
@@ -356,7 +281,7 @@ impl<'a> Builder<'a> {
             return self.too_large(node.at);
         }
         if anchor > 0 {
-            let size = node.measure();
+            let size = measure(&node);
             self.count_copies(size, node.at)?;
             self.anchors.insert(anchor, (node.clone(), size));
         }

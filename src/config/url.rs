@@ -2,24 +2,12 @@
 //!
 //! Its own file because it is one grammar (RFC 3986, cut down to what an endpoint can be) with one
 //! rule for each thing that would be dropped in silence elsewhere: credentials, query, TLS.
-//! Invariant: a parsed URL can be connected to as it is, in clear. Called by `parse`.
+//! Invariant: a parsed URL can be connected to as it is, in clear.
 
-use super::detect::{PROTOCOLS, by_name, meant};
+use super::detect::{PROTOCOLS, TLS_SCHEMES, by_name, meant};
 use super::host::parse_host;
 use super::problem::{Wrong, shown};
 use super::value::{Scheme, UpstreamUrl};
-
-/// Schemes that promise TLS, and the one that promises nothing.
-pub(super) const TLS_SCHEMES: &[(&str, &str)] = &[
-    ("https", "http"),
-    ("wss", "http"),
-    ("rediss", "redis"),
-    ("valkeys", "valkey"),
-    ("mysqls", "mysql"),
-    ("tls", "tcp"),
-    ("ssl", "tcp"),
-    ("tcps", "tcp"),
-];
 
 impl Scheme {
     /// The port of a URL that names none; `None` for `tcp`.

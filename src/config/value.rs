@@ -1,7 +1,7 @@
 //! The leaf types of a configuration: each can only hold a value that makes sense.
 //!
 //! Its own file because the model is about shape and these are about content. Invariant: the only
-//! way to one of these is a parser that refused everything else. Used by every floor above.
+//! way to one of these is a parser that refused everything else.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

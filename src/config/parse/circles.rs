@@ -2,15 +2,16 @@
 //!
 //! Its own file because it compares all routes with all listeners. Invariant: only what the file
 //! itself says is compared; no name but `localhost` and no interface is looked up, so a circle may
-//! go unseen. Called by `parse`.
+//! go unseen.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::report::{Report, Trail};
+use super::report::Report;
 use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, UpstreamSpec};
 use crate::config::problem::Mark;
+use crate::config::trail::Trail;
 use crate::config::value::{Host, ListenAddrs, UpstreamUrl, takes_in};
 
 /// Warns of each route with an endpoint that a listener of HTTP or TCP traffic is bound to. The

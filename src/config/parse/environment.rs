@@ -1,7 +1,7 @@
 //! `${NAME}` in a secret.
 //!
 //! Its own file because it is the one place where a value comes from outside of the file.
-//! Invariant: no value shows up in a problem. Called by `fields`.
+//! Invariant: no value shows up in a problem.
 
 use crate::config::problem::Wrong;
 

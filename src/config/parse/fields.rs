@@ -2,17 +2,16 @@
 //!
 //! Its own file because types, ranges, defaults and unknown keys are the same for every section.
 //! Invariant: a value that leaves here is in the range of its key; what is not is a problem.
-//! Used by the other files of `parse`.
 
 use std::path::PathBuf;
 
 use super::environment::expand;
-use super::leaf::{
-    default_addresses, default_int, describe, example, read_address, read_int, read_text,
-};
-use super::report::{Report, Trail};
+use super::leaf::{default_addresses, default_int, example, read_address, read_int, read_text};
+use super::report::Report;
 use crate::config::keys::{Default, Key, Kind, Section};
+use crate::config::node::describe;
 use crate::config::problem::{Mark, Wrong, did_you_mean, nearest};
+use crate::config::trail::Trail;
 use crate::config::tree::{Entry, Node, Value};
 use crate::config::value::{ListenAddr, ListenAddrs, Secret, StatusSet};
 

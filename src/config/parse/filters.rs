@@ -1,14 +1,15 @@
 //! `filters` of a route: the registered name and settings that only the filter understands.
 //!
 //! Its own file because what is in the settings is decided two floors above. Invariant: each entry
-//! has a `type`, and an `on_error` that is one of the two words. Called by `routes`.
+//! has a `type`, and an `on_error` that is one of the two words.
 
 use super::fields::Fields;
-use super::leaf::describe;
-use super::report::{Report, Trail};
-use crate::config::model::{FilterSpec, OnError};
+use super::report::Report;
+use crate::config::node::describe;
 use crate::config::problem::{Wrong, did_you_mean};
 use crate::config::settings::Settings;
+use crate::config::settings::{FilterSpec, OnError};
+use crate::config::trail::Trail;
 use crate::config::tree::{Node, Value};
 
 /// Reads the list; entries with problems are left out.

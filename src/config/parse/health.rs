@@ -1,17 +1,18 @@
 //! `health_check` and its short form `health_check_path`.
 //!
-//! Its own file because what a check may hold depends on the protocol of the routes, which is
-//! known only after the upstream was read. Called by `upstream`.
+//! Its own file because what a check may hold depends on the protocol of the routes, which is known
+//! only after the upstream was read.
 
 use std::time::Duration;
 
+use super::carries::Carries;
 use super::fields::Fields;
-use super::leaf::{default_statuses, describe};
+use super::leaf::default_statuses;
 use super::report::Report;
 use super::server::millis;
-use super::upstream::Carries;
 use crate::config::keys::Section;
 use crate::config::model::{DbType, HealthCheck, Probe};
+use crate::config::node::describe;
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::Value;
 use crate::config::value::{Secret, StatusSet};

@@ -1,10 +1,10 @@
 //! One value and its key: numbers in their range, texts, and what to write instead.
 //!
 //! Its own file because hints are worth their lines: a value in another unit is translated.
-//! Called by `fields`, and for its words by the other files of `parse`.
 
 use crate::config::keys::{Default, Key, Kind, Pattern, Section};
-use crate::config::problem::{Wrong, shown};
+use crate::config::node::describe;
+use crate::config::problem::Wrong;
 use crate::config::tree::{Node, Value};
 use crate::config::value::{ListenAddr, ListenAddrs, StatusSet};
 
@@ -161,17 +161,6 @@ pub(super) fn read_text<'a>(node: &'a Node, key: &Key) -> Result<&'a str, Wrong>
             format!("must be {what}, not {}", node.kind()),
             hint,
         )),
-    }
-}
-
-/// A value as a message shows it.
-pub(in crate::config) fn describe(node: &Node) -> String {
-    match &node.value {
-        Value::Int(value) => format!("`{value}`"),
-        Value::Float(value) => format!("`{value}`"),
-        Value::Bool(value) => format!("`{value}`"),
-        Value::Text(text) => format!("`{}`", shown(text)),
-        _ => node.kind().to_owned(),
     }
 }
 

@@ -1,17 +1,18 @@
 //! Rules between listeners: no address twice, and TCP routes that share one can be told apart.
 //!
 //! Its own file because these rules see all routes at once. Invariant: what passes here can be
-//! decided from a client's first bytes, whatever the client sends. Called by `parse`.
+//! decided from a client's first bytes, whatever the client sends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::fields::Fields;
-use super::report::{Report, Trail};
+use super::report::Report;
 use super::told_apart::{OWN_PORT, ToldApart, ways_out};
 use crate::config::encryption::out_of_reach_in_tls;
 use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute};
 use crate::config::problem::{Mark, Wrong};
+use crate::config::trail::Trail;
 use crate::config::value::{ListenAddrs, makes_way, takes_in};
 
 /// Refuses an address that two listeners would bind.

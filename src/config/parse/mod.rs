@@ -1,10 +1,12 @@
 //! Tree to [`Config`]: every rule of the configuration, and all problems in one pass.
 //!
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
-//! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys (`leaf` one value, `environment` a variable),
-//! `server`, `upstream`, `named`, `health`, `filters`, `routes` and `tcp` know theirs, `listeners` and
-//! `told_apart` have the rules that see all routes, `circles` a warning that does. Called by `config::parse` and `config::load`.
+//! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys
+//! (`leaf` one value, `environment` a variable), `server`, `upstream`, `named`, `health`,
+//! `filters`, `routes` and `tcp` know theirs, `listeners` and `told_apart` have the rules that see
+//! all routes, `circles` a warning that does.
 
+mod carries;
 mod circles;
 mod environment;
 mod fields;
@@ -25,13 +27,12 @@ use std::path::Path;
 
 use self::fields::Fields;
 pub(in crate::config) use self::filters::ON_ERROR;
-pub(in crate::config) use self::leaf::describe;
 use self::report::Report;
-pub(in crate::config) use self::report::Trail;
 use self::server::{millis, secs};
 use super::keys::Section;
 use super::model::Config;
 use super::problem::{Mark, Problems, Wrong};
+use super::trail::Trail;
 use super::tree::{self, Node};
 
 /// Reads a text; `env` answers variables of the environment.

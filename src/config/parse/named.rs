@@ -1,17 +1,19 @@
 //! The entries of `upstreams`: upstreams that routes name.
 //!
 //! Its own file because an entry lives longer than the route that finishes it. Invariant: all
-//! routes that name one share one `Arc`, and it carries one protocol. Called by `routes`.
+//! routes that name one share one `Arc`, and it carries one protocol.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::carries::Carries;
 use super::fields::Fields;
-use super::report::{Report, Trail};
-use super::upstream::{Carries, Draft};
+use super::report::Report;
+use super::upstream::Draft;
 use crate::config::keys::Section;
 use crate::config::model::UpstreamSpec;
 use crate::config::problem::Wrong;
+use crate::config::trail::Trail;
 use crate::config::tree::Value;
 
 /// The entries of `upstreams`.

@@ -1,25 +1,27 @@
 //! `routes` and `upstreams`: which route is HTTP and which TCP, and what each of them says.
 //!
 //! Its own file because routes and the upstreams they name are decided together: an upstream is
-//! finished by the first route that uses it, all routes of one name share it. Called by `parse`.
+//! finished by the first route that uses it, all routes of one name share it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::carries::Carries;
 use super::fields::Fields;
 use super::filters::read_filters;
 use super::named::{Named, Used};
-use super::report::{Report, Trail};
+use super::report::Report;
 use super::server::millis;
 use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
 use super::upgrade::read_upgrade;
-use super::upstream::{Carries, Draft, Told};
+use super::upstream::{Draft, Told};
 use crate::config::detect::{Side, side};
 use crate::config::doubt::{doubts, in_words, keys_for};
 use crate::config::keys::{On, Section};
 use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
 use crate::config::problem::{Mark, Wrong, did_you_mean, shown};
+use crate::config::trail::Trail;
 use crate::config::tree::{Entry, Value};
 use crate::config::value::{HostPattern, RouteKey, Scheme};
 

@@ -1,6 +1,6 @@
 //! The sections that are not about routes: `tcp_proxy`, `admin`, `server`, `trusted_proxies`.
 //!
-//! Its own file because they are flat and have no rules between each other. Called by `parse`.
+//! Its own file because they are flat and have no rules between each other.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::fields::Fields;
-use super::leaf::{default_addresses, describe};
+use super::leaf::default_addresses;
 use super::report::Report;
 use crate::config::keys::Section;
 use crate::config::model::{AccessLog, Admin, Server, TcpProxy};
+use crate::config::node::describe;
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::{Node, Value};
 

@@ -1,24 +1,24 @@
 //! The keys of a TCP route: its listener, its protocol, what it takes and how a session goes.
 //!
-//! Its own file because these keys have rules with the protocol and none with HTTP. Called by
-//! `routes`.
+//! Its own file because these keys have rules with the protocol and none with HTTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::leaf::describe;
-use super::report::{Report, Trail};
+use super::report::Report;
 use super::server::secs;
 use super::upstream::Told;
 use crate::config::host::parse_name;
 use crate::config::keys::Section;
 use crate::config::model::{
-    DbType, FilterSpec, HealthCheck, ProxyProtocol, Target, TcpMatch, TcpProxy, TcpRoute, Tries,
-    UpstreamSpec,
+    DbType, HealthCheck, ProxyProtocol, Target, TcpMatch, TcpProxy, TcpRoute, Tries, UpstreamSpec,
 };
+use crate::config::node::describe;
 use crate::config::problem::{Mark, Wrong, shown};
+use crate::config::settings::FilterSpec;
+use crate::config::trail::Trail;
 use crate::config::tree::{Entry, Value};
 
 /// What both kinds of routes have.

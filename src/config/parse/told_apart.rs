@@ -1,8 +1,7 @@
 //! TCP routes of one listener by what their clients say first, and what would tell one more apart.
 //!
 //! Its own file because it decides by what clients of each protocol say, and knows nothing of
-//! addresses. Invariant: of the routes in it, a client's first bytes fit one only. Called by
-//! `listeners`.
+//! addresses. Invariant: of the routes in it, a client's first bytes fit one only.
 
 use std::collections::HashMap;
 

@@ -1,10 +1,10 @@
 //! `upgrade` of a route: a list of protocols, or `false`.
 //!
-//! Its own file because no other key is both. Called by `routes`.
+//! Its own file because no other key is both.
 
 use super::fields::Fields;
-use super::leaf::describe;
 use super::report::Report;
+use crate::config::node::describe;
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::Value;
 use crate::config::upgrades::{NoUpgrade, Upgrades, name};

@@ -1,32 +1,27 @@
 //! An upstream as the file has it, in a route or under `upstreams`.
 //!
 //! Its own file because both places hold the same keys, and what they mean depends on whether the
-//! routes that use it are HTTP or TCP: a [`Draft`] is read once and finished per use. Called by
-//! `routes`.
+//! routes that use it are HTTP or TCP: a [`Draft`] is read once and finished per use.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::carries::Carries;
 use super::fields::{Field, Fields};
 use super::health::HealthDraft;
-use super::leaf::{default_statuses, describe};
-use super::report::{Report, Trail};
+use super::leaf::default_statuses;
+use super::report::Report;
 use super::server::{millis, secs};
 use crate::config::detect::by_url;
 use crate::config::keys::Section;
 use crate::config::model::{
     Balance, BalancerRef, DbType, Ejection, EndpointSpec, HashOn, UpstreamSpec,
 };
+use crate::config::node::describe;
 use crate::config::problem::{Mark, Wrong, shown};
+use crate::config::trail::Trail;
 use crate::config::tree::{Node, Value};
 use crate::config::value::{Host, Scheme, UpstreamUrl, Weight};
-
-/// What an upstream carries for the routes that use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Carries {
-    Http,
-    Tcp(DbType),
-}
 
 /// The protocol that the URLs of an upstream tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
