@@ -1,6 +1,5 @@
-//! One request in the hands of `http::filters`, without a gateway around it.
-//!
-//! Its own file because a test counts what it allocates and a benchmark measures what it costs.
+//! One request in the hands of `http::filters`, without a gateway around it. The test counts what it
+//! allocates, a benchmark measures what it costs.
 
 use std::future::Future;
 use std::path::Path;

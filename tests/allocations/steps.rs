@@ -1,8 +1,7 @@
 //! One GET in the hands of the proxy, step by step, without Pingora around it.
 //!
-//! Its own file because it calls our code as Pingora does for a keep-alive request that goes well:
-//! each phase once, on a session whose head was read. What Pingora and the sockets do between the
-//! phases is not in it.
+//! Calls our code as Pingora does for a keep-alive request that goes well: each phase once, on a
+//! session whose head was read. What Pingora and the sockets do between the phases is not in it.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! What was counted before, in `baseline.json`, and what to say of the difference.
 //!
-//! Its own file because the rule is here: growth by more than 3 % fails, and all of it is told at
-//! once; a count that fell by more is a reason to record, not a failure. `RECORD` in the environment
-//! writes what was counted instead of comparing it.
+//! Growth by more than 3 % fails, and all of it is reported at once; a count that fell by more is a
+//! reason to record, not a failure. `RECORD` in the environment writes what was counted instead of
+//! comparing it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Instructions of a keep-alive request, in user space, counted by callgrind.
 //!
-//! Its own file because it reads callgrind's total. As with system calls, all threads are counted,
-//! and what counts is the difference between two runs of equal length.
+//! As with system calls, all threads are counted, and what counts is the difference between two runs of
+//! equal length.
 
 use std::io::ErrorKind;
 use std::path::Path;

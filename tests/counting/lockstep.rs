@@ -1,8 +1,8 @@
 //! Clients and servers that take turns with the program between them.
 //!
-//! Its own file because this is what makes counts repeat: no byte is sent to the program before all
-//! of its threads sleep. So it is woken for each event alone, and never finds the next one there
-//! already, however fast or slow this machine is. A busy gateway is woken less often than that.
+//! This is what makes counts repeat: no byte is sent to the program before all of its threads sleep. So
+//! it is woken for each event alone, and never finds the next one there already, however fast or slow
+//! this machine is. A busy gateway is woken less often than that.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

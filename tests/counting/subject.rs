@@ -1,7 +1,6 @@
 //! The program that is counted, under the tool that counts: the gateway, or bare Pingora.
 //!
-//! Its own file because both tools need the same: a program with one worker that serves, is driven,
-//! and ends in order. Invariant: the program is gone when the value goes.
+//! It has one worker, is driven, and ends in order. It is gone when the value is dropped.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};

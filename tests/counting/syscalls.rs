@@ -1,8 +1,7 @@
 //! System calls of a request, of a connection and of a database's round trip, counted by strace.
 //!
-//! Its own file because it reads strace's table. The calls of all threads are counted. What is
-//! counted is the difference between many and few asks in runs of equal length, so that start, end
-//! and what the clock alone drives fall out.
+//! The calls of all threads are counted: the difference between many and few asks in runs of equal
+//! length, so that start, end and what the clock alone drives fall out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;

@@ -1,7 +1,5 @@
-//! A TCP route in a Pingora server of somebody's own.
-//!
-//! Its own module because here Pingora owns listeners, runtimes and the way out, and the gateway
-//! only the sessions.
+//! A TCP route in a Pingora server of somebody's own: Pingora owns listeners, runtimes and shutdown,
+//! the gateway only the sessions.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

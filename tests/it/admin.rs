@@ -1,4 +1,4 @@
-//! The admin listener and the access log: what the gateway tells about itself.
+//! The admin listener and the access log: what the gateway reports about itself.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -319,7 +319,7 @@ fn a_web_page_in_a_browser_of_this_machine_gets_nothing_without_the_token() {
         assert_eq!(ask("POST", "/reload", &page).status, 200, "{page:?}");
     }
     assert_eq!(generation(), before + 5.0);
-    // What tells nothing is for everybody.
+    // What reveals nothing is for everybody.
     for target in ["/metrics", "/livez", "/readyz", "/status"] {
         assert_eq!(
             ask("GET", target, &[("Host", &named)]).status,

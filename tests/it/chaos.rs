@@ -1,7 +1,7 @@
 //! Everything at once, at random: afterwards nothing may be left over.
 //!
-//! Its own file because permits, leases and gauges leak at the crossings of paths that the other
-//! topics walk one by one. Seeded; what is asserted is only what must hold in any order.
+//! Permits, leases and gauges leak where paths cross that the other topics walk one by one. Seeded;
+//! what is asserted is only what must hold in any order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,4 +3,4 @@
 
 mod elsewhere;
 mod families;
-mod told;
+mod reported;

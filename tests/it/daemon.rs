@@ -227,7 +227,7 @@ fn the_pid_file_stays_with_the_last_of_many_upgrades() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let new = background.pid();
         assert_ne!(new, old);
-        // Idle, the old one may end before the new one has told anybody of itself.
+        // Idle, the old one may end before the new one has said that it serves.
         eventually(SOON, "the old one is gone", || gone(old));
         assert_eq!(background.pid(), new);
     }

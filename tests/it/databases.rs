@@ -2,7 +2,7 @@
 //! from recorded bytes for those that cannot be had.
 //!
 //! Its own folder because what is asked is the same for each: its clients work unchanged, and what
-//! goes wrong is told in its own words.
+//! goes wrong is reported in its own words.
 
 use std::net::SocketAddr;
 

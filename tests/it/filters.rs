@@ -1,6 +1,5 @@
-//! Filters through a running gateway, as those who embed it write them.
-//!
-//! Its own module because filters are user code: what they may do, and what they cannot break.
+//! Filters through a running gateway, as those who embed it write them: what they may do, and what
+//! they cannot break.
 
 mod builtin_access;
 mod builtin_headers;

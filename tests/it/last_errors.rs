@@ -1,4 +1,4 @@
-//! What the admin listener tells of each endpoint's last error, whatever kind of trouble it was.
+//! What the admin listener reports of each endpoint's last error, whatever kind of trouble it was.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,6 @@
 //! The house rules that a compiler does not check: who may import whom, and what each file owes.
 //!
-//! Its own module because it reads sources instead of opening sockets. The table of floors here is
-//! the one that counts.
+//! The table of floors here is the one that counts.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -195,7 +195,7 @@ fn twenty_reloads_under_load_fail_no_request_no_transaction_and_no_session() {
     all_are_there(&server, processed);
 }
 
-/// The sessions that ended badly or took long, as the gateway tells of them.
+/// The sessions that ended badly or took long, as the gateway reports them.
 fn slow_or_lost(gw: &Gw) -> String {
     let records = gw.access_log(0).into_iter().filter(|record| {
         record["protocol"] == "postgres"

@@ -37,7 +37,7 @@ struct Checks {
     runtime: Runtime,
 }
 
-/// As the gateway ends: a check that is broken off is told in a server's log.
+/// As the gateway ends: a check that is broken off shows in a server's log.
 impl Drop for Checks {
     fn drop(&mut self) {
         self.stop.send_replace(true);
@@ -417,7 +417,7 @@ fn databases_over_http_live_when_they_answer_or_ask_who_we_are() {
     }
 }
 
-/// A server that treats each connection as told; the connections are counted.
+/// A server that treats each connection as the test says; the connections are counted.
 fn fake(serve: impl Fn(usize, TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("a bound socket");

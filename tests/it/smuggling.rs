@@ -1,6 +1,6 @@
 //! Requests broken at random: the endpoint may only ever receive what the bytes unambiguously say.
 //!
-//! Its own file because the table of `strictness.rs` holds what somebody thought of. A reference
+//! The table of `strictness.rs` holds what somebody thought of; this looks for the rest. A reference
 //! reading, strict and shared with nobody, says which requests a client sent; what arrived at the
 //! endpoint must be of that list, in its order. Seeded, so that a failure can be repeated.
 

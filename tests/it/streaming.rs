@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::{Client, Gw, Next, Origin};
 
-/// Sends the pieces of the answer that the target names, each when it is told to.
+/// Sends the pieces of the answer that the target names, each when the test says so.
 fn in_pieces() -> (Origin, mpsc::Sender<()>) {
     let (go, gone) = mpsc::channel::<()>();
     let gone = Mutex::new(gone);

@@ -1,5 +1,5 @@
 //! Request targets as clients really write them: what reaches the endpoint is what was matched, and
-//! what is refused is told why.
+//! a refusal says why.
 
 use std::process::Command;
 

@@ -521,7 +521,7 @@ fn follow(root: &Node, problem: &Said, before: &(Vec<Said>, usize)) -> Result<()
                 .iter()
                 .any(|steps| followed(root, steps, word).iter().any(&mended))
         });
-        // What keys are there is told, not what to write.
+        // It says which keys there are, not what to write.
         return (some || !hint.starts_with("one of"))
             .then_some(())
             .ok_or_else(|| "none of the words does".to_owned());

@@ -11,7 +11,7 @@ use harbr_router::server::Gateway;
 
 use crate::support::{Gw, Origin, Redis, eventually, route, timed};
 
-/// Nothing but a connect tells that an endpoint is dead.
+/// Nothing but a connect shows that an endpoint is dead.
 const BLIND: &str = "ejection: false\nhealth_check: false\n";
 
 fn retries(gw: &Gw, reason: &str) -> f64 {

@@ -1,6 +1,5 @@
-//! A server that does nothing any more, while the system goes on taking connections in its name.
-//!
-//! Its own file because a connect proves nothing here: only a probe that wants an answer finds out.
+//! A server that does nothing any more, while the system goes on taking connections in its name. A
+//! connect proves nothing here: only a probe that wants an answer finds out.
 
 use std::time::Duration;
 

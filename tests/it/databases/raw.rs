@@ -1,7 +1,6 @@
 //! Clients on the level of bytes, and what the gateway says of their sessions.
 //!
-//! Its own file because every topic about bad manners needs them. Invariant: nothing waits longer
-//! than twenty seconds.
+//! Nothing waits longer than twenty seconds.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -111,7 +111,7 @@ fn a_balancer_is_told_weights_and_the_hash() {
     );
 }
 
-/// Keeps the hashes that it is told.
+/// Keeps the hashes that it is given.
 #[derive(Default)]
 struct Noting(Arc<Mutex<Vec<Option<u64>>>>);
 

@@ -28,9 +28,9 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let profile = test.ancestors().nth(2).expect("the profile's folder");
     let target = profile.parent().expect("the target folder");
     let mut cargo = Command::new(env!("CARGO"));
-    // What cargo told this test about its own crate is nothing to the build of another one.
-    let told = std::env::vars_os().map(|(name, _)| name);
-    for name in told.filter(|name| name.to_string_lossy().starts_with("CARGO_")) {
+    // What cargo set for the build of this test must not reach the build of another crate.
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("CARGO_")) {
         let kept = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_INCREMENTAL"];
         if !kept.iter().any(|kept| name == *kept) {
             cargo.env_remove(name);
@@ -207,7 +207,7 @@ fn its_tcp_filter_lets_in_as_many_as_it_says() {
     let addr = ([127, 0, 0, 1], port).into();
     let ping = || output(Redis::redis_cli(addr).arg("PING")).unwrap();
     assert_eq!(ping(), "PONG\n");
-    // The end of a session is told after its client has seen it.
+    // The end of a session is logged after its client has seen it.
     let mut held = None;
     eventually(SOON, "the place is free again", || {
         let client = held.insert(Client::connect(addr));

@@ -1,7 +1,7 @@
 //! pgbench beside a test, and its own account of how it went.
 //!
-//! Its own file because a run that lost something may still look busy: what counts is its exit code
-//! and its report. Invariant: ended when the value goes.
+//! A run that lost something may still look busy: what counts is its exit code and its report. It is
+//! ended when the value is dropped.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::support::Postgres;
 
-/// A run of the script "TPC-B (sort of)" that goes on until it is told to finish.
+/// A run of the script "TPC-B (sort of)" that goes on until it is asked to finish.
 pub struct Pgbench {
     child: Child,
     /// Of stdout and stderr.

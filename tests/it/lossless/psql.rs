@@ -1,7 +1,6 @@
-//! One psql session that is asked one thing after another.
+//! One psql session that is asked one thing after another; `support::postgres` has single commands.
 //!
-//! Its own file because it is a conversation, where `support::postgres` has single commands.
-//! Invariant: an answer comes in time or the test fails; ended when the value goes.
+//! An answer comes in time or the test fails. The session is ended when the value is dropped.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

@@ -1,6 +1,4 @@
 //! A WebSocket session and its origin, as far as a gateway sees of it: an upgrade, then bytes.
-//!
-//! Its own file because both tests hold one open all the while.
 
 use std::net::SocketAddr;
 

@@ -388,7 +388,7 @@ fn a_server_that_begins_to_offer_tls_gets_no_session_in_clear_that_asked_for_it(
     eventually(Duration::from_secs(10), "it has TLS", || {
         psql(server.addr(), "sslmode=require", encrypted).is_ok()
     });
-    // The first is told that something is wrong, and from then on it is known.
+    // The first learns that something is wrong, and from then on it is known.
     let error = ask(&gw, "prefer").unwrap_err();
     assert!(error.contains("upstream_error"), "{error}");
     assert_eq!(ask(&gw, "prefer").unwrap(), "t");

@@ -1,4 +1,4 @@
-//! Servers that fail, and what the gateway tells of sessions: metrics and the access log.
+//! Servers that fail, and what the gateway reports of sessions: metrics and the access log.
 
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};

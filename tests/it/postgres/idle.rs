@@ -106,7 +106,7 @@ print(idle(begun), idle(listening), idle(failed))
     );
 }
 
-/// It cannot be read there, but who spoke last can be told.
+/// It cannot be read there, but who spoke last is known.
 #[test]
 fn a_query_in_tls_that_is_passed_through_is_not_idle_either() {
     let server = Postgres::with(&["ssl=on"]);
@@ -142,7 +142,7 @@ for query in ("SELECT pg_sleep(600)", "SELECT 1"):
     gw.stop();
     assert_eq!(running(&server), "0");
     let said = client.join().unwrap().unwrap();
-    // What it says next may cross with what it is told.
+    // What it says next may cross with what it is sent.
     assert!(["57014\n57P01", "57014\nNone"].contains(&&*said), "{said}");
 }
 

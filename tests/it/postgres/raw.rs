@@ -1,4 +1,4 @@
-//! A Postgres client that says only what a test tells it, byte by byte.
+//! A Postgres client that sends only what a test gives it, byte by byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -157,7 +157,7 @@ fn a_server_without_tls_behind_a_promise_of_it_ends_the_session() {
     let options = "hostaddr=127.0.0.1 host=db1.test sslmode=require";
     let error = psql(gw.tcp_addr(0), options, WHO).unwrap_err();
     assert!(error.contains("alert internal error"), "{error}");
-    // In clear nothing tells the routes apart.
+    // In clear text the routes look the same.
     let options = "hostaddr=127.0.0.1 host=db1.test sslmode=disable";
     let error = psql(gw.tcp_addr(0), options, WHO).unwrap_err();
     assert!(

@@ -250,7 +250,7 @@ fn a_refusal_never_says_that_a_server_with_tls_has_none() {
     }
 }
 
-/// Of a driver that tells each answer to a request for TLS apart.
+/// For a driver that tells the answers to a request for TLS apart.
 const ASYNCPG: &str = r#"
 import asyncio, asyncpg
 async def attempt(mode):

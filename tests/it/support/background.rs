@@ -1,7 +1,7 @@
 //! The built program in the background, as `harbr-router -d` starts it.
 //!
-//! Its own file because a daemon is nobody's child: it is known by its pid file only. Invariant: the
-//! daemon is ended, by that pid, when the value goes; all its files are in a folder of its own.
+//! A daemon is nobody's child and is known by its pid file only. It is ended, by that pid, when the
+//! value is dropped; all its files are in a folder of its own.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

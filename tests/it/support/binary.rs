@@ -1,7 +1,6 @@
-//! The built program as a child process.
+//! The built program as a child process: exit codes, signals and memory can only be seen from outside.
 //!
-//! Its own file because exit codes, signals and memory can only be seen from outside. Invariant: the
-//! child is killed when the value goes.
+//! The child is killed when the value is dropped.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,7 +1,6 @@
-//! A client on the level of bytes.
+//! A client on the level of bytes: libraries refuse to send what half of these tests must send.
 //!
-//! Its own file because libraries refuse to send what half of these tests must send. Invariant:
-//! nothing waits longer than [`PATIENCE`] unless the test says so.
+//! Nothing waits longer than [`PATIENCE`] unless the test says so.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -74,7 +73,7 @@ impl Client {
         self.stream.try_clone().expect("a connected socket")
     }
 
-    /// Sends bytes as they are. A peer that closed already is not an error: the answer tells.
+    /// Sends bytes as they are. A peer that closed already is not an error: the answer shows it.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }

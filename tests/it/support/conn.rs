@@ -1,7 +1,6 @@
-//! One connection of an origin: what a script can do with it.
+//! One connection of an [`Origin`](super::Origin): what a script can do with it.
 //!
-//! Its own file because an [`Origin`](super::Origin) is who listens, and this is who talks. Invariant:
-//! every byte that is read here is recorded first. Made by the origin, used by every script.
+//! Every byte that is read here is recorded first.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -1,8 +1,7 @@
 //! A server of Debian's as a process of the test: its port, its log, its end.
 //!
-//! Its own file because PostgreSQL, MariaDB and Redis differ only in their command lines. Invariant:
-//! a folder and a port of its own, ended by its own pid when the value goes; a program that is not
-//! there fails the test and names its package.
+//! It has a folder and a port of its own and is ended by its own pid when the value is dropped. A
+//! program that is not there fails the test, which names its package.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -129,7 +128,7 @@ pub fn output(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// A data folder made once by `make` and kept with the build, as a copy in `to`. `name` tells what
+/// A data folder made once by `make` and kept with the build, as a copy in `to`. `name` says what
 /// it was made from.
 pub fn copy_of_template(name: &str, to: &Path, make: impl FnOnce(&Path)) {
     static MAKING: Mutex<()> = Mutex::new(());

@@ -1,9 +1,9 @@
 //! Database drivers as applications use them: psycopg, asyncpg, PyMySQL and redis-py, in a Python of
 //! their own.
 //!
-//! Its own file because what a driver makes of an error is what an application sees of the gateway.
-//! Invariant: the drivers are installed once, into a virtual environment beside the build, within
-//! two minutes or not at all; what is missing fails the test and is named.
+//! What a driver makes of an error is what an application sees of the gateway. The drivers are
+//! installed once, into a virtual environment beside the build, within two minutes or not at all; what
+//! is missing fails the test and is named.
 
 use std::fs::File;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
-//! The gateway under test, in this process, through the library's public door.
+//! The gateway under test, in this process, through the library's public API.
 //!
-//! Its own file because every topic starts one. Invariant: a test writes only the keys it is about;
-//! the rest is filled in here, and everything the gateway says of itself can be read back.
+//! A test writes only the keys it is about; the rest is filled in here, and everything the gateway says
+//! of itself can be read back.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! HTTP/1.1 messages as the tests see them: a request head, a response head, body framing.
 //!
-//! Its own file because client and origin read the same grammar. Deliberately strict and deliberately
-//! not the gateway's own code or a library of its: a shared misreading would go unseen.
+//! Client and origin read the same grammar. Deliberately strict, and deliberately not the gateway's own
+//! code or a library of its: a shared misreading would go unseen.
 
 use std::io::{self, Read};
 

@@ -1,7 +1,6 @@
-//! Load: closed-loop clients that count every outcome.
+//! Load: closed-loop clients that count every outcome, each kind of failure by itself.
 //!
-//! Its own file because "0 failures" is only worth something when each kind of failure is counted
-//! by one piece of code. Invariant: requests sent = statuses + failures.
+//! Requests sent = statuses + failures.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

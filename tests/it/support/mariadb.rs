@@ -1,8 +1,7 @@
 //! MariaDB as Debian has it, with its own client.
 //!
-//! Its own file because it is one of the three real databases of the tests. Invariant: as
-//! [`server`](super::server) has it; nothing is synced to disk, and no name is looked up, so that
-//! peers are seen by address. (It then blocks nobody: `skip-name-resolve=0` brings that back.)
+//! A [`server`](super::server) that syncs nothing to disk and looks up no name, so that peers are seen
+//! by address. (It then blocks nobody: `skip-name-resolve=0` brings that back.)
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};

@@ -1,7 +1,7 @@
 //! Builders for the three parties of a test: the client, the gateway and the origin.
 //!
-//! Its own module because every topic uses them. Invariant: real sockets on 127.0.0.1, no fixed
-//! port, every thread and process ends with the value that started it.
+//! Real sockets on 127.0.0.1, no fixed port; every thread and process ends with the value that started
+//! it.
 
 pub mod background;
 pub mod binary;

@@ -1,7 +1,8 @@
-//! A network namespace with one cable to this machine: another host, as far as a server can tell.
+//! A network namespace with one cable to this machine: another host, as far as a server can tell. Some
+//! servers treat their own host with leniency.
 //!
-//! Its own file because some servers treat their own host with leniency. Needs root and iproute2.
-//! Invariant: name and addresses are nobody else's, and all of it goes with the value.
+//! Needs root and iproute2. Name and addresses are nobody else's, and all of it goes when the value is
+//! dropped.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;

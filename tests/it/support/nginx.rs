@@ -1,7 +1,6 @@
 //! nginx as an origin: a real server whose reading of HTTP is not ours.
 //!
-//! Its own file because it is the one origin that is a process. Invariant: private folder, a port
-//! nobody else had, gone with the value.
+//! It has a private folder and a port that nobody else had, and ends when the value is dropped.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

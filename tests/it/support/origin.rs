@@ -1,8 +1,7 @@
-//! Origins that do what a test tells them, and remember what they were sent.
+//! Origins that do what a test says, and remember what they were sent.
 //!
-//! Its own file because every topic needs an endpoint that misbehaves at a chosen point. One thread
-//! for each connection, so that a script reads from top to bottom. Invariant: dropping an origin
-//! closes its sockets and its port.
+//! There is one thread for each connection, so that a script reads from top to bottom. Dropping an
+//! origin closes its sockets and its port.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,8 +1,7 @@
 //! PostgreSQL as Debian has it, with its own clients.
 //!
-//! Its own file because it is one of the three real databases of the tests. Invariant: as
-//! [`server`](super::server) has it; passwords are asked for over TCP (SCRAM), and nothing is
-//! synced to disk. Runs as `postgres` when the test is root.
+//! A [`server`](super::server) that asks for passwords over TCP (SCRAM) and syncs nothing to disk. Runs
+//! as `postgres` when the test is root.
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
@@ -183,7 +182,7 @@ static POSTGRES: Kind = Kind {
     name: "PostgreSQL",
     scheme: "postgres",
     ready: "database system is ready to accept",
-    // Sessions are told, data is written.
+    // Sessions end with a message, data is written.
     stop: Signal::SIGINT,
     crash: Signal::SIGQUIT,
 };

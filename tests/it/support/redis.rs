@@ -1,7 +1,6 @@
 //! Redis as Debian has it, with its own client.
 //!
-//! Its own file because it is one of the three real databases of the tests. Invariant: as
-//! [`server`](super::server) has it; nothing is written to disk, so a restart forgets everything.
+//! A [`server`](super::server) that writes nothing to disk, so a restart forgets everything.
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};

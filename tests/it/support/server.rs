@@ -1,8 +1,8 @@
 //! A database server as the tests have it: it starts, stops, crashes, freezes and comes back on its
 //! port.
 //!
-//! Its own file because PostgreSQL, MariaDB and Redis differ in their command lines only. Invariant:
-//! as [`daemon`](super::daemon) has it; the folder goes after the server.
+//! PostgreSQL, MariaDB and Redis differ in their command lines only. As for any
+//! [`daemon`](super::daemon), and its folder is removed after it has ended.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Waiting for a condition, and keeping tests that measure time apart from tests that make load.
 //!
-//! Its own file because no test may sleep and hope. Used by every topic.
+//! No test sleeps and hopes.
 
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
