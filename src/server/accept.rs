@@ -39,7 +39,7 @@ use crate::server::workers::{Place, Workers};
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::ListenerMetrics;
-use crate::upstream::Trouble;
+use crate::upstream::FailureLog;
 
 /// What all listeners of a gateway share.
 pub struct Edges {
@@ -178,7 +178,7 @@ struct Door {
     socket: Arc<TcpListener>,
     /// Clients that are told no.
     refusing: Connections,
-    trouble: Arc<Trouble>,
+    trouble: Arc<FailureLog>,
 }
 
 async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Handle) {
@@ -385,7 +385,7 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
 }
 
 /// Out of descriptors or memory: accepting again at once would only spin.
-async fn pause_after(error: &std::io::Error, listener: &str, trouble: &Trouble) {
+async fn pause_after(error: &std::io::Error, listener: &str, trouble: &FailureLog) {
     use std::io::ErrorKind::*;
     if matches!(
         error.kind(),
@@ -399,7 +399,7 @@ async fn pause_after(error: &std::io::Error, listener: &str, trouble: &Trouble) 
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-fn accepts(listener: &str, trouble: &Trouble) {
+fn accepts(listener: &str, trouble: &FailureLog) {
     if let Some(failures) = trouble.worked() {
         info!("{listener}: accepts again, after {failures} failures");
     }

@@ -14,8 +14,9 @@ use rand::Rng;
 
 use super::custom::{Custom, Rule};
 use super::endpoint::{Endpoint, EndpointId};
-use super::lock;
+use super::lock::lock;
 use super::ring::Ring;
+use super::weights::reduced;
 use crate::config::Balance;
 
 /// A choice among endpoints that are all usable.
@@ -333,19 +334,6 @@ impl Draw {
         let step = rand::rng().random_range(1..members);
         (one, (one + step) % members)
     }
-}
-
-/// The same proportions in the smallest whole numbers.
-pub(super) fn reduced(weights: &[u32]) -> Vec<u32> {
-    let divisor = weights.iter().fold(0, |a, b| common_divisor(a, *b)).max(1);
-    weights.iter().map(|w| w / divisor).collect()
-}
-
-fn common_divisor(mut a: u32, mut b: u32) -> u32 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+pub use super::connect_error::is_ours;
 use super::endpoint::Endpoint;
 
 /// A TCP connection to `endpoint`; [`io::ErrorKind::TimedOut`] when `patience` is over.
@@ -90,16 +91,6 @@ fn telling(first: io::Error, second: io::Error) -> io::Error {
         true => first,
         false => second,
     }
-}
-
-/// Whether a connect failed for want of something here, a descriptor, a port or memory: no endpoint
-/// would have been reached.
-pub fn is_ours(error: &io::Error) -> bool {
-    use Errno::*;
-    let wanting = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL];
-    error
-        .raw_os_error()
-        .is_some_and(|errno| wanting.contains(&Errno::from_raw(errno)))
 }
 
 /// How long the first family is waited for alone: RFC 8305, section 8, "Connection Attempt Delay".

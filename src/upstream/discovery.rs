@@ -18,8 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::lock::lock;
 use super::site::{Site, sites};
-use super::{LOOK, LastError, Upstream, UpstreamSource, lock, stopped};
+use super::source::{LOOK, UpstreamSource, stopped};
+use super::{LastError, Upstream};
 use crate::config::Host;
 
 /// How long an answer is good for.

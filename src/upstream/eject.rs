@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lock;
+use super::lock::lock;
 use crate::config::Ejection;
 
 /// The longest ejection, unless `base` alone is longer (as Envoy's `max_ejection_time`).

@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use super::dial;
+use super::connect_error;
 use super::eject::Ejector;
 use super::encryption::{Answer, Encryption};
+use super::failure_log::EndpointFailures;
 use super::last_error::{LastError, Remembered};
-use super::lock;
-use super::primaries::Term;
+use super::lock::lock;
 use super::site::Site;
-use super::trouble::Troubles;
-use super::warm::Shelf;
+use super::term::Term;
+use super::warm::shelf::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
 
 /// Which endpoint of an upstream this is. Stays the same over reloads, for as long as the upstream
@@ -86,7 +86,7 @@ struct Vitals {
     failures: AtomicU64,
     last_error: Remembered,
     warm: Shelf,
-    troubles: Troubles,
+    failure_logs: EndpointFailures,
 }
 
 impl Endpoint {
@@ -117,7 +117,7 @@ impl Endpoint {
                 failures: AtomicU64::new(0),
                 last_error: Remembered::default(),
                 warm: Shelf::default(),
-                troubles: Troubles::default(),
+                failure_logs: EndpointFailures::default(),
             }),
         })
     }
@@ -226,7 +226,7 @@ impl Endpoint {
 
     /// Takes note of a connect that failed, unless for want of something here.
     pub fn note_connect_error(&self, error: &io::Error) {
-        if !dial::is_ours(error) {
+        if !connect_error::is_ours(error) {
             self.note_error(format_args!("connect: {error}"));
         }
     }
@@ -321,8 +321,8 @@ impl Endpoint {
         self.vitals.warm.len()
     }
 
-    pub(super) fn troubles(&self) -> &Troubles {
-        &self.vitals.troubles
+    pub(super) fn failure_logs(&self) -> &EndpointFailures {
+        &self.vitals.failure_logs
     }
 
     pub(super) fn shelf(&self) -> &Shelf {

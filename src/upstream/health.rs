@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
+use super::Upstream;
 use super::endpoint::{Endpoint, EndpointId, Role};
 use super::probe::{self, Probe, ProbeFactory};
-use super::{LOOK, Upstream, UpstreamSource, stopped};
+use super::source::{LOOK, UpstreamSource, stopped};
 use crate::config::HealthCheck;
 
 /// Checks the endpoints of the current upstreams.
@@ -48,11 +49,11 @@ impl Prober {
     pub fn new(upstreams: UpstreamSource) -> Prober {
         Prober {
             upstreams,
-            factory: Arc::new(probe::built_in),
+            factory: Arc::new(probe::probe_for),
         }
     }
 
-    /// Takes its probes from `factory` instead of [`probe::built_in`].
+    /// Takes its probes from `factory` instead of [`probe::probe_for`].
     pub fn probing_with(mut self, factory: ProbeFactory) -> Prober {
         self.factory = factory;
         self
@@ -220,10 +221,11 @@ mod tests {
 
     use super::*;
     use crate::config::{self, DbType, EndpointSpec, StatusSet, UpstreamSpec};
+    use crate::upstream::Outcome;
     use crate::upstream::fixture::{
         ejecting, endpoint, eventually, pick, spec, upstream, weighted,
     };
-    use crate::upstream::{Outcome, lock};
+    use crate::upstream::lock::lock;
 
     fn checked(probe: config::Probe, endpoints: Vec<EndpointSpec>) -> UpstreamSpec {
         UpstreamSpec {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-use super::lock;
+use super::lock::lock;
 
 /// What went wrong last, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-use super::lock;
+use super::lock::lock;
 use crate::config::Target;
 
 /// How many may wait for one upstream. Who comes then is refused at once.

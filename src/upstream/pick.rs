@@ -113,7 +113,7 @@ impl Upstream {
                 .ok_or(PickError::QueueTimeout)?
         };
         let joined = Instant::now();
-        let patience = joined + self.spec.queue_timeout;
+        let patience = joined + self.spec().queue_timeout;
         let (end, late) = if want.deadline <= patience {
             (want.deadline, PickError::Deadline)
         } else {
@@ -166,7 +166,7 @@ impl Upstream {
             return Try::NoneHealthy;
         };
         let limit = &self.lineage.limit;
-        if let Some(max) = self.spec.max_connections
+        if let Some(max) = self.spec().max_connections
             && limit.in_flight() >= max
         {
             return Try::AllFull(None);

@@ -11,14 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::Upstream;
 use super::endpoint::Endpoint;
-
-/// How many promotions a primary's history has seen, told by its check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Term {
-    /// Whose history: other groups are not compared with.
-    pub group: u64,
-    pub number: u64,
-}
+use super::term::Term;
 
 impl Upstream {
     /// Compares the primaries. True when one of them is out, or no longer, because of it.

@@ -13,7 +13,7 @@ use pingora_load_balancing::selection::consistent::{KetamaHashing, OwnedNodeIter
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use pingora_load_balancing::{Backend, Extensions};
 
-use super::balance::reduced;
+use super::weights::reduced;
 use crate::config::Weight;
 
 /// The most weight a ring carries before weights are scaled down: Ketama makes 160 points of 8

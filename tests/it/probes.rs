@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use harbr_router::config::{self, Target};
 use harbr_router::upstream::health::Prober;
-use harbr_router::upstream::probe::{Probe, built_in};
+use harbr_router::upstream::probe::{Probe, probe_for};
 use harbr_router::upstream::{Endpoint, Outcome, Pick, PickError, Role, Upstream};
 use harbr_router::wire::mysql;
 use socket2::SockRef;
@@ -79,7 +79,7 @@ impl Checks {
         let prober = Prober::new(Arc::new(move || vec![Arc::clone(&source)])).probing_with(
             Arc::new(move |policy, endpoint| {
                 let done = Arc::clone(&count);
-                built_in(policy, endpoint)
+                probe_for(policy, endpoint)
                     .map(|probe| Arc::new(Counted { probe, done }) as Arc<dyn Probe>)
             }),
         );

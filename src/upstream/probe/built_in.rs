@@ -13,7 +13,7 @@ use crate::upstream::{Endpoint, Role, dial};
 
 /// The probe that `policy` describes, for the checks of `endpoint`; an error text when its request
 /// cannot be built.
-pub fn built_in(policy: &HealthCheck, endpoint: &Arc<Endpoint>) -> Result<Arc<dyn Probe>, String> {
+pub fn probe_for(policy: &HealthCheck, endpoint: &Arc<Endpoint>) -> Result<Arc<dyn Probe>, String> {
     Ok(match &policy.probe {
         config::Probe::Http { path, status } => {
             Arc::new(OverHttp::new(policy, endpoint, path, status)?)

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use super::endpoint::{Endpoint, Role};
 use crate::config::HealthCheck;
 
-pub use self::built_in::built_in;
+pub use self::built_in::probe_for;
 pub use self::database::BeginSession;
 
 /// One way to find out whether an endpoint serves.

@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is the only thing here that runs by itself; sessions see the shelves
 //! only. Invariants: at most [`AT_ONCE`] connects are on their way; a socket whose server was
-//! doubted while it was connected is not kept; leases come first. Driven by [`Warm::run`].
+//! doubted while it was connected is not kept; leases come first. Driven by [`Warm::run`](super::Warm::run).
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +11,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-#[cfg(doc)]
-use super::Warm;
-use super::{FIRST_RETRY, Kept, Ready, State, Wanted};
+use super::shelf::{FIRST_RETRY, Kept, State};
+use super::wanted::{Ready, Wanted};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{Upstream, dial, tune};
 

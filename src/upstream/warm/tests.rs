@@ -2,14 +2,16 @@
 //! that it does nothing.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::{HealthCheck, Probe, UpstreamSpec};
+use crate::config::{DbType, HealthCheck, Probe, UpstreamSpec};
 use crate::telemetry::Metrics;
 use crate::upstream::Role;
 use crate::upstream::Site;
