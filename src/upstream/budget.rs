@@ -1,9 +1,8 @@
 //! The retry budget of one upstream: at most a fifth of its requests in flight may be retries,
 //! but three always.
 //!
-//! Its own file because it outlives single requests and knows nothing of them. Invariant: a permit
-//! is given back by Drop. Asked by `http/retry.rs` through its caller. Source of the numbers:
-//! Envoy's retry budget (20 %, minimum 3).
+//! Invariant: a permit is given back by Drop. Source of the numbers: Envoy's retry budget (20 %,
+//! minimum 3).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

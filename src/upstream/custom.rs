@@ -1,9 +1,8 @@
 //! Balancers that come from outside: `balance:` with a name of the embedder's.
 //!
-//! Its own file because it is where foreign code takes part in a pick. Invariants: it sees only
+//! Foreign code takes part in a pick here. Invariants: it sees only
 //! endpoints that may be picked, and never none; one that panics or points beside them costs a
-//! warning, once for each upstream, and the pick goes on in turns. Asked by `balance`; registered
-//! by the `Gateway` builder.
+//! warning, once for each upstream, and the pick goes on in turns.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -216,5 +215,5 @@ impl fmt::Debug for Custom {
     }
 }
 
-/// Problems that are told.
+/// Problems that are reported.
 const MAX_PROBLEMS: usize = 100;

@@ -1,6 +1,6 @@
 //! From an endpoint to a connection, and what it means when there is none.
 //!
-//! Its own file because sessions, requests, checks and what is connected ahead reach an endpoint in
+//! Sessions, requests, checks and what is connected ahead reach an endpoint in
 //! the same way: at its one address, or at the one of two families that answers first (RFC 8305,
 //! section 5). Invariants: a family that does not answer costs at most [`ATTEMPT_DELAY`], and only
 //! until the other has served; what this machine is short of is never held against an endpoint.

@@ -1,10 +1,9 @@
 //! Names to addresses, in the background.
 //!
-//! Its own file because it is the only place of this floor that resolves. Invariants: never on the
+//! The only place of this floor that resolves; long by its tests. Invariants: never on the
 //! request path; the last good answer is kept whatever happens, an empty answer is no answer; one
-//! log line for each change between answering and not answering. The system resolver tells no time
-//! to live, so a name is asked for again after [`REFRESH`], or what another one says. Started by the
-//! server.
+//! log line for each change between answering and not answering. The system resolver knows no time
+//! to live, so a name is asked for again after [`REFRESH`], or what another one says.
 
 use std::collections::HashMap;
 use std::io;
@@ -204,7 +203,7 @@ impl Discovery {
         }
     }
 
-    /// Starts the lookups that are due, and tells upstreams that are new what is known already.
+    /// Starts the lookups that are due, and gives new upstreams the answers known already.
     fn ask(&self, lookups: &mut JoinSet<(Name, io::Result<Vec<SocketAddr>>)>) {
         let upstreams = (self.upstreams)();
         let now = Instant::now();

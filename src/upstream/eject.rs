@@ -1,8 +1,8 @@
 //! Passive ejection of one endpoint: how often it failed in a row, and until when it is out.
 //!
-//! Its own file because its arithmetic of time is tested alone. Invariant: `until` is read without
+//! Invariant: `until` is read without
 //! a lock and zero means "in"; how many of an upstream may be out at once is the upstream's
-//! business. Called by the upstream when a lease is finished, and by the prober.
+//! business.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

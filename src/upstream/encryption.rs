@@ -1,6 +1,6 @@
 //! What a server answers to clients that ask for TLS inside its protocol.
 //!
-//! Its own file because it is learnt in one place (a session, a check) and used in others (the
+//! It is learnt in one place (a session, a check) and used in others (the
 //! opening of a session, a refusal), and outlives a reload with its endpoint. Invariants: the
 //! answer is one that this server gave, never a guess; one that may be out of date is not used to
 //! answer in its place. Read and written without a lock.

@@ -1,7 +1,7 @@
 //! One server of an upstream, and everything that is known about how it fares.
 //!
-//! Its own file because balancing, limits, health and discovery all read it and none owns it.
-//! Invariant: what the configuration says is fixed for the life of an [`Endpoint`]; what changes
+//! Balancing, limits, health and discovery all read it and none owns it; so it is one flat noun with
+//! many small methods, and longer than most files. Invariant: what the configuration says is fixed for the life of an [`Endpoint`]; what changes
 //! (health, in-flight, ejection) lives in its vitals, which pass from one generation of the
 //! configuration to the next. What a pick reads here is read without a lock.
 

@@ -1,6 +1,6 @@
 //! The last error of an endpoint, in words.
 //!
-//! Its own file because health, discovery and the floors above all write it and only the admin
+//! Health, discovery and the floors above all write it and only the admin
 //! listener reads it. Invariants: it is one line of bounded length; it is written when something
 //! failed and never on the way of a success; what a client or a configuration keeps secret is not in
 //! it, since its writers quote nothing but what the system or a server's error said. Held by the

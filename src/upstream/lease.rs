@@ -1,6 +1,6 @@
 //! A picked endpoint together with its place.
 //!
-//! Its own file because it is what the floors above hold. Invariant: whatever happens to its
+//! What the floors above hold. Invariant: whatever happens to its
 //! holder, the place goes back when the lease is dropped, and the first in the queue hears of it.
 
 use std::fmt;

@@ -1,12 +1,11 @@
 //! How many leases an upstream has out, and the one queue of those who wait for one.
 //!
-//! Its own file because losing a wake-up or a place is the bug nobody can see. Invariants: places
-//! are given in the order of arrival, except that nobody waits behind somebody whose target is full
-//! when his own is not; so there is a lane for each target, only the first of a lane tries, and not
-//! while an earlier first could be served. Whoever leaves the queue (served, late or dropped) wakes
-//! the firsts; a lease given back after a try failed always does. Tries of limited upstreams happen
-//! under the queue's lock, so that no try sees what another holds for a moment. Called by the
-//! upstream and by a lease's drop.
+//! Losing a wake-up or a place is the bug nobody can see; most of the file are tests of just that.
+//! Invariants: places are given in the order of arrival, except that nobody waits behind somebody
+//! whose target is full when his own is not; so there is a lane for each target, only the first of a
+//! lane tries, and not while an earlier first could be served. Whoever leaves the queue (served, late
+//! or dropped) wakes the firsts; a lease given back after a try failed always does. Tries of limited
+//! upstreams happen under the queue's lock, so that no try sees what another holds for a moment.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,7 +4,6 @@
 //! the spot and panics when that fails, its timeouts are all off by default, `connection_timeout`
 //! holds for TCP and TLS separately, and its pool tells connections apart by neither CA nor ALPN.
 //! Invariant: the only place that builds one, from a resolved address, with every timeout decided.
-//! Called by the HTTP proxy for each try.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};

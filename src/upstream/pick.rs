@@ -1,9 +1,8 @@
 //! From a wish to a lease: one try, or a place in the queue and then one try after the other.
 //!
-//! Its own file because it is the request path of this floor and nothing else. Invariants: no lock
-//! is held across an await; an upstream without limits never touches the queue; with limits every
-//! try happens under the queue's lock, and only the first in the queue tries. Called for each try
-//! of a request and for each session.
+//! The request path of this floor. Invariants: no lock is held across an await; an upstream without
+//! limits never touches the queue; with limits every try happens under the queue's lock, and only the
+//! first in the queue tries.
 
 use std::sync::Arc;
 

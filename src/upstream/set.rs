@@ -1,6 +1,6 @@
 //! The endpoints of an upstream as the last answers of the resolver have them.
 //!
-//! Its own file because it is made in two ways, by a reload and by discovery, under one rule: an
+//! It is made in two ways, by a reload and by discovery, under one rule: an
 //! address that stays keeps its endpoint. Invariant: a set never changes; another replaces it. The
 //! hash rings are built with it, so never per request and not when health changes.
 

@@ -1,9 +1,9 @@
 //! Where an endpoint is reached: at one address, or at one of each family.
 //!
-//! Its own file because it is what a resolver's answer means, without sockets. A host with IPv4 and
+//! What a resolver's answer means, without sockets. A host with IPv4 and
 //! IPv6 addresses is one host, so each of its endpoints has an address of both families where there
 //! are; which of them serves is found out when connecting (`dial`). Invariant: what an endpoint is
-//! known by does not depend on the order of an answer. Made by discovery, kept by the endpoint.
+//! known by does not depend on the order of an answer.
 
 use std::net::SocketAddr;
 

@@ -1,9 +1,9 @@
 //! The usable part of a set of endpoints at one moment, ready to be picked from.
 //!
-//! Its own file because it is where health becomes a decision: who is in, whether ejection is
+//! Health becomes a decision here: who is in, whether ejection is
 //! undone for all, whether the backups serve, who has the role that is asked for. Invariant: a view
-//! never changes; it is valid until the upstream's change count moves or `until` passes. Built by
-//! the upstream, off the common path.
+//! never changes; it is valid until the upstream's change count moves or `until` passes. Built
+//! off the request path. The file is long by its tests.
 
 use std::sync::Arc;
 

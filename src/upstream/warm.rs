@@ -1,12 +1,12 @@
 //! Sockets connected ahead, each for one client that has not come yet.
 //!
-//! Its own file because a database connection that was used by somebody must never be given to
-//! anybody else, and here is where that is plain to see: sockets go in after a connect and out
+//! A database connection that was used by somebody must never be given to
+//! anybody else: here sockets go in after a connect and out
 //! through [`Warm::take`], and nothing puts one back. Invariants: a socket given out is alive, as
 //! far as the system knows, and neither side has written to it; it is younger than its protocol
 //! allows, since servers close clients that do not begin; there are as many as the recent rate of
 //! clients can use up, so none while nobody comes; together with the leases they stay within the
-//! limits of endpoint and upstream. Started by the server; sessions take.
+//! limits of endpoint and upstream.
 
 mod demand;
 mod filler;

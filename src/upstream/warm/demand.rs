@@ -1,6 +1,6 @@
 //! How many sockets it is worth having connected ahead.
 //!
-//! Its own file because it is arithmetic, and everything else of `warm` is not. Invariant: nothing
+//! Arithmetic only. Invariant: nothing
 //! is worth having when clients come so seldom that it would grow old unused.
 
 use std::time::Duration;

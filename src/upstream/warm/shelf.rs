@@ -90,7 +90,7 @@ pub(super) struct State {
 
 pub(super) struct Kept {
     /// Known to no runtime yet: each has its own poll, and what goes on with the one that connected
-    /// would be heard in its thread, and told to the session's, for as long as the session lives.
+    /// would be heard in its thread, and passed on to the session's, for as long as the session lives.
     pub(super) stream: std::net::TcpStream,
     pub(super) since: Instant,
     pub(super) _counted: WarmSocket,
