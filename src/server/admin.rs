@@ -212,7 +212,7 @@ fn upstream(upstream: &Arc<Upstream>) -> Value {
         .map(|endpoint| {
             let mut status = json!({
                 "endpoint": endpoint.label(),
-                "address": endpoint.ways().first.to_string(),
+                "address": endpoint.addrs().first.to_string(),
                 "healthy": endpoint.is_healthy(),
                 "ejected": endpoint.is_ejected(),
                 "backup": endpoint.is_backup(),

@@ -190,7 +190,10 @@ fn every_server(table: &TcpTable) -> Vec<SocketAddr> {
         .postgres()
         .flat_map(|route| {
             let endpoints = route.upstream.endpoints();
-            endpoints.iter().map(|e| e.ways().first).collect::<Vec<_>>()
+            endpoints
+                .iter()
+                .map(|e| e.addrs().first)
+                .collect::<Vec<_>>()
         })
         .collect();
     servers.sort_unstable();

@@ -29,15 +29,15 @@ pub async fn reach<T, F: Future<Output = io::Result<T>>>(
     patience: Duration,
     attempt: impl Fn(SocketAddr) -> F,
 ) -> io::Result<T> {
-    let ways = endpoint.ways();
+    let addrs = endpoint.addrs();
     let reached = async {
-        let Some(second) = ways.second else {
-            return attempt(ways.first).await;
+        let Some(second) = addrs.second else {
+            return attempt(addrs.first).await;
         };
         // Where there is less time the second has half of it.
         let delay = ATTEMPT_DELAY.min(patience / 2);
-        let (addr, reached) = race([ways.first, second], delay, attempt).await?;
-        endpoint.note_way(addr);
+        let (addr, reached) = race([addrs.first, second], delay, attempt).await?;
+        endpoint.note_reached_at(addr);
         Ok(reached)
     };
     let reached = timeout(patience, reached).await;

@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::endpoint_addr::{EndpointAddr, by_server};
 use super::lock::lock;
-use super::site::{Site, sites};
 use super::source::{LOOK, UpstreamSource, stopped};
 use super::{LastError, Upstream};
 use crate::config::Host;
@@ -133,7 +133,7 @@ struct Record {
     due: Instant,
     /// Lookups in a row that gave nothing.
     failures: u32,
-    answer: Option<Vec<Site>>,
+    answer: Option<Vec<EndpointAddr>>,
     /// Why the last lookup gave nothing.
     error: Option<LastError>,
 }
@@ -246,22 +246,22 @@ impl Discovery {
         let Some(record) = names.get_mut(&name) else {
             return;
         };
-        let answer = answer.map(|answer| sites(&answer)).and_then(|sites| {
-            if sites.is_empty() {
+        let answer = answer.map(|answer| by_server(&answer)).and_then(|servers| {
+            if servers.is_empty() {
                 Err(io::Error::other("no address"))
             } else {
-                Ok(sites)
+                Ok(servers)
             }
         });
         match answer {
-            Ok(sites) => {
+            Ok(servers) => {
                 if record.failures > 0 {
                     log::info!("name resolves again: {}:{}", name.0, name.1);
                 }
                 record.failures = 0;
                 record.error = None;
                 record.due = Instant::now() + refresh;
-                record.answer = Some(sites);
+                record.answer = Some(servers);
             }
             Err(error) => {
                 record.error = Some(LastError::new(format_args!("resolve: {error}")));
@@ -480,10 +480,10 @@ mod tests {
         let upstream = setup.upstream();
         assert_eq!(addresses(&upstream), ["127.0.0.1:80", "[::2]:80"]);
         let set = upstream.endpoints();
-        let ways: Vec<_> = set.iter().map(|endpoint| endpoint.ways()).collect();
-        assert_eq!(ways[0].first, "[::1]:80".parse().unwrap());
-        assert_eq!(ways[0].second, Some("127.0.0.1:80".parse().unwrap()));
-        assert_eq!(ways[1].second, None);
+        let addrs: Vec<_> = set.iter().map(|endpoint| endpoint.addrs()).collect();
+        assert_eq!(addrs[0].first, "[::1]:80".parse().unwrap());
+        assert_eq!(addrs[0].second, Some("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(addrs[1].second, None);
         assert_eq!(upstream.health().len(), 2, "one for each label");
     }
 
@@ -504,7 +504,7 @@ mod tests {
             let set = upstream.endpoints();
             assert_eq!(set.len(), 1);
             let endpoint = set.iter().next().unwrap();
-            assert_eq!(endpoint.ways().first, answer[0].parse().unwrap());
+            assert_eq!(endpoint.addrs().first, answer[0].parse().unwrap());
             assert_eq!(*known.get_or_insert(endpoint.id()), endpoint.id());
         }
     }

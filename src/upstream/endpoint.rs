@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::connect_error;
 use super::eject::Ejector;
 use super::encryption::{Answer, Encryption};
+use super::endpoint_addr::EndpointAddr;
 use super::failure_log::EndpointFailures;
 use super::last_error::{LastError, Remembered};
 use super::lock::lock;
-use super::site::Site;
 use super::term::Term;
 use super::warm::shelf::Shelf;
 use crate::config::{EndpointSpec, HealthCheck, UpstreamSpec, UpstreamUrl, Weight};
@@ -34,7 +34,7 @@ pub struct EndpointId(u64);
 #[derive(Debug)]
 pub struct Endpoint {
     spec: EndpointSpec,
-    site: Site,
+    resolved: EndpointAddr,
     watch: Watch,
     vitals: Arc<Vitals>,
 }
@@ -94,12 +94,12 @@ impl Endpoint {
     pub(super) fn new(
         upstream: &UpstreamSpec,
         spec: &EndpointSpec,
-        site: Site,
+        resolved: EndpointAddr,
         ids: &AtomicU64,
     ) -> Arc<Endpoint> {
         Arc::new(Endpoint {
             spec: spec.clone(),
-            site,
+            resolved,
             watch: Watch::new(upstream),
             vitals: Arc::new(Vitals {
                 id: EndpointId(ids.fetch_add(1, Ordering::Relaxed)),
@@ -128,15 +128,15 @@ impl Endpoint {
         self: &Arc<Endpoint>,
         upstream: &UpstreamSpec,
         spec: &EndpointSpec,
-        site: Site,
+        resolved: EndpointAddr,
     ) -> Arc<Endpoint> {
         let watch = Watch::new(upstream);
-        if self.spec == *spec && self.site == site && self.watch == watch {
+        if self.spec == *spec && self.resolved == resolved && self.watch == watch {
             return Arc::clone(self);
         }
         Arc::new(Endpoint {
             spec: spec.clone(),
-            site,
+            resolved,
             watch,
             vitals: Arc::clone(&self.vitals),
         })
@@ -152,29 +152,29 @@ impl Endpoint {
     }
 
     /// The address it is known by. Where it has two, the other one may serve: see
-    /// [`ways`](Endpoint::ways).
+    /// [`addrs`](Endpoint::addrs).
     pub fn addr(&self) -> SocketAddr {
-        self.site.name
+        self.resolved.name
     }
 
     /// Its addresses in the resolver's order.
-    pub(super) fn site(&self) -> Site {
-        self.site
+    pub(super) fn resolved(&self) -> EndpointAddr {
+        self.resolved
     }
 
     /// Its addresses in the order in which to try them: the family that served last comes first.
-    pub fn ways(&self) -> Site {
-        let Some(second) = self.site.second else {
-            return self.site;
+    pub fn addrs(&self) -> EndpointAddr {
+        let Some(second) = self.resolved.second else {
+            return self.resolved;
         };
         match self.vitals.served_by.load(Ordering::Relaxed) == family(second) {
-            true => self.site.reversed(),
-            false => self.site,
+            true => self.resolved.reversed(),
+            false => self.resolved,
         }
     }
 
     /// It was reached at this address.
-    pub(super) fn note_way(&self, addr: SocketAddr) {
+    pub(super) fn note_reached_at(&self, addr: SocketAddr) {
         self.vitals.served_by.store(family(addr), Ordering::Relaxed);
     }
 

@@ -15,12 +15,12 @@ use super::budget::RetryBudget;
 use super::custom::{Balancers, Custom, Rule};
 use super::encryption::Encryption;
 use super::endpoint::{Endpoint, Role};
+use super::endpoint_addr::EndpointAddr;
 use super::failure_log::UpstreamFailures;
 use super::last_error::LastError;
 use super::limit::Limit;
 use super::lock::lock;
 use super::set::{Addresses, EndpointSet, known_addresses};
-use super::site::Site;
 use super::view::{GROUPS, Regime, View};
 use crate::config::{Ejection, HealthCheck, Host, UpstreamSpec, UpstreamUrl};
 
@@ -233,7 +233,7 @@ impl Upstream {
     }
 
     /// Takes the resolver's answer for a name. Endpoints whose address stays are kept.
-    pub(super) fn note_addresses(&self, host: &str, port: u16, answer: &[Site]) {
+    pub(super) fn note_addresses(&self, host: &str, port: u16, answer: &[EndpointAddr]) {
         let mut addresses = lock(&self.addresses);
         let mut news = false;
         for (endpoint, known) in self.spec.endpoints.iter().zip(addresses.iter_mut()) {

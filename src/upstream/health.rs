@@ -100,7 +100,7 @@ impl Prober {
                 match courses.remove(&key) {
                     Some(mut course)
                         if course.policy == policy
-                            && course.endpoint.site() == endpoint.site()
+                            && course.endpoint.resolved() == endpoint.resolved()
                             && course.endpoint.label() == endpoint.label() =>
                     {
                         course.upstream = Arc::clone(&upstream);

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
     use crate::config::UpstreamSpec;
     use crate::upstream::fixture::{ejecting, endpoint, spec, upstream, weighted};
-    use crate::upstream::{Site, Upstream};
+    use crate::upstream::{EndpointAddr, Upstream};
 
     #[test]
     fn a_text_is_one_bounded_line() {
@@ -124,8 +124,8 @@ mod tests {
         let new = Upstream::new(Arc::new(named()), Some(&old));
         assert_eq!(new.unresolved().len(), 2);
         assert_eq!(new.unresolved()[0].1, Some(why.clone()));
-        let site = Site::alone("10.0.0.1:80".parse().unwrap());
-        new.note_addresses("a.example", 80, &[site]);
+        let server = EndpointAddr::alone("10.0.0.1:80".parse().unwrap());
+        new.note_addresses("a.example", 80, &[server]);
         assert_eq!(new.unresolved().len(), 1);
         // A name that has addresses: each of them is told.
         new.note_unresolved("a.example", 80, &why);

@@ -7,7 +7,7 @@
 //! network during a pick; no lock is held across an await; what an upstream knows about its
 //! endpoints survives a reload, and making an upstream has no effect on the one it replaces.
 //!
-//! One file each: `group` (an [`Upstream`]), [`endpoint`] (one of them and its vitals), `site` (where it is reached), `set` (all of them, with the hash
+//! One file each: `group` (an [`Upstream`]), [`endpoint`] (one of them and its vitals), `endpoint_addr` (where it is reached), `set` (all of them, with the hash
 //! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
 //! balancer of the embedder's wants),
 //! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
@@ -24,6 +24,7 @@ pub mod discovery;
 mod eject;
 mod encryption;
 pub mod endpoint;
+mod endpoint_addr;
 mod failure_log;
 #[cfg(test)]
 mod fixture;
@@ -41,7 +42,6 @@ pub mod probe;
 mod report;
 mod ring;
 mod set;
-mod site;
 mod source;
 mod term;
 mod tune;
@@ -52,6 +52,7 @@ mod weights;
 pub use self::custom::{Balancer, Balancers, Candidate, Wish};
 pub use self::encryption::Encryption;
 pub use self::endpoint::{Endpoint, EndpointId, Role};
+pub use self::endpoint_addr::EndpointAddr;
 pub(crate) use self::failure_log::FailureLog;
 pub use self::group::Upstream;
 pub use self::last_error::LastError;
@@ -59,7 +60,6 @@ pub use self::lease::{Lease, Outcome};
 pub use self::limit::MAX_WAITERS;
 pub use self::pick::{Pick, PickError};
 pub use self::set::EndpointSet;
-pub use self::site::Site;
 pub use self::source::UpstreamSource;
 pub use self::term::Term;
 pub use self::tune::{tune, tune_listener};

@@ -66,7 +66,7 @@ pub fn http_peer(
     hop_by_hop: HopByHop,
 ) -> Box<HttpPeer> {
     // A `SocketAddr` is taken as it is: nothing is resolved, nothing can fail.
-    let mut peer = HttpPeer::new(endpoint.ways().first, false, String::new());
+    let mut peer = HttpPeer::new(endpoint.addrs().first, false, String::new());
     let options = &mut peer.options;
     options.custom_l4 = connector(endpoint, timeouts.connect);
     options.connection_timeout = Some(timeouts.connect);
@@ -101,7 +101,7 @@ pub fn http_peer(
 /// The peer has the one that served last: under that address connections are pooled, and Pingora
 /// takes none from its pool that leads elsewhere.
 pub(super) fn connector(endpoint: &Arc<Endpoint>, patience: Duration) -> Option<Connector> {
-    endpoint.ways().second?;
+    endpoint.addrs().second?;
     Some(Arc::new(TwoWays {
         endpoint: Arc::clone(endpoint),
         patience,

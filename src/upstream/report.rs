@@ -104,7 +104,7 @@ impl Display for Labels<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Labels(upstream, endpoint) = self;
         let (upstream, label) = (upstream.label(), endpoint.label());
-        let addr = endpoint.ways().first;
+        let addr = endpoint.addrs().first;
         write!(f, "upstream={upstream} endpoint={label} addr={addr}")
     }
 }

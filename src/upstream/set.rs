@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::endpoint::Endpoint;
+use super::endpoint_addr::EndpointAddr;
 use super::ring::Ring;
-use super::site::Site;
 use crate::config::{Balance, Host, UpstreamSpec};
 
 /// The addresses each configured endpoint has, in the order of the configuration; `None` for a
 /// name that has never been resolved.
-pub(super) type Addresses = Vec<Option<Vec<Site>>>;
+pub(super) type Addresses = Vec<Option<Vec<EndpointAddr>>>;
 
 /// An immutable list of endpoints, in the order of the configuration.
 #[derive(Debug)]
@@ -46,12 +46,12 @@ impl EndpointSet {
         for (of, addresses) in spec.endpoints.iter().zip(addresses) {
             match addresses {
                 None => unresolved += 1,
-                Some(sites) => endpoints.extend(sites.iter().map(|&site| {
-                    kept.get_mut(&(of.url.label.as_str(), site.name))
+                Some(servers) => endpoints.extend(servers.iter().map(|&server| {
+                    kept.get_mut(&(of.url.label.as_str(), server.name))
                         .and_then(VecDeque::pop_front)
                         .map_or_else(
-                            || Endpoint::new(spec, of, site, ids),
-                            |endpoint| endpoint.carried(spec, of, site),
+                            || Endpoint::new(spec, of, server, ids),
+                            |endpoint| endpoint.carried(spec, of, server),
                         )
                 })),
             }
@@ -111,16 +111,19 @@ pub(super) fn known_addresses(spec: &UpstreamSpec, previous: Option<&EndpointSet
     spec.endpoints
         .iter()
         .map(|endpoint| match &endpoint.url.host {
-            Host::Ip(ip) => Some(vec![Site::alone(SocketAddr::new(*ip, endpoint.url.port))]),
+            Host::Ip(ip) => Some(vec![EndpointAddr::alone(SocketAddr::new(
+                *ip,
+                endpoint.url.port,
+            ))]),
             Host::Name(_) => {
-                let mut sites: Vec<Site> = previous?
+                let mut servers: Vec<EndpointAddr> = previous?
                     .iter()
                     .filter(|known| known.label() == endpoint.url.label)
-                    .map(|known| known.site())
+                    .map(|known| known.resolved())
                     .collect();
-                sites.sort_unstable_by_key(|site| site.name);
-                sites.dedup_by_key(|site| site.name);
-                (!sites.is_empty()).then_some(sites)
+                servers.sort_unstable_by_key(|server| server.name);
+                servers.dedup_by_key(|server| server.name);
+                (!servers.is_empty()).then_some(servers)
             }
         })
         .collect()

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::config::{DbType, HealthCheck, Probe, UpstreamSpec};
 use crate::telemetry::Metrics;
+use crate::upstream::EndpointAddr;
 use crate::upstream::Role;
-use crate::upstream::Site;
 use crate::upstream::fixture::{endpoint, eventually, pick, spec, upstream};
 
 const POLICY: Policy = Policy {
@@ -316,8 +316,8 @@ async fn an_address_that_changes_takes_its_sockets_with_it() {
     let mut setup = setup(POLICY, |_| {}).await;
     let port = setup.listener.local_addr().unwrap().port();
     setup.upstream = upstream(spec(vec![endpoint(&format!("db.example:{port}"))]));
-    let here = Site::alone(([127, 0, 0, 1], port).into());
-    let there = Site::alone(([127, 0, 0, 2], port).into());
+    let here = EndpointAddr::alone(([127, 0, 0, 1], port).into());
+    let there = EndpointAddr::alone(([127, 0, 0, 2], port).into());
     setup.upstream.note_addresses("db.example", port, &[here]);
     setup.clients_come().await;
     let accepted = setup.accept().await;

@@ -9,16 +9,16 @@ use std::net::SocketAddr;
 
 /// One address, or two of different families in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Site {
-    /// What the endpoint is known by, whichever family serves: no other site of the name has it.
+pub struct EndpointAddr {
+    /// What the endpoint is known by, whichever family serves: no other server of the name has it.
     pub name: SocketAddr,
     pub first: SocketAddr,
     pub second: Option<SocketAddr>,
 }
 
-impl Site {
-    pub(super) fn alone(addr: SocketAddr) -> Site {
-        Site {
+impl EndpointAddr {
+    pub(super) fn alone(addr: SocketAddr) -> EndpointAddr {
+        EndpointAddr {
             name: addr,
             first: addr,
             second: None,
@@ -26,9 +26,9 @@ impl Site {
     }
 
     /// The other way round.
-    pub(super) fn reversed(self) -> Site {
+    pub(super) fn reversed(self) -> EndpointAddr {
         match self.second {
-            Some(second) => Site {
+            Some(second) => EndpointAddr {
                 first: second,
                 second: Some(self.first),
                 ..self
@@ -38,11 +38,11 @@ impl Site {
     }
 }
 
-/// The sites of a name. The family that comes first in the answer is tried first (`getaddrinfo`
+/// The servers of a name. The family that comes first in the answer is tried first (`getaddrinfo`
 /// sorts by RFC 6724: a family without a route comes last); within a family the order is our own,
 /// since resolvers rotate theirs. Where one family has more addresses, the other's serve again, so
 /// that no endpoint depends on one family.
-pub(super) fn sites(answer: &[SocketAddr]) -> Vec<Site> {
+pub(super) fn by_server(answer: &[SocketAddr]) -> Vec<EndpointAddr> {
     let of = |keep: fn(&SocketAddr) -> bool| {
         let mut addresses: Vec<SocketAddr> = answer.iter().copied().filter(keep).collect();
         addresses.sort_unstable();
@@ -59,7 +59,7 @@ pub(super) fn sites(answer: &[SocketAddr]) -> Vec<Site> {
             (true, true) => six_first,
             (own_four, _) => !own_four,
         };
-        let four_first = Site {
+        let four_first = EndpointAddr {
             name: if n < four.len() { v4 } else { v6 },
             first: v4,
             second: Some(v6),
@@ -71,7 +71,12 @@ pub(super) fn sites(answer: &[SocketAddr]) -> Vec<Site> {
     };
     match (four.is_empty(), six.is_empty()) {
         (false, false) => (0..four.len().max(six.len())).map(paired).collect(),
-        _ => four.iter().chain(&six).copied().map(Site::alone).collect(),
+        _ => four
+            .iter()
+            .chain(&six)
+            .copied()
+            .map(EndpointAddr::alone)
+            .collect(),
     }
 }
 
@@ -82,57 +87,57 @@ const MOST: usize = 256;
 mod tests {
     use super::*;
 
-    fn made(answer: &[&str]) -> Vec<Site> {
+    fn made(answer: &[&str]) -> Vec<EndpointAddr> {
         let answer: Vec<_> = answer.iter().map(|a| a.parse().unwrap()).collect();
-        sites(&answer)
+        by_server(&answer)
     }
 
     fn names(answer: &[&str]) -> Vec<String> {
         made(answer)
             .iter()
-            .map(|site| site.name.to_string())
+            .map(|server| server.name.to_string())
             .collect()
     }
 
-    fn told(answer: &[&str]) -> Vec<String> {
-        let told = |site: &Site| match site.second {
-            None => site.first.to_string(),
-            Some(second) => format!("{} {second}", site.first),
+    fn shown(answer: &[&str]) -> Vec<String> {
+        let shown = |server: &EndpointAddr| match server.second {
+            None => server.first.to_string(),
+            Some(second) => format!("{} {second}", server.first),
         };
-        made(answer).iter().map(told).collect()
+        made(answer).iter().map(shown).collect()
     }
 
     #[test]
-    fn both_families_of_a_host_are_one_site_in_the_order_of_the_answer() {
+    fn both_families_of_a_host_are_one_server_in_the_order_of_the_answer() {
         let six_first = ["[::1]:80", "127.0.0.1:80"];
-        assert_eq!(told(&six_first), ["[::1]:80 127.0.0.1:80"]);
+        assert_eq!(shown(&six_first), ["[::1]:80 127.0.0.1:80"]);
         let four_first = ["127.0.0.1:80", "[::1]:80", "127.0.0.1:80"];
-        assert_eq!(told(&four_first), ["127.0.0.1:80 [::1]:80"]);
+        assert_eq!(shown(&four_first), ["127.0.0.1:80 [::1]:80"]);
         assert_eq!(names(&six_first), ["127.0.0.1:80"]);
         assert_eq!(names(&four_first), ["127.0.0.1:80"]);
         assert_eq!(names(&["[::1]:80"]), ["[::1]:80"]);
     }
 
     #[test]
-    fn several_hosts_are_several_sites_however_the_answer_rotates() {
+    fn several_hosts_are_several_servers_however_the_answer_rotates() {
         let expected = ["[::1]:80 10.0.0.1:80", "[::2]:80 10.0.0.2:80"];
         for answer in [
             ["[::1]:80", "[::2]:80", "10.0.0.1:80", "10.0.0.2:80"],
             ["[::2]:80", "10.0.0.2:80", "[::1]:80", "10.0.0.1:80"],
         ] {
-            assert_eq!(told(&answer), expected);
+            assert_eq!(shown(&answer), expected);
         }
         assert_eq!(
-            told(&["10.0.0.2:80", "10.0.0.1:80"]),
+            shown(&["10.0.0.2:80", "10.0.0.1:80"]),
             ["10.0.0.1:80", "10.0.0.2:80"]
         );
-        assert!(told(&[]).is_empty());
+        assert!(shown(&[]).is_empty());
     }
 
     #[test]
-    fn no_site_depends_on_one_family_where_there_are_two() {
+    fn no_server_depends_on_one_family_where_there_are_two() {
         assert_eq!(
-            told(&["[::1]:80", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]),
+            shown(&["[::1]:80", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]),
             [
                 "[::1]:80 10.0.0.1:80",
                 "10.0.0.2:80 [::1]:80",
@@ -140,7 +145,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            told(&["10.0.0.1:80", "[::1]:80", "[::2]:80"]),
+            shown(&["10.0.0.1:80", "[::1]:80", "[::2]:80"]),
             ["10.0.0.1:80 [::1]:80", "[::2]:80 10.0.0.1:80"]
         );
         assert_eq!(
