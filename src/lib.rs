@@ -44,6 +44,7 @@
 //! | [`account`] | who the process becomes once it has bound |
 //! | [`telemetry`] | metrics and the access log |
 //! | [`config`] | text to truth: YAML with positions, the table of keys, the model |
+//! | [`transport`] | a connection below its protocol: plain, or with a session such as TLS on it |
 //! | [`error`] | the error type, who is at fault, and the `reason` words |
 //!
 //! # Words
@@ -84,6 +85,7 @@ pub mod server;
 pub mod snapshot;
 pub mod tcp;
 pub mod telemetry;
+pub mod transport;
 pub mod upstream;
 pub mod wire;
 

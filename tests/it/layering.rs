@@ -10,6 +10,7 @@ mod circles;
 /// Lowest first; imports go down only, modules of one floor do not see each other.
 const FLOORS: &[&[&str]] = &[
     &["error"],
+    &["transport"],
     &["config", "telemetry"],
     &["account", "wire"],
     &["upstream", "filter"],
