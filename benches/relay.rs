@@ -362,7 +362,7 @@ fn proxy(kind: &str, server: SocketAddr) -> io::Result<()> {
                     {
                         let mut relay = Relay::new(&count);
                         relay.pipes = Some(pipes);
-                        relay.run(client, server, stop)
+                        relay.run(client.into(), server.into(), stop)
                     }
                     .await;
                 } else {

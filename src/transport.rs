@@ -11,6 +11,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -32,6 +33,9 @@ pub trait TlsSession: AsyncRead + AsyncWrite + Send + Sync + Unpin {
 
     /// Reads what is there, or fails with `WouldBlock`. 0 is the end of the stream.
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether something, or the end, can be read although the socket has nothing new.
+    fn is_read_ahead(&self) -> bool;
 
     /// Writes what the socket takes at once, or fails with `WouldBlock`.
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -59,6 +63,28 @@ impl Transport {
         match self {
             Transport::Plain(stream) => Ok(stream),
             tls @ Transport::Tls(_) => Err(tls),
+        }
+    }
+
+    /// Waits until a `try_read` may find something; where there is TLS it may find nothing still.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Transport::Plain(stream) => stream.readable().await,
+            Transport::Tls(session) if session.is_read_ahead() => Ok(()),
+            Transport::Tls(session) => session.socket().readable().await,
+        }
+    }
+
+    /// As [`try_read`](Transport::try_read), into the room that `buffer` has.
+    pub fn try_read_buf(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => stream.try_read_buf(buffer),
+            Transport::Tls(session) => {
+                let mut read = [0; 1024];
+                let n = session.try_read(&mut read)?;
+                buffer.extend_from_slice(&read[..n]);
+                Ok(n)
+            }
         }
     }
 

@@ -243,7 +243,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
                     None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
                     Some(table) => {
                         let accepted = Accepted {
-                            stream,
+                            stream: stream.into(),
                             client,
                             first: BytesMut::new(),
                             listener: text,
@@ -281,7 +281,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
                 }
                 Some(table) => {
                     let accepted = Accepted {
-                        stream,
+                        stream: stream.into(),
                         client,
                         first: BytesMut::new(),
                         listener: text,

@@ -152,7 +152,7 @@ impl TcpApp {
         // Fails only for a socket that is gone, which the next read tells.
         let _ = tune(&stream);
         let accepted = Accepted {
-            stream,
+            stream: stream.into(),
             client,
             first,
             listener: self.listener.clone(),

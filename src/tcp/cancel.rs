@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::route::TcpTable;
+use crate::transport::Transport;
 use crate::wire::postgres::CancelKey;
 
 /// Where the sessions in progress are, as far as a cancel may ask.
@@ -169,7 +170,7 @@ pub async fn carry(
     cancels: &Cancels,
     table: &TcpTable,
     peer: IpAddr,
-    client: TcpStream,
+    client: Transport,
 ) {
     let servers = cancels.servers(key, peer, table);
     if servers.is_empty() {

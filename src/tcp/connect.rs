@@ -5,25 +5,25 @@
 //! sent when a try is repeated. Called by `session.rs`.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use rand::Rng;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
+use crate::transport::Transport;
 use crate::upstream::warm::{Next, Taken, Warm};
 use crate::upstream::{EndpointId, Lease, Outcome, Pick, PickError, dial, key, tune};
 use crate::wire::sniff;
 
 /// A server connection, and what it took.
 pub struct Connected {
-    pub server: TcpStream,
+    pub server: Transport,
     pub lease: Lease,
     pub warmth: Warmth,
     /// To be started once the server has answered.
@@ -56,7 +56,7 @@ pub struct Efforts {
 pub async fn connect(
     route: &TcpRoute,
     client: IpAddr,
-    waiting: (&mut TcpStream, &mut BytesMut),
+    waiting: (&mut Transport, &mut BytesMut),
     warm: Option<&Warm>,
     deadline: Instant,
     efforts: &mut Efforts,
@@ -75,7 +75,7 @@ pub async fn connect(
             route.metrics.warm_hit();
             efforts.connect = Some(Duration::ZERO);
             return Ok(Connected {
-                server: stream,
+                server: stream.into(),
                 lease,
                 warmth: Warmth::Warm,
                 next,
@@ -117,7 +117,7 @@ pub async fn instead(
     mut lease: Lease,
     deadline: Instant,
     efforts: &mut Efforts,
-) -> Option<(TcpStream, Lease)> {
+) -> Option<(Transport, Lease)> {
     loop {
         let failed = match fresh(route, &lease, deadline, efforts).await {
             Ok(server) => return Some((server, lease)),
@@ -139,7 +139,7 @@ async fn fresh(
     lease: &Lease,
     deadline: Instant,
     efforts: &mut Efforts,
-) -> Result<TcpStream, Failed> {
+) -> Result<Transport, Failed> {
     let started = Instant::now();
     let patience = deadline.saturating_duration_since(started);
     let patience = patience.min(route.tries.connect_timeout);
@@ -150,7 +150,7 @@ async fn fresh(
             lease.record(Outcome::Ok);
             // An error here means it is gone again, which the relay will see.
             let _ = tune(&server);
-            Ok(server)
+            Ok(server.into())
         }
         Err(error) => {
             lease.connect_failed(&error, patience);
@@ -267,7 +267,7 @@ async fn pick(
 /// Done when the client has left. Until then what it sends is kept in `first`, up to the bound of
 /// an opening. A client that sent something and then closed its direction may still wait for the
 /// answer, in a protocol in which that is all it has to say.
-pub(super) async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_type: DbType) {
+pub(super) async fn departure(stream: &mut Transport, first: &mut BytesMut, db_type: DbType) {
     let one_word = matches!(db_type, DbType::Redis | DbType::Tcp) || db_type.speaks_http();
     while first.len() < sniff::MAX_BYTES {
         first.reserve(1024);
@@ -281,12 +281,5 @@ pub(super) async fn departure(stream: &mut TcpStream, first: &mut BytesMut, db_t
     std::future::pending().await
 }
 
-/// Connects to `addr` outside of any upstream's limits: for cancels.
-pub async fn directly(addr: SocketAddr) -> Option<TcpStream> {
-    let connect = timeout(DIRECT_PATIENCE, TcpStream::connect(addr)).await;
-    connect.ok()?.ok()
-}
-
 /// The longest pause before a try elsewhere.
 const BACKOFF: Duration = Duration::from_millis(25);
-const DIRECT_PATIENCE: Duration = Duration::from_secs(2);

@@ -16,7 +16,6 @@ use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::second::{Greeted, Second};
@@ -24,12 +23,13 @@ use super::routed::Routed;
 use super::threads::{PATIENCE, Thread};
 use crate::error::Reason;
 use crate::telemetry::Direction;
+use crate::transport::Transport;
 use crate::wire::mysql::{self, Answer, Command, Greeting, Packet};
 
 /// A session that goes on in a relay.
 pub struct Begun {
-    pub client: TcpStream,
-    pub server: TcpStream,
+    pub client: Transport,
+    pub server: Transport,
     /// What the server gets first, and what the client does.
     pub to_server: Bytes,
     pub to_client: Bytes,
@@ -44,8 +44,8 @@ pub struct Begun {
 /// Both sides while they are watched.
 struct Talk<'t, 'r> {
     routed: &'t Routed<'r>,
-    client: TcpStream,
-    server: TcpStream,
+    client: Transport,
+    server: Transport,
     /// Where `server` is.
     at: SocketAddr,
     preface: Bytes,
@@ -98,8 +98,8 @@ impl Routed<'_> {
     /// Watches a session begin.
     pub(super) async fn begin_mysql(
         &self,
-        client: TcpStream,
-        server: TcpStream,
+        client: Transport,
+        server: Transport,
         at: SocketAddr,
         preface: Bytes,
     ) -> Begun {
@@ -146,6 +146,7 @@ impl Talk<'_, '_> {
         // Whoever has gone is found by the relay.
         let preface = std::mem::take(&mut self.preface);
         self.server.write_all(&preface).await.ok()?;
+        self.server.flush().await.ok()?;
         loop {
             let read = match self.ready().await {
                 Ready::Idle => return Some(Reason::IdleTimeout),
@@ -154,8 +155,8 @@ impl Talk<'_, '_> {
                     continue;
                 }
                 Ready::Client if self.stage == Stage::Greeting => return None,
-                Ready::Client => read(&self.client, &mut self.from_client),
-                Ready::Server => read(&self.server, &mut self.from_server),
+                Ready::Client => read(&mut self.client, &mut self.from_client),
+                Ready::Server => read(&mut self.server, &mut self.from_server),
             };
             match read {
                 Read::Some => {}
@@ -383,7 +384,7 @@ impl Talk<'_, '_> {
 
     async fn pass_down(&mut self, length: usize) -> Option<Watch> {
         let bytes = self.from_server.split_to(length);
-        let written = self.client.write_all(&bytes).await;
+        let written = write(&mut self.client, &bytes).await;
         self.note(Direction::Downstream, bytes.len());
         self.tidy();
         Some(written.map_or(Watch::Done, |()| Watch::On))
@@ -394,7 +395,7 @@ impl Talk<'_, '_> {
         let bytes = self
             .from_client
             .split_to(length.min(self.from_client.len()));
-        let written = self.server.write_all(&bytes).await;
+        let written = write(&mut self.server, &bytes).await;
         self.note(Direction::Upstream, bytes.len());
         self.tidy();
         Some(written.map_or(Watch::Done, |()| Watch::On))
@@ -433,7 +434,7 @@ enum Read {
     End,
 }
 
-fn read(stream: &TcpStream, buffer: &mut BytesMut) -> Read {
+fn read(stream: &mut Transport, buffer: &mut BytesMut) -> Read {
     if buffer.len() > MAX_HELD {
         return Read::End;
     }
@@ -444,6 +445,11 @@ fn read(stream: &TcpStream, buffer: &mut BytesMut) -> Read {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Read::None,
         Err(_) => Read::End,
     }
+}
+
+async fn write(stream: &mut Transport, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 async fn at(time: Option<Instant>) {

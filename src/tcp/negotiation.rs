@@ -9,7 +9,6 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Connected, Warmth, departure};
@@ -17,6 +16,7 @@ use super::opening::{self, PostgresTls};
 use super::routed::Routed;
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
+use crate::transport::Transport;
 use crate::upstream::{Encryption, Outcome};
 use crate::wire::postgres::{self, CancelKey, Start};
 
@@ -37,7 +37,7 @@ impl Routed<'_> {
         &mut self,
         settings: &TcpProxy,
         connected: Connected,
-        stream: &mut TcpStream,
+        stream: &mut Transport,
         first: &mut BytesMut,
     ) -> Result<(Connected, Settled), Reason> {
         let cut_off = self.sessions.cut_off();
@@ -103,9 +103,10 @@ impl Routed<'_> {
     }
 
     /// Exactly the server's one byte is read; `None` when none comes.
-    async fn ask_for_tls(&self, server: &mut TcpStream) -> Option<u8> {
+    async fn ask_for_tls(&self, server: &mut Transport) -> Option<u8> {
         let ask = async {
             server.write_all(&postgres::SSL_REQUEST).await?;
+            server.flush().await?;
             server.read_u8().await
         };
         timeout_at(self.deadline, ask).await.ok()?.ok()
@@ -144,7 +145,7 @@ impl Routed<'_> {
         &self,
         settings: &TcpProxy,
         answer: u8,
-        stream: &mut TcpStream,
+        stream: &mut Transport,
         first: &mut BytesMut,
     ) -> Result<Settled, Reason> {
         first.advance(postgres::SSL_REQUEST.len());

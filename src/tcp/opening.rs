@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::{SslRequest, TcpRoute, TcpTable};
+use crate::transport::Transport;
 use crate::wire::postgres::CancelKey;
 use crate::wire::proxy_protocol::{self, Parsed};
 use crate::wire::sniff::{self, Sniffed};
@@ -64,7 +64,7 @@ pub enum PostgresTls {
 
 /// Reads the PROXY header of a trusted peer, if it sends one. Returns the client it names.
 pub async fn proxy_header(
-    stream: &mut TcpStream,
+    stream: &mut Transport,
     first: &mut BytesMut,
     until: Instant,
 ) -> Result<Option<SocketAddr>, Reason> {
@@ -88,7 +88,7 @@ pub async fn proxy_header(
 
 /// Finds the route of a client.
 pub async fn open(
-    stream: &mut TcpStream,
+    stream: &mut Transport,
     first: &mut BytesMut,
     table: &TcpTable,
     sniff_timeout: Duration,
@@ -149,7 +149,7 @@ pub async fn open(
 /// Says yes to TLS and chooses by the server name of the ClientHello, which the server gets as it
 /// is: encryption stays between client and server.
 async fn by_name(
-    stream: &mut TcpStream,
+    stream: &mut Transport,
     first: &mut BytesMut,
     table: &TcpTable,
     until: Instant,
@@ -176,7 +176,7 @@ async fn by_name(
 }
 
 async fn classify(
-    stream: &mut TcpStream,
+    stream: &mut Transport,
     first: &mut BytesMut,
     until: Instant,
 ) -> Result<Sniffed, Reason> {
@@ -190,7 +190,7 @@ async fn classify(
 
 /// Reads more of the opening.
 pub(super) async fn read(
-    stream: &mut TcpStream,
+    stream: &mut Transport,
     first: &mut BytesMut,
     until: Instant,
 ) -> Result<(), Reason> {
@@ -206,10 +206,15 @@ pub(super) async fn read(
 }
 
 /// Answers a request for encryption.
-pub(super) async fn reply(stream: &mut TcpStream, answer: u8) -> Result<(), Reason> {
+pub(super) async fn reply(stream: &mut Transport, answer: u8) -> Result<(), Reason> {
     // One byte into an empty send buffer cannot block.
-    let written = stream.write_all(&[answer]).await;
-    written.map_err(|_| Reason::ClientClosed)
+    let written = async {
+        stream.write_all(&[answer]).await?;
+        stream.flush().await
+    };
+    written
+        .await
+        .map_err(|_: std::io::Error| Reason::ClientClosed)
 }
 
 fn session(route: &Arc<TcpRoute>, tls: PostgresTls, told: impl FnOnce() -> Told) -> Opening {

@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::TcpRoute;
+use crate::transport::Transport;
 use crate::upstream::Encryption;
 use crate::wire::postgres::CancelKey;
 use crate::wire::refusal::{OnTls, Refusal, Refuser, Step};
@@ -23,11 +23,11 @@ use crate::wire::{mysql, postgres};
 /// `first` is what it sent so far. Returned is what it turns out to want after all, and itself,
 /// which then was told nothing.
 pub async fn client(
-    stream: TcpStream,
+    stream: Transport,
     route: &TcpRoute,
     reason: Reason,
     first: &[u8],
-) -> Option<(CancelKey, TcpStream)> {
+) -> Option<(CancelKey, Transport)> {
     let refusal = refusal(reason)?;
     // Of servers that nobody has asked yet nothing is known: then most clients, which ask and take
     // no for an answer, shall read what is wrong.
@@ -40,7 +40,7 @@ pub async fn client(
 }
 
 /// Refuses a client whose protocol no route has told.
-pub async fn unmatched(stream: TcpStream, reason: Reason, first: &[u8]) {
+pub async fn unmatched(stream: Transport, reason: Reason, first: &[u8]) {
     let Some(refusal) = refusal(reason) else {
         return;
     };
@@ -53,7 +53,7 @@ pub async fn unmatched(stream: TcpStream, reason: Reason, first: &[u8]) {
 /// has a word for that, and only where its server has ended a message: `last` are its last bytes. As
 /// from a server that ends, it may be the answer to a query.
 pub async fn goodbye(
-    mut stream: TcpStream,
+    mut stream: Transport,
     db_type: DbType,
     reason: Reason,
     last: Option<[u8; 6]>,
@@ -72,7 +72,7 @@ pub async fn goodbye(
 
 /// Closes in order a client that has been told everything. What it has sent, or sends meanwhile,
 /// would turn the close into a reset.
-pub async fn linger(mut stream: TcpStream) {
+pub async fn linger(mut stream: Transport) {
     let rest = async {
         stream.shutdown().await?;
         let mut nothing = [0; 1024];
@@ -84,7 +84,7 @@ pub async fn linger(mut stream: TcpStream) {
 
 /// Leaves a MySQL or MariaDB server whose client went before it said a byte: by a login that is
 /// refused, because a handshake that just ends is counted against our address.
-pub async fn leave_mysql(mut server: TcpStream) {
+pub async fn leave_mysql(mut server: Transport) {
     let farewell = async {
         server.write_all(&mysql::leave()).await?;
         server.shutdown().await?;
@@ -109,10 +109,10 @@ fn refusal(reason: Reason) -> Option<Refusal> {
 }
 
 async fn tell(
-    mut stream: TcpStream,
+    mut stream: Transport,
     mut refuser: Refuser,
     first: &[u8],
-) -> Option<(CancelKey, TcpStream)> {
+) -> Option<(CancelKey, Transport)> {
     let talk = async {
         let mut step = refuser.advance(first);
         let mut buffer = [0; 1024];
@@ -124,6 +124,7 @@ async fn tell(
                 }
                 Step::Send(bytes) => {
                     stream.write_all(&bytes).await?;
+                    stream.flush().await?;
                     step = refuser.advance(b"");
                     if !matches!(step, Step::NeedMore) {
                         continue;

@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
 pub use self::pipe::Pipes;
 pub use self::socket::close_with_reset;
@@ -33,6 +32,7 @@ use self::pair::Pair;
 use crate::error::Reason;
 use crate::telemetry::Carried;
 use crate::telemetry::Direction;
+use crate::transport::Transport;
 
 /// How one session is to be relayed. [`Relay::new`] fills in what most want; then [`Relay::run`].
 pub struct Relay<'a> {
@@ -40,7 +40,7 @@ pub struct Relay<'a> {
     pub idle_timeout: Option<Duration>,
     /// The same, from when one side has ended: 30 s.
     pub half_open_timeout: Duration,
-    /// Where bulk gets its pipes from. `None`: everything is copied.
+    /// Where bulk gets its pipes from, if both sides are plain. `None`: everything is copied.
     pub pipes: Option<Arc<Pipes>>,
     /// Hears how many bytes went where, often, but not for each read.
     pub count: &'a (dyn Fn(Direction, u64) + Send + Sync),
@@ -164,8 +164,8 @@ pub enum Rest {
     /// Both are open (`drained`, `idle_timeout`), so that the client can be told in its own
     /// protocol.
     Open {
-        client: TcpStream,
-        server: TcpStream,
+        client: Transport,
+        server: Transport,
         /// Bytes of the server were lost on the way to the client: it is in the middle of a
         /// message and cannot be told anything.
         cut: bool,
@@ -176,11 +176,11 @@ pub enum Rest {
     },
     /// The server said something and closed without reading what it was sent first. The client has
     /// its words, and is to be closed in order.
-    LastWords { client: TcpStream },
+    LastWords { client: Transport },
     /// The client left without a byte; the server has not been told.
-    Abandoned { server: TcpStream },
+    Abandoned { server: Transport },
     /// The server went before it sent a byte. `sent` is all that came from the client.
-    Unanswered { client: TcpStream, sent: Bytes },
+    Unanswered { client: Transport, sent: Bytes },
 }
 
 impl<'a> Relay<'a> {
@@ -213,8 +213,8 @@ impl<'a> Relay<'a> {
     /// `await` has no room for that, too.
     pub fn run<S>(
         self,
-        client: TcpStream,
-        server: TcpStream,
+        client: Transport,
+        server: Transport,
         mut stop: S,
     ) -> impl Future<Output = Ended> + use<'a, S>
     where

@@ -11,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{DbType, TcpProxy};
@@ -28,6 +27,7 @@ use crate::tcp::session::Sessions;
 use crate::tcp::standing::Standing;
 use crate::tcp::threads::Thread;
 use crate::telemetry::Carried;
+use crate::transport::Transport;
 use crate::upstream::warm::{Next, Policy};
 use crate::upstream::{Lease, Outcome};
 use crate::wire::postgres::{CancelKey, SSL_REQUEST, ends_ready};
@@ -58,8 +58,8 @@ pub struct Told {
 
 /// Both sides as a relay begins.
 struct Pairing {
-    client: TcpStream,
-    server: TcpStream,
+    client: Transport,
+    server: Transport,
     warmth: Warmth,
     next: Option<Next>,
     /// What the server gets first, of ours.
@@ -87,7 +87,7 @@ impl Routed<'_> {
     pub async fn carry(
         mut self,
         settings: &TcpProxy,
-        mut stream: TcpStream,
+        mut stream: Transport,
         mut first: BytesMut,
     ) -> Reason {
         let connected = self.connect(settings, &mut stream, &mut first).await;
@@ -165,7 +165,7 @@ impl Routed<'_> {
     async fn connect(
         &mut self,
         settings: &TcpProxy,
-        stream: &mut TcpStream,
+        stream: &mut Transport,
         first: &mut BytesMut,
     ) -> Result<Connected, Reason> {
         let warm = Policy::of(self.route.db_type, settings.max_idle_time)
@@ -188,13 +188,13 @@ impl Routed<'_> {
     }
 
     /// The PROXY header, where the route has one.
-    pub(super) fn preface(&self, stream: &TcpStream) -> Bytes {
+    pub(super) fn preface(&self, stream: &Transport) -> Bytes {
         let Some(version) = self.route.proxy_protocol else {
             return Bytes::new();
         };
         let addresses = Addresses {
             source: self.client,
-            destination: stream.local_addr().unwrap_or(self.client),
+            destination: stream.socket().local_addr().unwrap_or(self.client),
         };
         proxy_protocol::write(version, addresses).into()
     }
@@ -294,7 +294,7 @@ impl Routed<'_> {
         if route.db_type == DbType::Postgres && pairing.in_clear == InClear::Yes {
             let endpoint = lease.endpoint();
             // It has two addresses where its name has both families.
-            let server = pairing.server.peer_addr();
+            let server = pairing.server.socket().peer_addr();
             let server = server.unwrap_or_else(|_| endpoint.addr());
             let mut login = Login::new();
             let (registered, standing) = (&registered, standing.as_ref());
@@ -329,7 +329,7 @@ impl Routed<'_> {
             next.start();
         }
         if route.db_type == DbType::Postgres && pairing.in_clear == InClear::No {
-            let server = pairing.server.peer_addr();
+            let server = pairing.server.socket().peer_addr();
             let server = server.unwrap_or_else(|_| lease.endpoint().addr());
             let client = self.client.ip();
             let entry = sessions
@@ -374,7 +374,7 @@ impl Routed<'_> {
     async fn replace(
         &mut self,
         lease: Lease,
-        client: TcpStream,
+        client: Transport,
         sent: Bytes,
         in_clear: InClear,
     ) -> Reason {
@@ -408,7 +408,7 @@ impl Routed<'_> {
 
     /// The server may have done what the client asked for, and has not said so. Nobody but the
     /// client can know whether to ask again.
-    async fn give_up(&mut self, lease: Lease, client: TcpStream, sent: Bytes) -> Reason {
+    async fn give_up(&mut self, lease: Lease, client: Transport, sent: Bytes) -> Reason {
         let reason = Reason::UpstreamReset;
         self.told.up += sent.len() as u64;
         self.refuse(client, reason, &sent).await;
@@ -417,7 +417,7 @@ impl Routed<'_> {
     }
 
     /// A connection in the place of a warm one that was dead.
-    pub(super) async fn instead(&mut self, lease: Lease) -> Result<(TcpStream, Lease), Reason> {
+    pub(super) async fn instead(&mut self, lease: Lease) -> Result<(Transport, Lease), Reason> {
         let instead = connect::instead(
             self.route,
             self.client.ip(),
@@ -430,14 +430,14 @@ impl Routed<'_> {
     }
 
     /// Tells the client no, unless what it is told no to turns out to be a cancel.
-    pub async fn refuse(&self, stream: TcpStream, reason: Reason, first: &[u8]) {
+    pub async fn refuse(&self, stream: Transport, reason: Reason, first: &[u8]) {
         let refused = refuse::client(stream, self.route, reason, first).await;
         if let Some((key, stream)) = refused {
             self.cancel(&key, stream).await;
         }
     }
 
-    async fn cancel(&self, key: &CancelKey, stream: TcpStream) {
+    async fn cancel(&self, key: &CancelKey, stream: Transport) {
         let client = self.client.ip();
         cancel::carry(key, &self.sessions.cancels, self.table, client, stream).await;
     }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -27,6 +26,7 @@ use crate::tcp::relay::Pipes;
 use crate::tcp::routed::{Routed, Told};
 use crate::tcp::threads::Threads;
 use crate::telemetry::{Carried, ClientAddress, Record, Reporter, TcpSession};
+use crate::transport::Transport;
 use crate::upstream::warm::Warm;
 
 /// What all sessions of a gateway share.
@@ -44,7 +44,7 @@ pub struct Sessions {
 /// A connection as the listener accepted it.
 pub struct Accepted {
     /// [Tuned](crate::upstream::tune).
-    pub stream: TcpStream,
+    pub stream: Transport,
     pub client: SocketAddr,
     /// What was read of it already; mostly nothing.
     pub first: BytesMut,
@@ -257,7 +257,7 @@ impl Sessions {
 
 /// Who the client is, by its proxy, and what it wants.
 async fn opening(
-    stream: &mut TcpStream,
+    stream: &mut Transport,
     first: &mut BytesMut,
     table: &TcpTable,
     config: &Config,

@@ -85,6 +85,10 @@ impl TlsSession for Masked {
         Ok(buf.filled().len())
     }
 
+    fn is_read_ahead(&self) -> bool {
+        self.arrived.len() >= 2 || self.is_closed
+    }
+
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         while !self.held.is_empty() {
             let written = self.stream.try_write(&self.held)?;

@@ -8,18 +8,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::tcp::refuse;
 use crate::tcp::threads::PATIENCE;
+use crate::transport::Transport;
 use crate::upstream::{Endpoint, dial};
 use crate::wire::mysql::{self, Answer, Greeting};
 
 /// A login at the server that a KILL may be meant for.
 pub struct Second {
-    pub server: TcpStream,
+    pub server: Transport,
     pub at: SocketAddr,
     pub id: u32,
     /// Until when it is kept for that.
@@ -29,7 +29,7 @@ pub struct Second {
 /// A server that was connected to and waits for a login.
 pub struct Greeted {
     /// `None` once the login is under way.
-    stream: Option<TcpStream>,
+    stream: Option<Transport>,
     at: SocketAddr,
     id: u32,
     salt: Vec<u8>,
@@ -45,7 +45,11 @@ impl Second {
     /// Ends it in order.
     pub fn leave(mut self) {
         tokio::spawn(async move {
-            let _ = timeout(PATIENCE, self.server.write_all(&mysql::quit())).await;
+            let quit = async {
+                self.server.write_all(&mysql::quit()).await?;
+                self.server.flush().await
+            };
+            let _: Result<std::io::Result<()>, _> = timeout(PATIENCE, quit).await;
         });
     }
 }
@@ -55,7 +59,7 @@ impl Greeted {
     pub async fn by(endpoint: &Endpoint, preface: &[u8]) -> Option<Greeted> {
         let stream = dial::connect(endpoint, PATIENCE).await.ok()?;
         let mut greeted = Greeted {
-            stream: Some(stream),
+            stream: Some(stream.into()),
             at: endpoint.addr(),
             id: 0,
             salt: Vec::new(),
@@ -67,6 +71,7 @@ impl Greeted {
     async fn hear(&mut self, preface: &[u8]) -> Option<()> {
         let stream = self.stream.as_mut()?;
         stream.write_all(preface).await.ok()?;
+        stream.flush().await.ok()?;
         let packet = next_packet(stream).await.ok()?;
         let greeting = Greeting::read(packet[4..].strip_prefix(&[mysql::GREETING])?)?;
         (self.id, self.salt) = (greeting.id, greeting.salt);
@@ -74,10 +79,11 @@ impl Greeted {
     }
 
     /// Asks the client for a proof by this server's salt. `None`: it left instead.
-    pub async fn ask(&self, client: &mut TcpStream, number: u8) -> Option<Proof> {
+    pub async fn ask(&self, client: &mut Transport, number: u8) -> Option<Proof> {
         let switch = mysql::switch_to_native(number, &self.salt);
         let ask = async {
             client.write_all(&switch).await?;
+            client.flush().await?;
             next_packet(client).await
         };
         let packet = timeout(PATIENCE, ask).await.ok()?.ok()?;
@@ -94,6 +100,7 @@ impl Greeted {
         let mut server = self.stream.take()?;
         let let_in = async {
             server.write_all(&answer).await?;
+            server.flush().await?;
             next_packet(&mut server).await
         };
         let verdict = timeout(PATIENCE, let_in).await.ok()?.ok()?;
@@ -111,6 +118,7 @@ impl Greeted {
                 tokio::spawn(async move {
                     let refused = async {
                         server.write_all(&wrong).await?;
+                        server.flush().await?;
                         next_packet(&mut server).await
                     };
                     let _ = timeout(PATIENCE, refused).await;
@@ -132,7 +140,7 @@ impl Drop for Greeted {
 }
 
 /// One whole packet with its head; its payload has a byte at least.
-async fn next_packet(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+async fn next_packet(stream: &mut Transport) -> std::io::Result<Vec<u8>> {
     let mut packet = vec![0; 4];
     stream.read_exact(&mut packet).await?;
     let length = u32::from_le_bytes([packet[0], packet[1], packet[2], 0]) as usize;

@@ -44,6 +44,8 @@ pub(super) struct Flow<'a> {
     taken: u64,
     given: u64,
     tail: Tail,
+    /// The sink has taken bytes that it has not sent: only where it is not plain.
+    is_flushing: bool,
     stage: Stage,
     mode: Mode,
     /// Whether the source was asked to be silent until it has a good deal. Its owner has to
@@ -90,6 +92,7 @@ impl<'a> Flow<'a> {
             kept: None,
             given: 0,
             tail: Tail::default(),
+            is_flushing: false,
             stage: Stage::Open,
             mode: Mode::COPY,
             gather: Gather::default(),
@@ -143,7 +146,7 @@ impl<'a> Flow<'a> {
 
     /// Whether bytes were read that are not written yet.
     pub(super) fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.pipe.is_some()
+        !self.owed.is_empty() || self.pipe.is_some() || self.is_flushing
     }
 
     pub(super) fn keeps(&self) -> bool {
@@ -182,9 +185,19 @@ impl<'a> Flow<'a> {
                 // A sink that is gone already has been given everything all the same.
                 Poll::Ready(Ok(()) | Err(_)) => Step::Finished,
             },
-            Stage::Open => match (self.mode, pipes) {
-                (Mode::Splice { .. }, Some(pipes)) => self.splice(cx, source, sink, pipes),
-                _ => self.copy(cx, source, sink),
+            Stage::Open => match sink.poll_flush(cx) {
+                Poll::Pending => {
+                    self.is_flushing = true;
+                    Step::Pending
+                }
+                Poll::Ready(Err(error)) => Step::SinkFailed(Loss::of(&error)),
+                Poll::Ready(Ok(())) => {
+                    self.is_flushing = false;
+                    match (self.mode, pipes) {
+                        (Mode::Splice { .. }, Some(pipes)) => self.splice(cx, source, sink, pipes),
+                        _ => self.copy(cx, source, sink),
+                    }
+                }
             },
         };
         match step {
@@ -195,6 +208,7 @@ impl<'a> Flow<'a> {
                 self.stage = Stage::Failed;
                 self.owed = Bytes::new();
                 self.pipe = None;
+                self.is_flushing = false;
             }
         }
         step

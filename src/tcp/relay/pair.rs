@@ -24,11 +24,12 @@ use super::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, SilentClient};
 use crate::error::Reason;
 use crate::telemetry::Carried;
 use crate::telemetry::Direction;
+use crate::transport::Transport;
 
 /// A running relay.
 pub(super) struct Pair<'a> {
-    client: TcpStream,
-    server: TcpStream,
+    client: Transport,
+    server: Transport,
     up: Flow<'a>,
     down: Flow<'a>,
     /// Which direction was over first.
@@ -83,7 +84,7 @@ pub(super) enum End {
 }
 
 impl<'a> Pair<'a> {
-    pub(super) fn new(relay: Relay<'a>, client: TcpStream, server: TcpStream) -> Pair<'a> {
+    pub(super) fn new(relay: Relay<'a>, client: Transport, server: Transport) -> Pair<'a> {
         let keep = if relay.to_client.is_empty() {
             relay.keep_unanswered
         } else {
@@ -93,6 +94,9 @@ impl<'a> Pair<'a> {
             false => Opening::Preface,
             true => Opening::Words,
         };
+        // Only bytes that nobody has to change can stay in the kernel.
+        let are_plain = client.plain().is_some() && server.plain().is_some();
+        let pipes = relay.pipes.filter(|_| are_plain);
         Pair {
             client,
             server,
@@ -110,7 +114,7 @@ impl<'a> Pair<'a> {
             idle_timeout: relay.idle_timeout,
             asking: None,
             half_open_timeout: relay.half_open_timeout,
-            pipes: relay.pipes,
+            pipes,
             count: relay.count,
             silent_client: relay.silent_client,
             carried: relay.carried,
@@ -308,7 +312,7 @@ impl<'a> Pair<'a> {
                 return Poll::Ready(if half_open { End::HalfOpen } else { End::Idle });
             }
             self.checks = self.checks.saturating_add(1);
-            let lost = |stream: &TcpStream| match stream.take_error() {
+            let lost = |stream: &Transport| match stream.socket().take_error() {
                 Ok(None) => None,
                 Ok(Some(error)) | Err(error) => Some(Loss::of(&error)),
             };
@@ -410,9 +414,9 @@ impl<'a> Pair<'a> {
 
     /// Whether the client ended in order after it was answered, without having lost anything: then
     /// what becomes of the server is no failure.
-    fn client_has_left(&self) -> bool {
+    fn client_has_left(&mut self) -> bool {
         let answered = self.down.taken() > 0 && !self.down.owes();
-        answered && (self.up.stage() == Stage::Finished || is_at_end(&self.client))
+        answered && (self.up.stage() == Stage::Finished || is_at_end(&mut self.client))
     }
 
     /// Whether the server said something and closed without reading what the session began with:
@@ -456,7 +460,23 @@ impl<'a> Pair<'a> {
 
 /// Whether nothing but the end is to come from `stream`. What it sent before is lost, so this is for
 /// when nobody is there to take it.
-fn is_at_end(stream: &TcpStream) -> bool {
+fn is_at_end(stream: &mut Transport) -> bool {
+    if let Some(stream) = stream.plain() {
+        return is_socket_at_end(stream);
+    }
+    let mut dropped = [0; 1024];
+    for _ in 0..LAST_READS {
+        match stream.try_read(&mut dropped) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+    false
+}
+
+/// Asks the system itself: tokio may not have heard of the end yet.
+fn is_socket_at_end(stream: &TcpStream) -> bool {
     let socket = SockRef::from(stream);
     let mut dropped = [MaybeUninit::uninit(); 1024];
     for _ in 0..LAST_READS {

@@ -1,6 +1,6 @@
 //! What a relay does to a socket, and how sockets of sessions are torn down.
 //!
-//! Its own file because it is the only one of the relay that knows `TcpStream`: what is in
+//! Its own file because it is the one place of the relay that reads and writes a [`Transport`]: what is in
 //! `flow` runs over anything that is a [`Socket`], in tests over a schedule. Invariant: readiness
 //! is given up only after the system said `WouldBlock`, so no event is lost.
 
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::pipe::Pipe;
+use crate::transport::Transport;
 
 /// One side of a session.
 pub(super) trait Socket {
@@ -25,6 +26,9 @@ pub(super) trait Socket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Sends what was taken and not sent. Nothing to do for a plain socket.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Says that nothing more will be written.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -60,19 +64,29 @@ impl Loss {
     }
 }
 
-impl Socket for TcpStream {
+impl Socket for Transport {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         AsyncRead::poll_read(Pin::new(self), cx, buf)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // Tokio writes only what it has heard is writable, and of a socket that is new to this
-        // runtime it has heard nothing: mostly there is room.
-        match send(&*self, bytes, SendFlags::NOSIGNAL) {
-            Ok(written) => Poll::Ready(Ok(written)),
-            Err(Errno::AGAIN | Errno::INTR) => AsyncWrite::poll_write(Pin::new(self), cx, bytes),
-            // The system tells it once: another write would be told of a broken pipe.
-            Err(error) => Poll::Ready(Err(error.into())),
+        if let Some(stream) = self.plain() {
+            // Tokio writes only what it has heard is writable, and of a socket that is new to this
+            // runtime it has heard nothing: mostly there is room.
+            match send(stream, bytes, SendFlags::NOSIGNAL) {
+                Ok(written) => return Poll::Ready(Ok(written)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // The system tells it once: another write would be told of a broken pipe.
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        AsyncWrite::poll_write(Pin::new(self), cx, bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Plain(_) => Poll::Ready(Ok(())),
+            Transport::Tls(session) => Pin::new(session).poll_flush(cx),
         }
     }
 
@@ -81,9 +95,10 @@ impl Socket for TcpStream {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let stream = spliceable(self)?;
         loop {
-            ready!(self.poll_read_ready(cx))?;
-            match self.try_io(Interest::READABLE, || pipe.fill(&*self)) {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_io(Interest::READABLE, || pipe.fill(stream)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -91,9 +106,10 @@ impl Socket for TcpStream {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let stream = spliceable(self)?;
         loop {
-            ready!(self.poll_write_ready(cx))?;
-            match self.try_io(Interest::WRITABLE, || pipe.drain(&*self)) {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_io(Interest::WRITABLE, || pipe.drain(stream)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -102,15 +118,22 @@ impl Socket for TcpStream {
 
     fn set_low_water(&mut self, bytes: u32) -> io::Result<()> {
         // tcp(7): Linux wakes for SO_RCVLOWAT since 2.6, and raises the buffer to hold twice that.
-        Ok(setsockopt(self, LowWater, &bytes)?)
+        Ok(setsockopt(spliceable(self)?, LowWater, &bytes)?)
     }
+}
+
+/// What moves bytes unseen, or counts those that arrive, is for plain sockets.
+fn spliceable(transport: &Transport) -> io::Result<&TcpStream> {
+    transport
+        .plain()
+        .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Closes with RST, so that the peer hears of a failure and not of an end. What has not left yet is
 /// thrown away.
-pub fn close_with_reset(stream: TcpStream) {
+pub fn close_with_reset(stream: Transport) {
     // A socket that cannot be set so has nobody left who could be told.
-    let _gone = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _gone = SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
 }
 
 sockopt_impl!(

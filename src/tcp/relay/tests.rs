@@ -1,5 +1,7 @@
 //! Relays between real sockets.
 
+mod layered;
+
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -14,11 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{
-    Asking, Ended, Idle, Manners, Parting, Pipes, Relay, Rest, Seen, SilentClient, close_with_reset,
-};
+use super::{Asking, Ended, Idle, Manners, Parting, Pipes, Relay, Rest, Seen, SilentClient};
 use crate::error::Reason;
 use crate::telemetry::Direction;
+use crate::transport::Transport;
 use crate::upstream::tune;
 
 /// A relay between two peers that the test plays.
@@ -74,7 +75,7 @@ async fn start_with(
                 std::future::pending::<()>().await;
             }
         });
-        relay.run(accepted, connected, stop).await
+        relay.run(accepted.into(), connected.into(), stop).await
     });
     Session {
         client,
@@ -100,6 +101,10 @@ impl Session {
     }
 }
 
+fn close_with_reset(stream: TcpStream) {
+    super::close_with_reset(stream.into());
+}
+
 /// Fails instead of waiting for ever.
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(120), future)
@@ -107,7 +112,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
         .expect("it happens soon")
 }
 
-async fn says(to: &mut TcpStream, bytes: &[u8]) {
+async fn says(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) {
     soon(to.write_all(bytes)).await.unwrap();
 }
 
@@ -944,7 +949,7 @@ async fn a_server_that_goes_before_its_first_byte_can_be_replaced_unseen() {
             let mut relay = Relay::new(&|_, _| {});
             relay.to_server = sent;
             let stop = std::future::pending();
-            relay.run(accepted, connected, stop).await
+            relay.run(accepted, connected.into(), stop).await
         });
         hears(&mut server, b"startup").await;
         hears_the_end(&mut server).await;
@@ -1039,7 +1044,9 @@ async fn a_peer_that_answers_no_more_has_a_reason_of_its_own() {
         impatient(slow);
         let relay = tokio::spawn(async move {
             let relay = Relay::new(&|_, _| {});
-            relay.run(accepted, connected, std::future::pending()).await
+            relay
+                .run(accepted.into(), connected.into(), std::future::pending())
+                .await
         });
         let bytes = vec![1; 1 << 20];
         soon(async { while fast.write_all(&bytes).await.is_ok() {} }).await;
@@ -1070,7 +1077,7 @@ async fn a_session_at_rest_is_small() {
     let (client, accepted) = connection(None).await;
     let (connected, server) = connection(None).await;
     let count = |_, _| {};
-    let relay = Relay::new(&count).run(accepted, connected, std::future::pending());
+    let relay = Relay::new(&count).run(accepted.into(), connected.into(), std::future::pending());
     let size = size_of_val(&relay);
     eprintln!(
         "SIZE {size} flow {} clock {}",

@@ -96,6 +96,10 @@ impl Socket for Script {
         })
     }
 
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.finished = true;
         Poll::Ready(Ok(()))
