@@ -13,8 +13,8 @@ use crate::error::Reason;
 use crate::filter::{Passage, TcpChain, TcpContext, TcpEnd};
 use crate::route::TcpRoute;
 use crate::snapshot::Snapshot;
-use crate::tcp::opening::Told;
-use crate::tcp::routed;
+use crate::tcp::parameters::ClientParameters;
+use crate::tcp::stats::SessionStats;
 
 /// Where a session comes from.
 pub struct Origin {
@@ -31,19 +31,23 @@ pub struct Filtered {
     origin: Origin,
     /// The one that the session goes on to.
     route: Arc<TcpRoute>,
-    told: Box<Told>,
+    parameters: Box<ClientParameters>,
     reason: Reason,
     bytes: (u64, u64),
 }
 
 impl Filtered {
-    pub fn new(origin: Origin, route: Arc<TcpRoute>, told: Box<Told>) -> Filtered {
+    pub fn new(
+        origin: Origin,
+        route: Arc<TcpRoute>,
+        parameters: Box<ClientParameters>,
+    ) -> Filtered {
         Filtered {
             chain: route.filters.clone(),
             asked: 0,
             origin,
             route,
-            told,
+            parameters,
             // What is broken off without a word is so by a drain.
             reason: Reason::Drained,
             bytes: (0, 0),
@@ -59,7 +63,7 @@ impl Filtered {
     ) -> Result<Arc<TcpRoute>, Reason> {
         let route = self.route.clone();
         let find = |name: &str| another(snapshot, &route, name);
-        let context = context(&self.origin, &route, &self.told);
+        let context = context(&self.origin, &route, &self.parameters);
         let asking = self.chain.connect(&context, &mut self.asked, find);
         let passage = tokio::select! {
             biased;
@@ -91,9 +95,9 @@ impl Filtered {
     }
 
     /// The session is over.
-    pub fn finished(mut self, reason: Reason, told: &routed::Told) {
+    pub fn finished(mut self, reason: Reason, stats: &SessionStats) {
         self.reason = reason;
-        self.bytes = (told.up, told.down);
+        self.bytes = (stats.up, stats.down);
     }
 
     /// The filter that was asked last.
@@ -104,7 +108,7 @@ impl Filtered {
 
 impl Drop for Filtered {
     fn drop(&mut self) {
-        let context = context(&self.origin, &self.route, &self.told);
+        let context = context(&self.origin, &self.route, &self.parameters);
         let (bytes_up, bytes_down) = self.bytes;
         let end = TcpEnd {
             reason: self.reason,
@@ -116,16 +120,20 @@ impl Drop for Filtered {
     }
 }
 
-fn context<'a>(origin: &'a Origin, route: &'a TcpRoute, told: &'a Told) -> TcpContext<'a> {
+fn context<'a>(
+    origin: &'a Origin,
+    route: &'a TcpRoute,
+    parameters: &'a ClientParameters,
+) -> TcpContext<'a> {
     TcpContext {
         client: origin.client,
         listener: &origin.listener,
         route: &route.label,
         upstream: route.upstream.label(),
         protocol: route.db_type.as_str(),
-        sni: told.sni.as_deref(),
-        database: told.database.as_deref(),
-        user: told.user.as_deref(),
+        sni: parameters.sni.as_deref(),
+        database: parameters.database.as_deref(),
+        user: parameters.user.as_deref(),
     }
 }
 

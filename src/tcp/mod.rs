@@ -7,16 +7,20 @@
 
 pub mod cancel;
 pub mod connect;
+mod encryption;
 mod filtered;
 mod login;
 mod mysql;
 mod negotiation;
 pub mod opening;
+mod parameters;
 pub mod refuse;
 pub mod relay;
 pub mod routed;
 pub mod session;
+mod shared;
 mod standing;
+mod stats;
 mod threads;
 
 pub use session::{Accepted, Sessions};

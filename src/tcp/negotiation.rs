@@ -12,23 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Connected, Warmth, departure};
-use super::opening::{self, PostgresTls};
+use super::encryption::{PostgresTls, Settled};
+use super::opening;
 use super::routed::Routed;
 use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
 use crate::transport::Transport;
 use crate::upstream::{Encryption, Outcome};
-use crate::wire::postgres::{self, CancelKey, Start};
-
-/// How a session goes on after its client asked for TLS.
-pub enum Settled {
-    /// In TLS: what follows cannot be read.
-    Encrypted,
-    /// In clear, with what the server has said already; its client has sent its next packet.
-    InClear(Bytes),
-    /// It is no session.
-    Cancel(CancelKey),
-}
+use crate::wire::postgres::{self, Start};
 
 impl Routed<'_> {
     /// Asks the server for TLS in the client's place and tells the client what it does not know

@@ -18,11 +18,13 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::DbType;
 use crate::error::Reason;
 use crate::route::{SslRequest, TcpRoute, TcpTable};
+use crate::tcp::encryption::PostgresTls;
+use crate::tcp::parameters::ClientParameters;
 use crate::transport::Transport;
 use crate::wire::postgres::CancelKey;
 use crate::wire::proxy_protocol::{self, Parsed};
 use crate::wire::sniff::{self, Sniffed};
-use crate::wire::tls::{self, ClientHello, Hello};
+use crate::wire::tls::{self, Hello};
 
 /// What a client wants.
 pub enum Opening {
@@ -30,36 +32,13 @@ pub enum Opening {
     Session {
         route: Arc<TcpRoute>,
         tls: PostgresTls,
-        said: Said,
+        /// For the filters of the route. `None` for a route without.
+        parameters: Option<Box<ClientParameters>>,
     },
     /// To end a query of another session.
     Cancel(CancelKey),
     /// Nothing that a route of this listener could give.
     Unmatched,
-}
-
-/// What the first bytes told of a client, for the filters of its route. `None` for a route without.
-pub type Said = Option<Box<Told>>;
-
-/// See [`Said`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    pub sni: Option<String>,
-    pub database: Option<String>,
-    pub user: Option<String>,
-}
-
-/// How TLS stands with a Postgres client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PostgresTls {
-    /// It did not ask.
-    No,
-    /// Its request goes to the server, which answers for itself.
-    Asked,
-    /// We said yes in the server's name; the server must say so too.
-    Promised,
-    /// We said no, as all servers of the route did of late; the server must say so too.
-    Denied,
 }
 
 /// Reads the PROXY header of a trusted peer, if it sends one. Returns the client it names.
@@ -96,7 +75,7 @@ pub async fn open(
     if let Some(route) = table.alone()
         && route.db_type != DbType::Postgres
     {
-        return Ok(session(route, PostgresTls::No, Told::default));
+        return Ok(session(route, PostgresTls::No, ClientParameters::default));
     }
     let until = Instant::now() + sniff_timeout;
     if first.is_empty()
@@ -105,7 +84,7 @@ pub async fn open(
         let patience = Instant::now() + SERVER_FIRST_DELAY.min(sniff_timeout);
         match read(stream, first, patience).await {
             Err(Reason::SniffTimeout) => {
-                return Ok(session(route, PostgresTls::No, Told::default));
+                return Ok(session(route, PostgresTls::No, ClientParameters::default));
             }
             other => other?,
         }
@@ -120,7 +99,11 @@ pub async fn open(
             (Sniffed::PostgresSsl, Some(SslRequest::PassOn(route))) => {
                 // Known before a server is picked: a cancel that follows waits for none.
                 if !route.upstream.declines_encryption() {
-                    return Ok(session(route, PostgresTls::Asked, Told::default));
+                    return Ok(session(
+                        route,
+                        PostgresTls::Asked,
+                        ClientParameters::default,
+                    ));
                 }
                 tls = PostgresTls::Denied;
                 b'N'
@@ -132,8 +115,8 @@ pub async fn open(
             _ => {
                 // Filters are told the same of a client whether it is known what its server says.
                 let told = || match tls {
-                    PostgresTls::Denied => Told::default(),
-                    _ => Told::of(&sniffed),
+                    PostgresTls::Denied => ClientParameters::default(),
+                    _ => ClientParameters::of(&sniffed),
                 };
                 return Ok(table
                     .select(&sniffed)
@@ -166,7 +149,9 @@ async fn by_name(
                 return Ok(table
                     .postgres_by_name(&hello)
                     .map_or(Opening::Unmatched, |route| {
-                        session(route, PostgresTls::Promised, || Told::of_hello(&hello))
+                        session(route, PostgresTls::Promised, || {
+                            ClientParameters::of_hello(&hello)
+                        })
                     }));
             }
             Hello::NotTls => return Err(Reason::BadRequest),
@@ -217,32 +202,15 @@ pub(super) async fn reply(stream: &mut Transport, answer: u8) -> Result<(), Reas
         .map_err(|_: std::io::Error| Reason::ClientClosed)
 }
 
-fn session(route: &Arc<TcpRoute>, tls: PostgresTls, told: impl FnOnce() -> Told) -> Opening {
+fn session(
+    route: &Arc<TcpRoute>,
+    tls: PostgresTls,
+    parameters: impl FnOnce() -> ClientParameters,
+) -> Opening {
     Opening::Session {
         route: route.clone(),
         tls,
-        said: (!route.filters.is_empty()).then(|| Box::new(told())),
-    }
-}
-
-impl Told {
-    fn of(sniffed: &Sniffed) -> Told {
-        match sniffed {
-            Sniffed::Tls(hello) => Told::of_hello(hello),
-            Sniffed::PostgresStartup(startup) => Told {
-                sni: None,
-                database: Some(startup.database.clone()),
-                user: Some(startup.user.clone()),
-            },
-            _ => Told::default(),
-        }
-    }
-
-    fn of_hello(hello: &ClientHello) -> Told {
-        Told {
-            sni: hello.sni.clone(),
-            ..Told::default()
-        }
+        parameters: (!route.filters.is_empty()).then(|| Box::new(parameters())),
     }
 }
 

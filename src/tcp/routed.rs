@@ -17,14 +17,14 @@ use crate::config::{DbType, TcpProxy};
 use crate::error::Reason;
 use crate::route::{TcpRoute, TcpTable};
 use crate::tcp::cancel::{self, Registered};
-use crate::tcp::connect::{self, Connected, Efforts, Warmth};
+use crate::tcp::connect::{self, Connected, Warmth};
+use crate::tcp::encryption::{PostgresTls, Settled};
 use crate::tcp::login::Login;
-use crate::tcp::negotiation::Settled;
-use crate::tcp::opening::PostgresTls;
 use crate::tcp::refuse;
 use crate::tcp::relay::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, Seen, SilentClient};
-use crate::tcp::session::Sessions;
+use crate::tcp::shared::Shared;
 use crate::tcp::standing::Standing;
+use crate::tcp::stats::SessionStats;
 use crate::tcp::threads::Thread;
 use crate::telemetry::Carried;
 use crate::transport::Transport;
@@ -36,7 +36,7 @@ use crate::wire::{refusal, replay, tls};
 
 /// What a session is from its opening to its end.
 pub struct Routed<'s> {
-    pub sessions: &'s Sessions,
+    pub sessions: &'s Shared,
     pub table: &'s TcpTable,
     pub route: &'s TcpRoute,
     /// By its proxy's word, where it has one.
@@ -44,16 +44,8 @@ pub struct Routed<'s> {
     pub tls: PostgresTls,
     /// A server connection must stand by then.
     pub deadline: Instant,
-    pub told: &'s mut Told,
+    pub stats: &'s mut SessionStats,
     pub carried: Option<Carried>,
-}
-
-/// What a session's log line tells of its server and its bytes.
-#[derive(Debug, Default)]
-pub struct Told {
-    pub efforts: Efforts,
-    pub up: u64,
-    pub down: u64,
 }
 
 /// Both sides as a relay begins.
@@ -177,7 +169,7 @@ impl Routed<'_> {
             (stream, first),
             warm,
             self.deadline,
-            &mut self.told.efforts,
+            &mut self.stats.efforts,
         );
         tokio::select! {
             biased;
@@ -209,8 +201,8 @@ impl Routed<'_> {
         let begun = self.begin_mysql(pairing.client, pairing.server, at, pairing.preface);
         let begun = begun.await;
         if let Some(reason) = begun.over {
-            self.told.up += begun.up;
-            self.told.down += begun.down;
+            self.stats.up += begun.up;
+            self.stats.down += begun.down;
             let rest = Rest::Open {
                 client: begun.client,
                 server: begun.server,
@@ -356,9 +348,9 @@ impl Routed<'_> {
         }
         if !matches!(ended.rest, Rest::Unanswered { .. }) {
             // What was sent in vain is sent again, and told once.
-            self.told.up += ended.up;
+            self.stats.up += ended.up;
         }
-        self.told.down += ended.down;
+        self.stats.down += ended.down;
         if ended.reason == Reason::UpstreamReset {
             lease.failed("the connection of a session broke");
             lease.record(Outcome::Failed);
@@ -410,7 +402,7 @@ impl Routed<'_> {
     /// client can know whether to ask again.
     async fn give_up(&mut self, lease: Lease, client: Transport, sent: Bytes) -> Reason {
         let reason = Reason::UpstreamReset;
-        self.told.up += sent.len() as u64;
+        self.stats.up += sent.len() as u64;
         self.refuse(client, reason, &sent).await;
         lease.finish(Outcome::Neutral);
         reason
@@ -424,7 +416,7 @@ impl Routed<'_> {
             &self.sessions.warm,
             lease,
             self.deadline,
-            &mut self.told.efforts,
+            &mut self.stats.efforts,
         );
         instead.await.ok_or(Reason::ConnectFailed)
     }

@@ -22,9 +22,9 @@ use crate::tcp::cancel::{self, Cancels};
 use crate::tcp::filtered::{Filtered, Origin};
 use crate::tcp::opening::{self, Opening};
 use crate::tcp::refuse;
-use crate::tcp::relay::Pipes;
-use crate::tcp::routed::{Routed, Told};
-use crate::tcp::threads::Threads;
+use crate::tcp::routed::Routed;
+use crate::tcp::shared::Shared;
+use crate::tcp::stats::SessionStats;
 use crate::telemetry::{Carried, ClientAddress, Record, Reporter, TcpSession};
 use crate::transport::Transport;
 use crate::upstream::warm::Warm;
@@ -32,13 +32,7 @@ use crate::upstream::warm::Warm;
 /// What all sessions of a gateway share.
 pub struct Sessions {
     reporter: Reporter,
-    pub(super) warm: Arc<Warm>,
-    pub(super) pipes: Arc<Pipes>,
-    pub(super) cancels: Cancels,
-    /// Likewise, for the KILL of MySQL.
-    pub(super) threads: Threads,
-    /// Turns to the reason when a drain has waited long enough.
-    pub(super) cut: watch::Receiver<Option<Reason>>,
+    shared: Shared,
 }
 
 /// A connection as the listener accepted it.
@@ -62,7 +56,7 @@ struct Story {
     client: SocketAddr,
     listener: Arc<str>,
     route: Option<Arc<TcpRoute>>,
-    told: Told,
+    stats: SessionStats,
     /// `None` until it is known what the client wants.
     counted: Option<TcpSession>,
 }
@@ -86,18 +80,17 @@ impl Sessions {
     ) -> Sessions {
         Sessions {
             reporter,
-            warm,
-            pipes: Pipes::new(MAX_PIPES),
-            cancels: Cancels::default(),
-            threads: Threads::default(),
-            cut,
+            shared: Shared::new(warm, cut),
         }
     }
 
     /// For a process that has taken over from another, whose sessions end within `drain`.
     pub fn inheriting(self, drain: Duration) -> Sessions {
         Sessions {
-            cancels: Cancels::inheriting(drain),
+            shared: Shared {
+                cancels: Cancels::inheriting(drain),
+                ..self.shared
+            },
             ..self
         }
     }
@@ -109,7 +102,7 @@ impl Sessions {
             client: accepted.client,
             listener: accepted.listener.clone(),
             route: None,
-            told: Told::default(),
+            stats: SessionStats::default(),
             counted: None,
         };
         let reason = self.carry(accepted, &mut story).await;
@@ -133,11 +126,11 @@ impl Sessions {
             Ok(Opening::Session { route, .. }) => {
                 let refused = refuse::client(stream, &route, why, &first).await;
                 if let Some((key, stream)) = refused {
-                    cancel::carry(&key, &self.cancels, &table, client.ip(), stream).await;
+                    cancel::carry(&key, &self.shared.cancels, &table, client.ip(), stream).await;
                 }
             }
             Ok(Opening::Cancel(key)) => {
-                cancel::carry(&key, &self.cancels, &table, client.ip(), stream).await;
+                cancel::carry(&key, &self.shared.cancels, &table, client.ip(), stream).await;
             }
             Ok(Opening::Unmatched) => refuse::unmatched(stream, why, &first).await,
             Err(reason) => log::debug!("{client} was turned away unheard: {reason}"),
@@ -171,10 +164,14 @@ impl Sessions {
         let config = &snapshot.config;
         let client = &mut story.client;
         let opened = opening(&mut stream, &mut first, &table, config, client).await;
-        let (mut route, tls, said) = match opened {
-            Ok(Opening::Session { route, tls, said }) => (route, tls, said),
+        let (mut route, tls, parameters) = match opened {
+            Ok(Opening::Session {
+                route,
+                tls,
+                parameters,
+            }) => (route, tls, parameters),
             Ok(Opening::Cancel(key)) => {
-                cancel::carry(&key, &self.cancels, &table, client.ip(), stream).await;
+                cancel::carry(&key, &self.shared.cancels, &table, client.ip(), stream).await;
                 return Reason::Ok;
             }
             Ok(Opening::Unmatched) => {
@@ -191,11 +188,14 @@ impl Sessions {
         };
         let opened = Instant::now();
         story.route = Some(route.clone());
-        let filtered = said.map(|said| Filtered::new(story.origin(), route.clone(), said));
+        let filtered = parameters.map(|known| Filtered::new(story.origin(), route.clone(), known));
         let mut filtered = filtered.map(Box::new);
         let mut let_in = Ok(());
         if let Some(filtered) = &mut filtered {
-            match filtered.connect(&snapshot, opened, self.cut_off()).await {
+            match filtered
+                .connect(&snapshot, opened, self.shared.cut_off())
+                .await
+            {
                 Ok(another) => route = another,
                 Err(reason) => let_in = Err(reason),
             }
@@ -203,13 +203,13 @@ impl Sessions {
         }
         story.counted = Some(route.metrics.session(story.started.into_std()));
         let routed = Routed {
-            sessions: self,
+            sessions: &self.shared,
             table: &table,
             route: &route,
             client: story.client,
             tls,
             deadline: opened + route.tries.timeout,
-            told: &mut story.told,
+            stats: &mut story.stats,
             carried,
         };
         let reason = match let_in {
@@ -220,35 +220,25 @@ impl Sessions {
             }
         };
         if let Some(filtered) = filtered {
-            filtered.finished(reason, &story.told);
+            filtered.finished(reason, &story.stats);
         }
         reason
     }
 
-    /// Done when a drain has waited long enough.
-    pub(super) fn cut_off(&self) -> impl Future<Output = ()> + use<> {
-        let mut cut = self.cut.clone();
-        async move {
-            if cut.wait_for(Option::is_some).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
     fn report(&self, mut story: Story, reason: Reason) {
         let counted = story.counted.take();
-        let (route, told) = (story.route.as_ref(), &story.told);
+        let (route, stats) = (story.route.as_ref(), &story.stats);
         self.reporter.session(counted, reason, || Record {
             client: ClientAddress::Peer(story.client),
             route: route.map_or("-", |route| &route.label),
             upstream: route.map_or("", |route| route.upstream.label()),
-            endpoint: told.efforts.endpoint.as_deref().unwrap_or(""),
+            endpoint: stats.efforts.endpoint.as_deref().unwrap_or(""),
             protocol: route.map_or("", |route| route.db_type.as_str()),
-            bytes_in: told.up,
-            bytes_out: told.down,
-            tries: told.efforts.tries,
-            queue: told.efforts.queued,
-            connect: told.efforts.connect,
+            bytes_in: stats.up,
+            bytes_out: stats.down,
+            tries: stats.efforts.tries,
+            queue: stats.efforts.queued,
+            connect: stats.efforts.connect,
             total: story.started.elapsed(),
             ..Record::new(&story.listener, reason)
         });
@@ -281,7 +271,5 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Pipes that splicing may hold at a time, two descriptors each; what comes above is copied.
-const MAX_PIPES: usize = 64;
 /// How much of an unmatched start is logged: enough to know a protocol, too little for a password.
 const UNMATCHED_BYTES: usize = 16;

@@ -10,6 +10,7 @@
 //! `copy` and `splice` are the two ways to move a portion, `mode` chooses between them, `gather` lets
 //! the source of a long streak wait, `past` is what is remembered of the bytes.
 
+mod buffer;
 mod copy;
 mod gather;
 mod mode;
@@ -28,9 +29,9 @@ pub(super) use self::gather::GATHER;
 use self::gather::Gather;
 use self::mode::Mode;
 use self::past::{Kept, TAIL, Tail};
+use super::options::{Observer, Seen};
 use super::pipe::{Pipe, Pipes};
 use super::socket::{Loss, Socket};
-use super::{Observer, Seen};
 
 /// One direction, without its sockets.
 pub(super) struct Flow<'a> {
@@ -237,7 +238,7 @@ impl<'a> Flow<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::copy::BUFFER;
+    use super::buffer::BUFFER;
     use super::script::{Read, Script, Write, drive, pattern, splices};
     use super::*;
 

@@ -5,7 +5,7 @@
 //! equal portions; a failed sink does not end the session before the other direction has delivered
 //! what its source still had. Made and driven by `Relay::run`.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -17,10 +17,11 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::clock::Clock;
+use super::ended::{Ended, Rest};
 use super::flow::{Flow, GATHER, Stage, Step};
+use super::options::{Asking, Idle, Manners, Parting, Relay, SilentClient};
 use super::pipe::Pipes;
 use super::socket::{Loss, close_with_reset};
-use super::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, SilentClient};
 use crate::error::Reason;
 use crate::telemetry::Carried;
 use crate::telemetry::Direction;
@@ -81,6 +82,30 @@ pub(super) enum End {
     Idle,
     HalfOpen,
     Stopped,
+}
+
+impl<'a> Relay<'a> {
+    /// Relays until both sides have ended, one breaks, time is up, or `stop` is ready (`pin!` it: a
+    /// future that is moved in would be stored twice). Both streams should be
+    /// [tuned](crate::upstream::tune).
+    ///
+    /// Less than 500 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
+    /// `await` has no room for that, too.
+    pub fn run<S>(
+        self,
+        client: Transport,
+        server: Transport,
+        mut stop: S,
+    ) -> impl Future<Output = Ended> + use<'a, S>
+    where
+        S: Future<Output = ()> + Unpin,
+    {
+        let mut pair = Pair::new(self, client, server);
+        async move {
+            let end = poll_fn(|cx| pair.poll(cx, Pin::new(&mut stop))).await;
+            pair.close(end)
+        }
+    }
 }
 
 impl<'a> Pair<'a> {

@@ -5,12 +5,12 @@
 //! steps; memory is taken only for what a slow sink leaves over. Called by `flow.rs`, and by
 //! `splice.rs` where there is no pipe.
 
-use std::cell::Cell;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
+use super::buffer::Buffer;
 use super::{Flow, Step};
 use crate::tcp::relay::socket::{Loss, Socket};
 
@@ -75,28 +75,3 @@ impl Flow<'_> {
         }
     }
 }
-
-/// The buffer of this thread, for as long as one step takes.
-struct Buffer(Box<[u8]>);
-
-thread_local! {
-    /// Not state: what is in it means nothing between two steps.
-    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-}
-
-impl Buffer {
-    fn take() -> Buffer {
-        let spare = SPARE.try_with(Cell::take).ok().flatten();
-        Buffer(spare.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice()))
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // An error means that the thread ends; then the buffer goes, too.
-        let _ending = SPARE.try_with(|spare| spare.set(Some(std::mem::take(&mut self.0))));
-    }
-}
-
-/// What is copied at once, in bytes.
-pub(super) const BUFFER: usize = 64 * 1024;

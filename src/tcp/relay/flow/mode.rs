@@ -4,7 +4,7 @@
 //! the guess is here. Invariant: it knows lengths only, neither bytes nor sockets, so a wrong guess
 //! costs time and never a byte. Told by `flow.rs` what was read, by `splice.rs` the rest.
 
-use super::copy::BUFFER;
+use super::buffer::BUFFER;
 
 /// Through a buffer, or through a pipe.
 #[derive(Clone, Copy, Debug)]

@@ -104,7 +104,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::tcp::relay::flow::copy::BUFFER;
+    use crate::tcp::relay::flow::buffer::BUFFER;
     use crate::tcp::relay::flow::script::{Read, Script, drive, pattern};
 
     #[test]

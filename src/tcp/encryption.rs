@@ -1,0 +1,28 @@
+//! How TLS stands with a Postgres client, and what its session is once that is settled.
+
+use bytes::Bytes;
+
+use crate::wire::postgres::CancelKey;
+
+/// How TLS stands with a Postgres client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostgresTls {
+    /// It did not ask.
+    No,
+    /// Its request goes to the server, which answers for itself.
+    Asked,
+    /// We said yes in the server's name; the server must say so too.
+    Promised,
+    /// We said no, as all servers of the route did of late; the server must say so too.
+    Denied,
+}
+
+/// How a session goes on after its client asked for TLS.
+pub enum Settled {
+    /// In TLS: what follows cannot be read.
+    Encrypted,
+    /// In clear, with what the server has said already; its client has sent its next packet.
+    InClear(Bytes),
+    /// It is no session.
+    Cancel(CancelKey),
+}
