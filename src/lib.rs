@@ -56,8 +56,8 @@
 //!
 //! # The life of a request
 //!
-//! A connection is accepted and counted by [`server::accept`]. [`server::connection`] waits for a
-//! head, which [`server::io`] holds back until [`wire::http1`] has found it whole and clean; only
+//! A connection is accepted and counted by [`server::edge::accept`]. [`server::edge::http1::connection`] waits for a
+//! head, which [`server::edge::http1::io`] holds back until [`wire::http1`] has found it whole and clean; only
 //! then does a Pingora session exist. [`http::Proxy`] loads the [`snapshot::Snapshot`] once, finds
 //! the [`route::Route`], lets its filters see the request ([`http::filters`]), gets a
 //! [`upstream::Lease`] and hands Pingora a peer. What fails is judged by [`http::retry`], answered

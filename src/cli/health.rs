@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::config;
 use crate::error::Error;
-use crate::server::handoff;
-use crate::server::paths::{Mode, Paths};
+use crate::server::lifecycle::handoff;
+use crate::server::process::paths::{Mode, Paths};
 
 /// Asks the gateway that was started with `file`, which need not be valid any more.
 ///

@@ -17,7 +17,7 @@ use std::time::Duration;
 use env_logger::{Builder, Env, Target};
 
 use crate::error::Error;
-use crate::server::daemon::point_output_at;
+use crate::server::process::daemon::point_output_at;
 
 /// The running log. What was logged last is written when it is dropped.
 pub struct ProcessLog {

@@ -21,9 +21,9 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::server::Gateway;
-use crate::server::daemon::{self, Outcome, Report, Side};
-use crate::server::listener;
-use crate::server::paths::{Mode, Paths};
+use crate::server::edge::listener;
+use crate::server::process::daemon::{self, Outcome, Report, Side};
+use crate::server::process::paths::{Mode, Paths};
 
 use self::log::ProcessLog;
 

@@ -1,6 +1,6 @@
 //! How one HTTP/1 request arrived.
 //!
-//! Its own file because it is the only thing that the connection loop (`server::connection`) and
+//! Its own file because it is the only thing that the connection loop (`server::edge::http1::connection`) and
 //! the proxy phases share: the loop puts it into the session, Pingora hands it to
 //! `ProxyHttp::on_connection_reuse`. Invariant: every request of a connection gets its own, the
 //! first one too.

@@ -1,36 +1,17 @@
 //! Assembly and lifecycle: one [`Gateway`] from one [`Config`].
 //!
 //! The builder binds sockets, compiles the snapshot, and hands both to a Pingora server with one
-//! service that [`accept`]s on all [`listener`]s and small ones for health checks, names and warm
+//! service that [accepts](edge::accept)s on all [listeners](edge::listener) and small ones for health checks, names and warm
 //! sockets. Invariant: nothing is global, so several gateways run in one process; what can fail (a
 //! taken port, a bad filter) fails before anything runs. It is over 400 lines because a builder's
 //! methods are one list.
 
-pub mod accept;
 pub mod adapter;
-pub mod admin;
-mod assembled;
 mod builder;
-pub mod connection;
-pub mod daemon;
 pub mod drain;
 pub mod edge;
-pub mod handoff;
-pub mod io;
-mod last_errors;
-pub mod listener;
-mod lowered;
-pub mod occasions;
-pub mod paths;
-pub mod pid_file;
-pub mod refusal;
-pub mod reload;
-mod signals;
-pub mod stages;
-pub mod systemd;
-mod watch;
-pub mod workers;
-mod writable;
+pub mod lifecycle;
+pub mod process;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,14 +29,15 @@ use crate::config::{self, Config};
 use crate::error::Error;
 use crate::filter::Registry;
 use crate::http::outbound::OutboundClients;
-use crate::server::assembled::Assembled;
 use crate::server::drain::Stop;
-use crate::server::handoff::Control;
-use crate::server::handoff::new::Takeover;
-use crate::server::listener::{Identity, Kind, Listener, wanted};
-use crate::server::paths::{Mode, Paths};
-use crate::server::pid_file::PidFile;
-use crate::server::signals::Signals;
+use crate::server::edge::listener::{Identity, Kind, Listener, wanted};
+use crate::server::lifecycle::assembled::Assembled;
+use crate::server::lifecycle::handoff::Control;
+use crate::server::lifecycle::handoff::new::Takeover;
+use crate::server::process::paths::{Mode, Paths};
+use crate::server::process::pid_file::PidFile;
+use crate::server::process::signals::{self, Signals};
+use crate::server::process::{systemd, writable};
 use crate::snapshot::{Additions, Snapshot, SnapshotHandle};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::discovery::Resolvers;

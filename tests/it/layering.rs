@@ -39,9 +39,9 @@ const PINGORA: &[&str] = &[
 /// Files named for what needs `unsafe`.
 const UNSAFE: &[&str] = &[
     "cli/mallopt.rs",
-    "server/accept/socket.rs",
+    "server/edge/accept/socket.rs",
     "server/adapter/descriptor.rs",
-    "server/daemon.rs",
+    "server/process/daemon.rs",
 ];
 
 /// What `lib.rs` re-exports at the root, and where it lives.

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::server::io::tests::connected;
-use crate::server::stages::Stages;
+use crate::server::drain::stages::Stages;
+use crate::server::edge::http1::io::tests::connected;
 use crate::wire::http1::Malformed;
 
 /// Sends everything to one origin and tells what it was told about each request.

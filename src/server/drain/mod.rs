@@ -5,6 +5,8 @@
 //! is over. Invariant: a connection is counted from accept to close by one RAII guard, and the
 //! waiter is armed before the count is read, so that no last one out is missed.
 
+pub mod stages;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::error::Reason;
-use crate::server::stages::{Stage, StageWatch, Stages};
+use crate::server::drain::stages::{Stage, StageWatch, Stages};
 
 /// How many client connections stand. Cloning shares the count.
 #[derive(Clone, Debug, Default)]

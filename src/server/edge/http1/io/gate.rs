@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is the one place where time plays a part in reading. Invariants: a
 //! deadline is absolute, so dripping bytes does not move it; a head that is there is served, even
-//! if the connection was to close. Called by `server::connection` before each session.
+//! if the connection was to close. Called by `server::edge::http1::connection` before each session.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{GateStream, Upgrade};
 use crate::error::Reason;
 use crate::http::deadline::Clock;
-use crate::server::stages::{Stage, StageWatch};
+use crate::server::drain::stages::{Stage, StageWatch};
 use crate::wire::http1::{BodyTracker, HeadScanner, HeadSummary, Refusal, Scan};
 
 /// How long and how large a head may be.

@@ -28,7 +28,7 @@ pub async fn refuse(socket: TcpStream, status: u16, retry_after: Option<u32>) {
 
 /// Answers a head that must not pass with the reason, then closes the connection. Takes at most two
 /// seconds. `method` is there if the request line was well formed: HEAD gets no body.
-pub(super) fn refuse_head(
+pub(in crate::server) fn refuse_head(
     socket: TcpStream,
     refusal: Refusal,
     method: Option<&str>,
@@ -51,7 +51,7 @@ async fn send(mut socket: TcpStream, answer: String) {
 
 /// Says that nothing more will be sent, reads and drops what the client still sends until it is
 /// done or a second is over, then closes.
-pub(super) async fn linger(mut socket: TcpStream) {
+pub(in crate::server) async fn linger(mut socket: TcpStream) {
     let drained = async {
         if socket.shutdown().await.is_err() {
             return;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::Reason;
-use crate::server::connection::{Edge, EdgeLimits, RefusedRequest};
+use crate::server::edge::http1::connection::{Edge, EdgeLimits, RefusedRequest};
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{ClientAddress, Record, Reporter, RequestEnd};
 

@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{self, Changed, Config, HttpRoute, TcpRoute};
 use crate::error::Error;
 use crate::http::outbound::OutboundClients;
-use crate::server::accept::Change;
-use crate::server::listener::{Listener, Wanted, wanted};
-use crate::server::lowered::lowered;
-use crate::server::systemd;
+use crate::server::edge::accept::Change;
+use crate::server::edge::listener::{Listener, Wanted, wanted};
+use crate::server::lifecycle::lowered::lowered;
+use crate::server::process::systemd;
 use crate::snapshot::{Additions, Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
 

@@ -24,20 +24,20 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::http::Proxy;
 use crate::http::outbound::OutboundClients;
-use crate::server::accept::{Edges, Launch, Listeners};
-use crate::server::admin::Admin;
 use crate::server::drain::{Drain, Leave, Stop, StopWatch};
-use crate::server::edge::HttpEdge;
-use crate::server::handoff::Control;
-use crate::server::handoff::new::Takeover;
-use crate::server::handoff::old::{self, Accepting, Offer};
-use crate::server::listener::Listener;
-use crate::server::occasions::Occasions;
-use crate::server::pid_file::name_us;
-use crate::server::reload::Reload;
-use crate::server::signals::Signals;
-use crate::server::systemd;
-use crate::server::workers::Workers;
+use crate::server::edge::accept::{Edges, Launch, Listeners};
+use crate::server::edge::http_edge::HttpEdge;
+use crate::server::edge::listener::Listener;
+use crate::server::edge::workers::Workers;
+use crate::server::lifecycle::admin::Admin;
+use crate::server::lifecycle::handoff::Control;
+use crate::server::lifecycle::handoff::new::Takeover;
+use crate::server::lifecycle::handoff::old::{self, Accepting, Offer};
+use crate::server::lifecycle::occasions::Occasions;
+use crate::server::lifecycle::reload::Reload;
+use crate::server::process::pid_file::name_us;
+use crate::server::process::signals::Signals;
+use crate::server::process::systemd;
 use crate::snapshot::{Additions, SnapshotHandle};
 use crate::tcp::Sessions;
 use crate::telemetry::{AccessLog, Metrics, Reporter};
@@ -48,7 +48,7 @@ use crate::upstream::probe::BeginSession;
 use crate::upstream::warm::Warm;
 
 /// Everything that can fail has not; only threads are missing.
-pub(super) struct Assembled {
+pub(in crate::server) struct Assembled {
     pub config: Arc<Config>,
     pub additions: Arc<Additions>,
     /// Of the filters that call upstreams.

@@ -16,7 +16,7 @@ use super::control::{Control, Place, connect};
 use super::protocol::{Channel, Message, Trouble, VERSION, shortened};
 use super::{SERVING_TIMEOUT, broken, trusts};
 use crate::error::Error;
-use crate::server::listener::Identity;
+use crate::server::edge::listener::Identity;
 
 /// An upgrade under way, seen from the process that comes.
 #[derive(Debug)]
@@ -258,7 +258,7 @@ mod tests {
     use super::super::protocol::CHUNK;
     use super::*;
     use crate::server::Gateway;
-    use crate::server::listener::Kind;
+    use crate::server::edge::listener::Kind;
 
     /// What an old process says once it was greeted.
     type Script = fn(&mut Channel);

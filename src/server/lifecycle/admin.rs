@@ -16,9 +16,9 @@ use pingora_http::RequestHeader;
 use serde_json::{Value, json};
 
 use crate::server::drain::Drain;
-use crate::server::last_errors;
-use crate::server::listener::wanted;
-use crate::server::reload::Reload;
+use crate::server::edge::listener::wanted;
+use crate::server::lifecycle::last_errors;
+use crate::server::lifecycle::reload::Reload;
 use crate::snapshot::SnapshotHandle;
 use crate::telemetry::{EndpointHealthy, Metrics};
 use crate::upstream::{Role, Upstream};

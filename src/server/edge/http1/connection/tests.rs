@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::server::io::tests::connected;
-use crate::server::stages::Stages;
+use crate::server::drain::stages::Stages;
+use crate::server::edge::http1::io::tests::connected;
 use crate::wire::http1::cases::{CASES, Verdict};
 
 /// Answers every request with `METHOD target requests_before body`. Before it answers `/wait`, it

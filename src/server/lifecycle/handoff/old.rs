@@ -19,9 +19,9 @@ use super::control::Control;
 use super::protocol::{CHUNK, Channel, Message, Trouble, VERSION, shortened};
 use super::{SERVING_TIMEOUT, trusts};
 use crate::server::drain::{Drain, Leave};
-use crate::server::listener::{Identity, Kind};
-use crate::server::pid_file::name_us;
-use crate::server::reload::Reload;
+use crate::server::edge::listener::{Identity, Kind};
+use crate::server::lifecycle::reload::Reload;
+use crate::server::process::pid_file::name_us;
 
 /// The listening sockets that accept now. They stay with their accept loops, so that a listener
 /// that is closed is closed. Cloning shares the list.

@@ -21,7 +21,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::server::listener::Identity;
+use crate::server::edge::listener::Identity;
 
 /// One message. In the order in which they are said; `Refused` and `Failed` end the talk.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,7 +247,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::server::listener::Kind;
+    use crate::server::edge::listener::Kind;
 
     fn pair() -> (Channel, Channel) {
         let (one, other) = UnixStream::pair().unwrap();

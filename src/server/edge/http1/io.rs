@@ -4,7 +4,7 @@
 //! is to read. A [`GateStream`] gives nothing until a whole head was scanned, then that head, then
 //! the bytes of that request's body, then nothing until the next head was scanned. Invariants: the
 //! bytes of a following request never reach the session of the one before; an idle connection holds
-//! no buffer. Called by `server::connection`, which runs the loop.
+//! no buffer. Called by `server::edge::http1::connection`, which runs the loop.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use self::buffers::{Inbox, Outbox};
-pub(super) use self::gate::{Gate, HeadBounds, RefusedHead};
+pub(in crate::server) use self::gate::{Gate, HeadBounds, RefusedHead};
 use crate::http::deadline::{Coarse, Taking};
 use crate::wire::http1::{BodyFraming, BodyTracker};
 
@@ -58,7 +58,7 @@ pub struct GateStream {
 /// streams, and whoever started the session closes them with care. Meanwhile it can cut the stream
 /// off that a session holds.
 #[derive(Clone, Debug)]
-pub(super) struct Remains(Arc<Shared>);
+pub(in crate::server) struct Remains(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -125,12 +125,12 @@ impl GateStream {
         self.local
     }
 
-    pub(super) fn remains(&self) -> Remains {
+    pub(in crate::server) fn remains(&self) -> Remains {
         self.remains.clone()
     }
 
     /// Whether a request is over so cleanly that another one may follow.
-    pub(super) fn is_reusable(&self) -> bool {
+    pub(in crate::server) fn is_reusable(&self) -> bool {
         self.head_left == 0
             && self.body.is_done()
             && self.upgrade != Upgrade::Done
@@ -139,12 +139,12 @@ impl GateStream {
     }
 
     /// Whether everything written was given to the socket.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(in crate::server) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
     }
 
     /// The socket, when nobody needs the gate any more: to refuse what it held back.
-    pub(super) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
+    pub(in crate::server) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
         *self.remains.lock() = Held::Gone;
         self.socket.take()
     }
@@ -294,7 +294,7 @@ impl Drop for GateStream {
 }
 
 impl Remains {
-    pub(super) fn take(&self) -> Option<TcpStream> {
+    pub(in crate::server) fn take(&self) -> Option<TcpStream> {
         let mut held = self.lock();
         match std::mem::replace(&mut *held, Held::Gone) {
             Held::Left(socket) => Some(socket),
@@ -307,7 +307,7 @@ impl Remains {
     }
 
     /// Shuts the connection down under whoever reads and writes it.
-    pub(super) fn cut(&self) {
+    pub(in crate::server) fn cut(&self) {
         if let Held::Stream(socket) = *self.lock() {
             // An error means that the client was faster.
             let _ = shutdown(socket, Shutdown::Both);
@@ -316,7 +316,7 @@ impl Remains {
 
     /// Asks for what is kept in the outbox to be sent, if anything is. The next read does it: the
     /// session has the stream, and reads whenever it waits for something else.
-    pub(super) fn send_on(&self) -> bool {
+    pub(in crate::server) fn send_on(&self) -> bool {
         let holds = self.0.outbox.load(Ordering::Relaxed) != EMPTY;
         if holds {
             self.0.outbox.store(SENT_ON, Ordering::Relaxed);
@@ -325,7 +325,7 @@ impl Remains {
     }
 
     /// Whether the client takes what it is sent.
-    pub(super) fn taking(&self) -> Taking {
+    pub(in crate::server) fn taking(&self) -> Taking {
         match self.0.taking.load(Ordering::Relaxed) {
             0 => Taking::Yes,
             u64::MAX => Taking::No,
@@ -450,4 +450,4 @@ mod buffers;
 mod digest;
 mod gate;
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::server) mod tests;

@@ -12,9 +12,9 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::Signal;
 
-use crate::server::reload::{Refused, Reload};
-use crate::server::signals::Signals;
-use crate::server::watch::{PERIOD, Watch};
+use crate::server::lifecycle::reload::{Refused, Reload};
+use crate::server::lifecycle::watch::{PERIOD, Watch};
+use crate::server::process::signals::Signals;
 use crate::telemetry::AccessLog;
 
 /// The service.

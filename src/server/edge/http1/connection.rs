@@ -19,11 +19,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::io::{Gate, GateStream, HeadBounds, RefusedHead, Remains};
-use super::refusal;
-use super::stages::{Stage, StageWatch};
 use crate::error::Reason;
 use crate::http::arrival::{Arrival, Connection};
 use crate::http::deadline::{self, Clock};
+use crate::server::drain::stages::{Stage, StageWatch};
+use crate::server::edge::refusal;
 
 /// What the connection loop asks of whoever owns the configuration and the logs.
 pub trait Edge: Send + Sync {

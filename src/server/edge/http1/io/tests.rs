@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::buffers::OUTBOX_BYTES;
 use super::*;
 use crate::http::deadline::Clock;
-use crate::server::stages::Stages;
+use crate::server::drain::stages::Stages;
 use crate::wire::http1::cases::{CASES, heads};
 use crate::wire::http1::{HeadScanner, HeadSummary, MAX_TARGET_BYTES, Scan};
 

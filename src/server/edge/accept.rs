@@ -27,15 +27,15 @@ use self::socket::Watched;
 use crate::error::Reason;
 use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
-use crate::server::admin::Admin;
-use crate::server::connection::{self, Stop};
 use crate::server::drain::{Connections, Drain, Leave};
-use crate::server::edge::HttpEdge;
-use crate::server::handoff::old::Accepting;
-use crate::server::io::GateStream;
-use crate::server::listener::{Identity, Kind, Listener};
-use crate::server::refusal::refuse;
-use crate::server::workers::{Place, Workers};
+use crate::server::edge::http_edge::HttpEdge;
+use crate::server::edge::http1::connection::{self, Stop};
+use crate::server::edge::http1::io::GateStream;
+use crate::server::edge::listener::{Identity, Kind, Listener};
+use crate::server::edge::refusal::refuse;
+use crate::server::edge::workers::{Place, Workers};
+use crate::server::lifecycle::admin::Admin;
+use crate::server::lifecycle::handoff::old::Accepting;
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::ListenerMetrics;
@@ -407,5 +407,5 @@ fn accepts(listener: &str, trouble: &FailureLog) {
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Clients that are being told 503 at the same time; others are closed unheard.
-pub(super) const MAX_REFUSING: usize = 1024;
+pub(in crate::server) const MAX_REFUSING: usize = 1024;
 const MAX_ADMIN_CONNECTIONS: usize = 256;

@@ -1,0 +1,8 @@
+//! The edge: listening sockets, the loops that accept on them, and the connections of clients.
+
+pub mod accept;
+pub mod http1;
+pub mod http_edge;
+pub mod listener;
+pub mod refusal;
+pub mod workers;
