@@ -130,7 +130,7 @@ impl Global {
             Default::Bool(value) => json!(value),
             Default::Text(value) => json!(value),
             Default::Json(text) => serde_json::from_str(text).unwrap_or(Json::Null),
-            Default::Required | Default::None | Default::Told(_) => Json::Null,
+            Default::Required | Default::None | Default::Described(_) => Json::Null,
         };
         Global {
             value: written.map_or_else(default, json_of),

@@ -43,7 +43,7 @@ pub enum Default {
     /// An empty list or map, or a map of the defaults of its own keys: as JSON.
     Json(&'static str),
     /// Depends on other keys: told in words.
-    Told(&'static str),
+    Described(&'static str),
 }
 
 /// What kind of value a key takes.
@@ -176,7 +176,7 @@ impl Key {
             Default::Int(value) => format!("`{value}`"),
             Default::Bool(value) => format!("`{value}`"),
             Default::Text(value) | Default::Json(value) => format!("`{value}`"),
-            Default::Told(words) => words.into(),
+            Default::Described(words) => words.into(),
         }
     }
 

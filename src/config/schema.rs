@@ -66,7 +66,7 @@ fn property(key: &Key) -> Value {
         Default::Bool(value) => Some(json!(value)),
         Default::Text(value) => Some(json!(value)),
         Default::Json(text) => serde_json::from_str(text).ok(),
-        Default::Required | Default::None | Default::Told(_) => None,
+        Default::Required | Default::None | Default::Described(_) => None,
     };
     if let Some(default) = default {
         out["default"] = default;

@@ -268,19 +268,21 @@ pub(super) static SERVER: &[Key] = &[
     key(
         "threads",
         Int { min: 1, max: 1024 },
-        Default::Told("one per core"),
+        Default::Described("one per core"),
         "worker threads",
     ),
     key(
         "pid_file",
         Text(&PID_FILE),
-        Default::Told("none; with `-d` `harbr-router-<config stem>.pid` in the runtime folder"),
+        Default::Described(
+            "none; with `-d` `harbr-router-<config stem>.pid` in the runtime folder",
+        ),
         "holds the process id while the gateway runs",
     ),
     key(
         "upgrade_sock",
         Text(&UPGRADE_SOCK),
-        Default::Told("`harbr-router-<config stem>.sock` in the runtime folder"),
+        Default::Described("`harbr-router-<config stem>.sock` in the runtime folder"),
         "where `-u` takes the sockets over",
     ),
     key(
@@ -298,7 +300,7 @@ pub(super) static SERVER: &[Key] = &[
     key(
         "log_file",
         Text(&LOG_FILE),
-        Default::Told("stderr; with `-d` `harbr-router-<config stem>.log`"),
+        Default::Described("stderr; with `-d` `harbr-router-<config stem>.log`"),
         "the process log",
     ),
     key(
@@ -370,7 +372,7 @@ const HEALTH_PATH: Key = shared(
 const HEALTH: Key = shared(
     "health_check",
     MapOrFalse(Section::HealthCheck),
-    Default::Told("HTTP: none; TCP: the probe of the protocol"),
+    Default::Described("HTTP: none; TCP: the probe of the protocol"),
     "active checks; `false` turns them off",
 );
 const EJECT: Key = shared(
@@ -409,7 +411,7 @@ pub(super) static ROUTE: &[Key] = &[
     key(
         "timeout_ms",
         MS,
-        Default::Told("`global_timeout_ms`"),
+        Default::Described("`global_timeout_ms`"),
         "HTTP: from the request to the response header, all tries together, then the longest silence of the body; TCP: until a server connection stands",
     ),
     key(
@@ -421,7 +423,7 @@ pub(super) static ROUTE: &[Key] = &[
     key(
         "connect_timeout_ms",
         MS,
-        Default::Told("min(1000, timeout_ms / (retry_count + 1))"),
+        Default::Described("min(1000, timeout_ms / (retry_count + 1))"),
         "one connect",
     ),
     key("try_timeout_ms", MS, Default::None, "one try"),
@@ -457,27 +459,27 @@ pub(super) static ROUTE: &[Key] = &[
         On::Http,
         "upgrade",
         Protocols,
-        Default::Told("any one"),
+        Default::Described("any one"),
         "what a request may switch to; `false` or `[]`: nothing. Never to what carries HTTP (`h2c`, `HTTP/2.0`, `TLS/1.3`)",
     ),
     on(
         On::Http,
         "merge_slashes",
         Bool,
-        Default::Told("`merge_slashes` of the file"),
+        Default::Described("`merge_slashes` of the file"),
         "`//` in a path becomes `/` before it is sent; routes are chosen as if it always did",
     ),
     key(
         "is_tcp",
         Bool,
-        Default::Told("by scheme, key and port of the upstream"),
+        Default::Described("by scheme, key and port of the upstream"),
         "says that a route is TCP, or that it is not",
     ),
     on(
         On::Tcp,
         "db_type",
         Protocol,
-        Default::Told("by scheme and port of the upstream"),
+        Default::Described("by scheme and port of the upstream"),
         "the protocol of the route: any scheme of a database, or `tcp`",
     ),
     on(
@@ -487,7 +489,7 @@ pub(super) static ROUTE: &[Key] = &[
             min: 1,
             max: 65_535,
         },
-        Default::Told("that of `tcp_proxy.listen_addr`"),
+        Default::Described("that of `tcp_proxy.listen_addr`"),
         "routes with equal ports share a listener",
     ),
     on(

@@ -8,7 +8,8 @@ use std::io;
 
 use pingora_core::{Error, ErrorType};
 
-use crate::http::exchange::{Exchange, cause, told};
+use crate::http::end::{brief, cause};
+use crate::http::exchange::Exchange;
 use crate::http::retry::Failure;
 
 /// Tells the endpoint of the current try, and the log, how it failed.
@@ -58,7 +59,7 @@ fn words(error: &Error) -> String {
     match error.etype() {
         ErrorType::ConnectTimedout => "timed out".into(),
         ErrorType::ConnectionClosed => "closed the connection".into(),
-        _ => told(error),
+        _ => brief(error),
     }
 }
 

@@ -41,7 +41,7 @@ struct State {
 
 /// Whether a client takes what it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taking {
+pub enum ClientReads {
     Yes,
     /// It does again, since then.
     Since(Coarse),
@@ -139,14 +139,14 @@ impl Cutoff {
         self.lock().at
     }
 
-    fn expire(&self, now: Instant, taking: impl Fn() -> Taking) {
+    fn expire(&self, now: Instant, taking: impl Fn() -> ClientReads) {
         let mut state = self.lock();
         if state.at.is_some_and(|at| at <= now) {
             let left = state.silence.and_then(|silence| {
                 let since = match taking() {
-                    Taking::No => return Some(silence),
-                    Taking::Since(then) => state.heard.max(Some(then))?,
-                    Taking::Yes => state.heard?,
+                    ClientReads::No => return Some(silence),
+                    ClientReads::Since(then) => state.heard.max(Some(then))?,
+                    ClientReads::Yes => state.heard?,
                 };
                 let silent = Coarse::now().0.saturating_sub(since.0);
                 silence.checked_sub(silent).filter(|left| !left.is_zero())
@@ -200,7 +200,7 @@ impl Clock {
 pub async fn watch<F: Future>(
     cutoff: &Cutoff,
     clock: &mut Clock,
-    taking: impl Fn() -> Taking,
+    taking: impl Fn() -> ClientReads,
     request: F,
 ) -> F::Output {
     let mut request = std::pin::pin!(request);
@@ -239,7 +239,7 @@ mod tests {
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         let started = Instant::now();
         cutoff.arm(started + Duration::from_millis(100), stream.as_raw_fd());
-        let read = watch(&cutoff, &mut clock, || Taking::Yes, stream.read_u8()).await;
+        let read = watch(&cutoff, &mut clock, || ClientReads::Yes, stream.read_u8()).await;
         assert!(read.is_err());
         assert!(started.elapsed() >= Duration::from_millis(100));
         assert!(cutoff.disarm(), "the deadline says that it fired");
@@ -254,7 +254,7 @@ mod tests {
             Instant::now() + Duration::from_millis(50),
             stream.as_raw_fd(),
         );
-        let read = watch(&cutoff, &mut clock, || Taking::Yes, async {
+        let read = watch(&cutoff, &mut clock, || ClientReads::Yes, async {
             assert!(!cutoff.disarm());
             tokio::time::sleep(Duration::from_millis(120)).await;
             tokio::io::AsyncWriteExt::write_all(&mut peer, b"x")
@@ -275,13 +275,13 @@ mod tests {
         watch(
             &cutoff,
             &mut clock,
-            || Taking::Yes,
+            || ClientReads::Yes,
             tokio::task::yield_now(),
         )
         .await;
         cutoff.arm(started + Duration::from_millis(60), stream.as_raw_fd());
         assert!(
-            watch(&cutoff, &mut clock, || Taking::Yes, stream.read_u8())
+            watch(&cutoff, &mut clock, || ClientReads::Yes, stream.read_u8())
                 .await
                 .is_err()
         );
@@ -306,7 +306,7 @@ mod tests {
         let (mut stream, _peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         cutoff.hold(stream.as_raw_fd());
-        let read = watch(&cutoff, &mut clock, || Taking::Yes, async {
+        let read = watch(&cutoff, &mut clock, || ClientReads::Yes, async {
             let silent = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
             assert!(silent.is_err());
             cutoff.start(Instant::now() + Duration::from_millis(30));
@@ -317,7 +317,7 @@ mod tests {
     }
 
     /// How long a body of three parts, the last of them after a silence, is listened to.
-    async fn listened(taking: impl Fn() -> Taking, silence: u64) -> (bool, Duration) {
+    async fn listened(taking: impl Fn() -> ClientReads, silence: u64) -> (bool, Duration) {
         let (mut stream, mut peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         cutoff.arm(Instant::now() + Duration::from_secs(10), stream.as_raw_fd());
@@ -342,12 +342,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_goes_on_is_left_alone() {
-        assert!(!listened(|| Taking::Yes, 60).await.0);
+        assert!(!listened(|| ClientReads::Yes, 60).await.0);
     }
 
     #[tokio::test]
     async fn a_body_that_stops_is_cut_off() {
-        let (cut, after) = listened(|| Taking::Yes, 400).await;
+        let (cut, after) = listened(|| ClientReads::Yes, 400).await;
         assert!(cut, "silent for longer than it may be");
         // Two parts came before; the clock may be some milliseconds late.
         assert!(after >= Duration::from_millis(60 + 60 + 90), "{after:?}");
@@ -355,13 +355,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_not_the_endpoints_silence() {
-        assert!(!listened(|| Taking::No, 400).await.0);
+        assert!(!listened(|| ClientReads::No, 400).await.0);
         let start = Coarse::now().as_millis();
         // Its time begins when the client took something again.
-        let since = move || Taking::Since(Coarse::from_millis(start + 380));
+        let since = move || ClientReads::Since(Coarse::from_millis(start + 380));
         assert!(!listened(since, 300).await.0);
         assert!(
-            listened(move || Taking::Since(Coarse::from_millis(start)), 400)
+            listened(move || ClientReads::Since(Coarse::from_millis(start)), 400)
                 .await
                 .0
         );

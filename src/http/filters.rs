@@ -6,7 +6,6 @@
 //! one whole answer or a closed connection. Called by `proxy.rs`.
 
 use bytes::Bytes;
-use http::Extensions;
 use log::error;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -14,34 +13,14 @@ use pingora_proxy::Session;
 
 use crate::error::Reason;
 use crate::filter::{
-    self, Attempt, Chain, Context, Failed, Last, Phases, RequestHead, RequestId, ResponseHead,
-    Verdict,
+    self, Chain, Context, Failed, Last, Phases, RequestHead, ResponseHead, Verdict,
 };
-use crate::http::exchange::{End, Exchange};
+use crate::http::end::End;
+use crate::http::exchange::Exchange;
+use crate::http::filtering::Filtering;
 use crate::http::respond::{self, Answer};
 use crate::route::{Route, normalise, with_slashes};
 use crate::wire::http1::escaped;
-
-/// What the filters of one request keep with it.
-#[derive(Default)]
-pub struct Filtering {
-    extensions: Extensions,
-    attempt: Attempt,
-    /// How many filters of the chain have let the request pass: those that see its response.
-    passed: usize,
-}
-
-impl Filtering {
-    /// A new try begins.
-    pub fn begin_try(&mut self) {
-        self.attempt.extensions.clear();
-    }
-
-    /// The id that a filter gave the request.
-    pub fn request_id(&self) -> Option<&RequestId> {
-        self.extensions.get()
-    }
-}
 
 /// What became of a request in its request phase.
 pub enum Requested {

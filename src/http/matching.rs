@@ -12,7 +12,7 @@ use pingora_http::RequestHeader;
 
 use crate::config::HashOn;
 use crate::error::Reason;
-use crate::http::exchange::End;
+use crate::http::end::End;
 use crate::route::{Route, Table, normalise, strip_prefix, with_slashes};
 use crate::upstream::key;
 

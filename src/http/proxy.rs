@@ -28,7 +28,8 @@ use crate::filter::Failed;
 use crate::http::arrival::Arrival;
 use crate::http::blame;
 use crate::http::client::{Client, is_trusted};
-use crate::http::exchange::{self, End, Exchange, Next, Silence};
+use crate::http::end::{End, brief, connect_failure};
+use crate::http::exchange::{Exchange, Next, Silence};
 use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
 use crate::http::forward;
@@ -305,7 +306,7 @@ impl ProxyHttp for Proxy {
         mut e: Box<Error>,
     ) -> Box<Error> {
         let timed_out = matches!(e.etype(), ErrorType::ConnectTimedout);
-        let failure = exchange::connect_failure(&e);
+        let failure = connect_failure(&e);
         blame::endpoint(ctx, failure, &e);
         let again = ctx.failed(failure, sendable(session));
         e.set_retry(again);
@@ -490,7 +491,7 @@ impl ProxyHttp for Proxy {
             _ => warn!(
                 "{}: {} (route {})",
                 end.reason,
-                exchange::told(e),
+                brief(e),
                 ctx.route.as_ref().map_or("-", |route| &route.label),
             ),
         }

@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 
 use crate::error::{Fault, Reason};
 use crate::filter;
-use crate::http::exchange::End;
+use crate::http::end::End;
 
 /// The status for an end with this reason. `fault` tells a client that is late with its body from
 /// an endpoint that is late with its response.

@@ -17,10 +17,10 @@
 //!
 //!     let mut server = Server::new(None)?;
 //!     server.bootstrap();
-//!     let tending = server.add_service(background_service("orders tending", orders.tending()));
+//!     let background = server.add_service(background_service("orders background", orders.background_tasks()));
 //!     let mut service = Service::new("orders".to_string(), orders);
 //!     service.add_tcp("0.0.0.0:5432");
-//!     server.add_service(service).add_dependency(tending);
+//!     server.add_service(service).add_dependency(background);
 //!     server.run_forever()
 //! }
 //! ```
@@ -110,7 +110,7 @@ impl TcpApp {
             sessions: Sessions::new(
                 Reporter::new(access_log.clone()),
                 warm.clone(),
-                drain.farewell(),
+                drain.cut_off(),
             ),
             access_log,
             warm,
@@ -124,9 +124,9 @@ impl TcpApp {
     /// What goes on beside sessions: names, health checks, sockets connected ahead, the access log.
     /// Without it there is none of that, and an upstream that is a name has no address. Its service
     /// is ready when the names have been asked for once.
-    pub fn tending(&self) -> Tending {
+    pub fn background_tasks(&self) -> BackgroundTasks {
         let upstream = self.upstream.clone();
-        Tending {
+        BackgroundTasks {
             upstreams: Arc::new(move || vec![upstream.clone()]),
             warm: self.warm.clone(),
             access_log: self.access_log.clone(),
@@ -200,14 +200,14 @@ impl ServerApp for TcpApp {
 }
 
 /// The work in the background of one [`TcpApp`].
-pub struct Tending {
+pub struct BackgroundTasks {
     upstreams: UpstreamSource,
     warm: Arc<Warm>,
     access_log: Arc<AccessLog>,
 }
 
 #[async_trait]
-impl BackgroundService for Tending {
+impl BackgroundService for BackgroundTasks {
     async fn start_with_ready_notifier(
         &self,
         shutdown: ShutdownWatch,

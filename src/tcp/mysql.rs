@@ -42,7 +42,7 @@ pub struct Begun {
 }
 
 /// Both sides while they are watched.
-struct Talk<'t, 'r> {
+struct LoginRelay<'t, 'r> {
     routed: &'t Routed<'r>,
     client: Transport,
     server: Transport,
@@ -103,7 +103,7 @@ impl Routed<'_> {
         at: SocketAddr,
         preface: Bytes,
     ) -> Begun {
-        let mut talk = Talk {
+        let mut login = LoginRelay {
             routed: self,
             client,
             server,
@@ -122,25 +122,25 @@ impl Routed<'_> {
         let over = tokio::select! {
             biased;
             () = self.sessions.cut_off() => Some(Reason::Drained),
-            over = talk.run() => over,
+            over = login.run() => over,
         };
-        if let Some(second) = talk.second.take() {
+        if let Some(second) = login.second.take() {
             second.leave();
         }
         Begun {
-            client: talk.client,
-            server: talk.server,
-            to_server: talk.from_client.freeze(),
-            to_client: talk.from_server.freeze(),
-            up: talk.up,
-            down: talk.down,
-            thread: talk.thread,
+            client: login.client,
+            server: login.server,
+            to_server: login.from_client.freeze(),
+            to_client: login.from_server.freeze(),
+            up: login.up,
+            down: login.down,
+            thread: login.thread,
             over,
         }
     }
 }
 
-impl Talk<'_, '_> {
+impl LoginRelay<'_, '_> {
     /// To the point from which both are relayed; a reason when it is over before.
     async fn run(&mut self) -> Option<Reason> {
         // Whoever has gone is found by the relay.

@@ -85,14 +85,14 @@ pub async fn linger(mut stream: Transport) {
 /// Leaves a MySQL or MariaDB server whose client went before it said a byte: by a login that is
 /// refused, because a handshake that just ends is counted against our address.
 pub async fn leave_mysql(mut server: Transport) {
-    let farewell = async {
+    let goodbye = async {
         server.write_all(&mysql::leave()).await?;
         server.shutdown().await?;
         let mut nothing = [0; 1024];
         while server.read(&mut nothing).await? > 0 {}
         Ok::<(), std::io::Error>(())
     };
-    let _ = timeout(PATIENCE, farewell).await;
+    let _ = timeout(PATIENCE, goodbye).await;
 }
 
 /// Which refusal a reason is. `None`: nobody is there to hear it.

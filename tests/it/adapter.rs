@@ -63,11 +63,12 @@ impl Embedded {
             ..ServerConf::default()
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
-        let tending = server.add_service(background_service("tending", app.tending()));
+        let background =
+            server.add_service(background_service("background", app.background_tasks()));
         let mut service = Service::new(name.to_owned(), wrap(app));
         service.add_tcp(&addr.to_string());
         service.add_uds(folder.path().join("sock").to_str().unwrap(), None);
-        server.add_service(service).add_dependency(tending);
+        server.add_service(service).add_dependency(background);
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || {
             let stopped = Mutex::new(Some(stopped));

@@ -22,10 +22,10 @@ pub(super) enum HealthDraft {
     /// Nothing: HTTP has no checks, TCP the probe of its protocol.
     Unsaid,
     Off,
-    Said(Box<Said>),
+    Written(Box<HealthKeys>),
 }
 
-pub(super) struct Said {
+pub(super) struct HealthKeys {
     path: Option<String>,
     status: Option<StatusSet>,
     user: Option<String>,
@@ -51,15 +51,15 @@ impl HealthDraft {
             return match fields.find("health_check_path") {
                 None => HealthDraft::Unsaid,
                 Some(_) => {
-                    let mut said = Said::read(report, fields);
+                    let mut said = HealthKeys::read(report, fields);
                     said.path = path;
-                    HealthDraft::Said(Box::new(said))
+                    HealthDraft::Written(Box::new(said))
                 }
             };
         };
         match field.node.value {
             Value::Bool(false) => HealthDraft::Off,
-            Value::Map(_) => HealthDraft::Said(Box::new(Said::read(report, fields))),
+            Value::Map(_) => HealthDraft::Written(Box::new(HealthKeys::read(report, fields))),
             _ => {
                 let wrong = Wrong::new(
                     format!("must be a map or false, not {}", describe(field.node)),
@@ -86,19 +86,19 @@ impl HealthDraft {
                     user: None,
                     password: None,
                 };
-                Some(Said::read(report, fields).check(probe))
+                Some(HealthKeys::read(report, fields).check(probe))
             }
-            (HealthDraft::Said(said), Carries::Http) => said.for_http(report, fields),
-            (HealthDraft::Said(said), Carries::Tcp(kind)) => said.for_tcp(report, fields, kind),
+            (HealthDraft::Written(said), Carries::Http) => said.for_http(report, fields),
+            (HealthDraft::Written(said), Carries::Tcp(kind)) => said.for_tcp(report, fields, kind),
         }
     }
 }
 
-impl Said {
+impl HealthKeys {
     /// Reads `health_check`; everything is its default where there is none.
-    fn read(report: &mut Report, fields: &Fields) -> Said {
+    fn read(report: &mut Report, fields: &Fields) -> HealthKeys {
         let section = fields.section(report, "health_check", Section::HealthCheck);
-        Said {
+        HealthKeys {
             path: section.parsed(report, "path", parse_path),
             status: section.statuses(report, "status"),
             user: section.text(report, "user").map(str::to_owned),

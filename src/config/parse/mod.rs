@@ -3,9 +3,10 @@
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
 //! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys
 //! (`leaf` one value, `environment` a variable), `server`, `upstream`, `named`, `health`,
-//! `filters`, `routes` and `tcp` know theirs, `listeners` and `told_apart` have the rules that see
+//! `filters`, `routes` and `tcp` know theirs, `listeners` and `ambiguity` have the rules that see
 //! all routes, `circles` a warning that does.
 
+mod ambiguity;
 mod carries;
 mod circles;
 mod environment;
@@ -19,7 +20,6 @@ mod report;
 mod routes;
 mod server;
 mod tcp;
-mod told_apart;
 mod upgrade;
 mod upstream;
 

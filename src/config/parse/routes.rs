@@ -15,7 +15,7 @@ use super::report::Report;
 use super::server::millis;
 use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
 use super::upgrade::read_upgrade;
-use super::upstream::{Draft, Told};
+use super::upstream::{Draft, ImpliedProtocol};
 use crate::config::detect::{Side, side};
 use crate::config::doubt::{doubts, in_words, keys_for};
 use crate::config::keys::{On, Section};
@@ -108,17 +108,17 @@ impl Reader<'_, '_> {
         let is_tcp = fields.bool(report, "is_tcp");
         let written = read_db_type(report, &fields);
         let known = match &goes {
-            Goes::Own(draft) => Some((draft.scheme(), draft.told())),
+            Goes::Own(draft) => Some((draft.scheme(), draft.implied_protocol())),
             Goes::To(name) => self
                 .named
                 .find(name)
                 .and_then(|n| n.draft.as_ref())
-                .map(|draft| (draft.scheme(), draft.told())),
+                .map(|draft| (draft.scheme(), draft.implied_protocol())),
             Goes::Unknown => None,
         };
-        let (scheme, told) = known.unwrap_or((Scheme::Http, Told::Nothing));
+        let (scheme, told) = known.unwrap_or((Scheme::Http, ImpliedProtocol::Nothing));
         let db_type = written.or(match told {
-            Told::One(kind) => Some(kind),
+            ImpliedProtocol::One(kind) => Some(kind),
             _ => None,
         });
         let side = match (known, side(is_tcp, scheme, &entry.key, db_type)) {

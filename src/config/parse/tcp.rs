@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::fields::Fields;
 use super::report::Report;
 use super::server::secs;
-use super::upstream::Told;
+use super::upstream::ImpliedProtocol;
 use crate::config::host::parse_name;
 use crate::config::keys::Section;
 use crate::config::model::{
@@ -252,10 +252,10 @@ pub(super) fn decide_db_type(
     report: &mut Report,
     fields: &Fields,
     written: Option<DbType>,
-    told: Told,
+    told: ImpliedProtocol,
 ) -> DbType {
     match (written, told) {
-        (Some(written), Told::One(told)) if written != told => {
+        (Some(written), ImpliedProtocol::One(told)) if written != told => {
             let text = format!(
                 "says {} while scheme or port of the upstream say {}; {0} is used",
                 written.as_str(),
@@ -265,9 +265,9 @@ pub(super) fn decide_db_type(
             written
         }
         (Some(written), _) => written,
-        (None, Told::One(told)) => told,
-        (None, Told::Nothing) => DbType::Tcp,
-        (None, Told::Several(a, b)) => {
+        (None, ImpliedProtocol::One(told)) => told,
+        (None, ImpliedProtocol::Nothing) => DbType::Tcp,
+        (None, ImpliedProtocol::Several(a, b)) => {
             let wrong = Wrong::new(
                 format!(
                     "the ports of the endpoints are those of {} and {}",

@@ -25,7 +25,7 @@ use crate::config::value::{Host, Scheme, UpstreamUrl, Weight};
 
 /// The protocol that the URLs of an upstream tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum ImpliedProtocol {
     Nothing,
     One(DbType),
     /// Ports of different databases.
@@ -73,12 +73,14 @@ impl Draft {
     }
 
     /// What schemes and ports tell about the protocol.
-    pub(super) fn told(&self) -> Told {
-        let mut told = Told::Nothing;
+    pub(super) fn implied_protocol(&self) -> ImpliedProtocol {
+        let mut told = ImpliedProtocol::Nothing;
         for kind in self.endpoints.iter().filter_map(|e| by_url(&e.url)) {
             match told {
-                Told::Nothing => told = Told::One(kind),
-                Told::One(first) if first != kind => return Told::Several(first, kind),
+                ImpliedProtocol::Nothing => told = ImpliedProtocol::One(kind),
+                ImpliedProtocol::One(first) if first != kind => {
+                    return ImpliedProtocol::Several(first, kind);
+                }
                 _ => {}
             }
         }

@@ -88,8 +88,8 @@ pub struct Drain {
     announce: watch::Sender<bool>,
     stages: Stages,
     /// As the last stage, with the reason that records tell.
-    farewell: watch::Sender<Option<Reason>>,
-    leave: watch::Sender<Leave>,
+    cut_off: watch::Sender<Option<Reason>>,
+    leave: watch::Sender<Exit>,
     stopped: Notify,
     accepting: AtomicUsize,
 }
@@ -102,8 +102,8 @@ impl Default for Drain {
             stop_accepting: watch::Sender::new(false),
             announce: watch::Sender::new(false),
             stages: Stages::default(),
-            farewell: watch::Sender::new(None),
-            leave: watch::Sender::new(Leave::No),
+            cut_off: watch::Sender::new(None),
+            leave: watch::Sender::new(Exit::Stay),
             stopped: Notify::new(),
             accepting: AtomicUsize::new(0),
         }
@@ -112,21 +112,21 @@ impl Default for Drain {
 
 /// Why a gateway leaves by itself, with nobody having stopped it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    No,
+pub enum Exit {
+    Stay,
     /// Another process accepts on the same sockets.
     HandedOver,
     /// It could not take over from another process, whose sockets these are.
-    Failed,
+    TakeoverFailed,
 }
 
 /// One running accept loop; its end is what the drain waits for before it goes on.
 #[derive(Debug)]
-pub struct Accepting {
+pub struct AcceptLoop {
     drain: Arc<Drain>,
 }
 
-impl Drop for Accepting {
+impl Drop for AcceptLoop {
     fn drop(&mut self) {
         self.drain.accepting.fetch_sub(1, Ordering::AcqRel);
         self.drain.stopped.notify_waiters();
@@ -161,33 +161,33 @@ impl Drain {
 
     /// Turns to a reason, that of the last record, when a drain has waited long enough: whatever
     /// still runs is cut off, and database sessions say goodbye.
-    pub fn farewell(&self) -> watch::Receiver<Option<Reason>> {
-        self.farewell.subscribe()
+    pub fn cut_off(&self) -> watch::Receiver<Option<Reason>> {
+        self.cut_off.subscribe()
     }
 
     /// Makes the gateway drain and end, as a stop would.
-    pub fn leave(&self, why: Leave) {
+    pub fn leave(&self, why: Exit) {
         self.leave.send_replace(why);
     }
 
     /// Whether and why it does so. Unlike after a stop, the sockets are somebody else's, and nobody
     /// accepts on them any more; the admin listener neither.
-    pub fn left(&self) -> watch::Receiver<Leave> {
+    pub fn left(&self) -> watch::Receiver<Exit> {
         self.leave.subscribe()
     }
 
     /// The word for connections that end because of the drain.
     pub fn reason(&self) -> Reason {
         match *self.leave.borrow() {
-            Leave::HandedOver => Reason::HandedOver,
-            Leave::No | Leave::Failed => Reason::Drained,
+            Exit::HandedOver => Reason::HandedOver,
+            Exit::Stay | Exit::TakeoverFailed => Reason::Drained,
         }
     }
 
     /// Registers an accept loop.
-    pub fn accept_loop(self: &Arc<Self>) -> Accepting {
+    pub fn accept_loop(self: &Arc<Self>) -> AcceptLoop {
         self.accepting.fetch_add(1, Ordering::AcqRel);
-        Accepting {
+        AcceptLoop {
             drain: self.clone(),
         }
     }
@@ -195,7 +195,7 @@ impl Drain {
     /// The whole way out. Ends as soon as nobody is left, at the latest after `timeout`.
     pub async fn run(&self, delay: Duration, timeout: Duration) {
         // Who is asked on a socket that was handed over answers for the successor, too.
-        if *self.leave.borrow() != Leave::HandedOver {
+        if *self.leave.borrow() != Exit::HandedOver {
             self.ready.store(false, Ordering::Release);
         }
         if !delay.is_zero() {
@@ -225,7 +225,7 @@ impl Drain {
 
     /// Cuts off who is left and waits, for a moment only, until they have told their end.
     pub async fn cut(&self) {
-        self.farewell.send_replace(Some(self.reason()));
+        self.cut_off.send_replace(Some(self.reason()));
         self.stages.begin(Stage::Cut);
         let _ = tokio::time::timeout(LAST_WORDS, self.connections.none_left()).await;
     }
@@ -277,7 +277,7 @@ impl StopWatch {
         let delay = tokio::select! {
             () = &mut stop => Some(self.delay),
             // Clients already find the other process: there is nothing to wait for.
-            _ = left.wait_for(|left| *left != Leave::No) => None,
+            _ = left.wait_for(|left| *left != Exit::Stay) => None,
         };
         let again = async {
             if delay.is_none() {

@@ -32,12 +32,12 @@ pub struct Stages {
 struct Inner {
     stage: AtomicU8,
     next: AtomicU64,
-    seats: Mutex<HashMap<u64, Arc<Seat>>>,
+    slots: Mutex<HashMap<u64, Arc<WakerSlot>>>,
 }
 
 /// Who is to be woken.
 #[derive(Debug, Default)]
-struct Seat {
+struct WakerSlot {
     waker: Mutex<Option<Waker>>,
     /// What the waker wakes, to see without the lock that it is the same; null where there is none.
     /// Written under the lock.
@@ -49,17 +49,17 @@ struct Seat {
 pub struct StageWatch {
     stages: Stages,
     number: u64,
-    seat: Arc<Seat>,
+    slot: Arc<WakerSlot>,
 }
 
 impl Stages {
     /// Begins a stage.
     pub fn begin(&self, stage: Stage) {
         self.inner.stage.fetch_max(stage as u8, Ordering::SeqCst);
-        let seats: Vec<Arc<Seat>> = locked(&self.inner.seats).values().cloned().collect();
-        for seat in seats {
+        let slots: Vec<Arc<WakerSlot>> = locked(&self.inner.slots).values().cloned().collect();
+        for slot in slots {
             // Nobody is woken under a lock.
-            let waker = seat.take();
+            let waker = slot.take();
             if let Some(waker) = waker {
                 waker.wake();
             }
@@ -68,12 +68,12 @@ impl Stages {
 
     pub fn watch(&self) -> StageWatch {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let seat = Arc::new(Seat::default());
-        locked(&self.inner.seats).insert(number, seat.clone());
+        let slot = Arc::new(WakerSlot::default());
+        locked(&self.inner.slots).insert(number, slot.clone());
         StageWatch {
             stages: self.clone(),
             number,
-            seat,
+            slot,
         }
     }
 }
@@ -85,11 +85,11 @@ impl StageWatch {
             return Poll::Ready(());
         }
         let wakes = cx.waker().data().cast_mut();
-        if !wakes.is_null() && self.seat.wakes.load(Ordering::SeqCst) == wakes {
+        if !wakes.is_null() && self.slot.wakes.load(Ordering::SeqCst) == wakes {
             // A stage that begins now finds this waker, or has found it: that is a wake-up more.
             return Poll::Pending;
         }
-        self.seat.put(cx.waker());
+        self.slot.put(cx.waker());
         // It may have begun before it could have found the waker.
         match self.has_begun(stage) {
             true => Poll::Ready(()),
@@ -102,7 +102,7 @@ impl StageWatch {
     }
 }
 
-impl Seat {
+impl WakerSlot {
     fn put(&self, waker: &Waker) {
         let mut held = locked(&self.waker);
         *held = Some(waker.clone());
@@ -124,7 +124,7 @@ impl Clone for StageWatch {
 
 impl Drop for StageWatch {
     fn drop(&mut self) {
-        locked(&self.stages.inner.seats).remove(&self.number);
+        locked(&self.stages.inner.slots).remove(&self.number);
     }
 }
 
@@ -164,9 +164,9 @@ mod tests {
         let stages = Stages::default();
         let one = stages.watch();
         let two = one.clone();
-        assert_eq!(locked(&stages.inner.seats).len(), 2);
+        assert_eq!(locked(&stages.inner.slots).len(), 2);
         drop((one, two));
-        assert!(locked(&stages.inner.seats).is_empty());
+        assert!(locked(&stages.inner.slots).is_empty());
     }
 
     #[test]

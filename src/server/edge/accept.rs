@@ -20,22 +20,23 @@ use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora_proxy::HttpProxy;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::socket::Watched;
 use crate::error::Reason;
 use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
-use crate::server::drain::{Connections, Drain, Leave};
+use crate::server::drain::{Connections, Drain, Exit};
+use crate::server::edge::change::Change;
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::http1::connection::{self, Stop};
 use crate::server::edge::http1::io::GateStream;
 use crate::server::edge::listener::{Identity, Kind, Listener};
 use crate::server::edge::refusal::refuse;
-use crate::server::edge::workers::{Place, Workers};
+use crate::server::edge::workers::{WorkerId, Workers};
 use crate::server::lifecycle::admin::Admin;
-use crate::server::lifecycle::handoff::old::Accepting;
+use crate::server::lifecycle::handoff::old::ListeningSockets;
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::ListenerMetrics;
@@ -45,7 +46,7 @@ use crate::upstream::FailureLog;
 pub struct Edges {
     pub snapshots: SnapshotHandle,
     pub drain: Arc<Drain>,
-    pub accepting: Accepting,
+    pub accepting: ListeningSockets,
     pub workers: Workers,
     pub http: Arc<HttpProxy<Proxy>>,
     pub http_edge: Arc<HttpEdge>,
@@ -62,14 +63,6 @@ pub trait Launch: Send + Sync {
 
     /// Awaited once every listener accepts.
     async fn accepting(&mut self);
-}
-
-/// Listeners to serve and to close while running.
-pub struct Change {
-    pub add: Vec<Listener>,
-    pub remove: Vec<Identity>,
-    /// Told when all of it is done.
-    pub done: oneshot::Sender<()>,
 }
 
 /// The service.
@@ -144,7 +137,7 @@ fn start(listener: Listener, edges: &Arc<Edges>) -> Vec<(Identity, JoinHandle<()
     } = listener;
     let socket = Arc::new(bound.socket);
     edges.accepting.note(identity, &socket);
-    let door = Door {
+    let context = AcceptContext {
         identity,
         text: bound.text,
         addr: bound.addr,
@@ -154,14 +147,14 @@ fn start(listener: Listener, edges: &Arc<Edges>) -> Vec<(Identity, JoinHandle<()
         trouble: Arc::default(),
     };
     if identity.kind == Kind::Admin {
-        info!("admin on {}", door.addr);
-        let accepting = tokio::spawn(accept_admin(door, edges.clone()));
+        info!("admin on {}", context.addr);
+        let accepting = tokio::spawn(accept_admin(context, edges.clone()));
         return vec![(identity, accepting)];
     }
-    info!("listening on {}", door.addr);
+    info!("listening on {}", context.addr);
     let service = Handle::current();
     let accept_in = |place| {
-        let accepting = accept_traffic(door.clone(), edges.clone(), place, service.clone());
+        let accepting = accept_traffic(context.clone(), edges.clone(), place, service.clone());
         (identity, edges.workers.at(place).spawn(accepting))
     };
     edges.workers.for_listener().map(accept_in).collect()
@@ -169,7 +162,7 @@ fn start(listener: Listener, edges: &Arc<Edges>) -> Vec<(Identity, JoinHandle<()
 
 /// A listener in its accept loops.
 #[derive(Clone)]
-struct Door {
+struct AcceptContext {
     identity: Identity,
     text: Arc<str>,
     addr: SocketAddr,
@@ -181,8 +174,13 @@ struct Door {
     trouble: Arc<FailureLog>,
 }
 
-async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Handle) {
-    let Door {
+async fn accept_traffic(
+    context: AcceptContext,
+    edges: Arc<Edges>,
+    here: WorkerId,
+    service: Handle,
+) {
+    let AcceptContext {
         identity,
         text,
         addr: _,
@@ -190,7 +188,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
         socket,
         refusing,
         trouble,
-    } = door;
+    } = context;
     let drain = &edges.drain;
     let _accepting = drain.accept_loop();
     let mut stop = drain.stop_accepting();
@@ -264,7 +262,7 @@ async fn accept_traffic(door: Door, edges: Arc<Edges>, place: Place, service: Ha
         let (worker, carried) = match shared {
             true => (&service, None),
             false => {
-                let (worker, carried) = edges.workers.for_connection(place);
+                let (worker, carried) = edges.workers.for_connection(here);
                 (worker, Some(carried))
             }
         };
@@ -337,13 +335,13 @@ async fn serve_http(
 
 /// The admin listener answers until the very end, so that a drain can be watched; but not on a
 /// socket that is another process's by then.
-async fn accept_admin(door: Door, edges: Arc<Edges>) {
-    let Door {
+async fn accept_admin(context: AcceptContext, edges: Arc<Edges>) {
+    let AcceptContext {
         text,
         socket,
         trouble,
         ..
-    } = door;
+    } = context;
     let mut left = edges.drain.left();
     let stops = Stop {
         announce: edges.drain.announce(),
@@ -356,7 +354,7 @@ async fn accept_admin(door: Door, edges: Arc<Edges>) {
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = left.wait_for(|left| *left != Leave::No) => break,
+            _ = left.wait_for(|left| *left != Exit::Stay) => break,
             accepted = socket.accept() => accepted,
         };
         let (stream, client) = match accepted {

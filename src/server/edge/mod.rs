@@ -1,6 +1,7 @@
 //! The edge: listening sockets, the loops that accept on them, and the connections of clients.
 
 pub mod accept;
+pub mod change;
 pub mod http1;
 pub mod http_edge;
 pub mod listener;

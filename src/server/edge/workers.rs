@@ -43,7 +43,7 @@ struct Thread {
 
 /// Which of the workers.
 #[derive(Clone, Copy)]
-pub struct Place(usize);
+pub struct WorkerId(usize);
 
 impl Workers {
     /// Starts `count` threads, at least one.
@@ -80,21 +80,21 @@ impl Workers {
     }
 
     /// Those that accept for the next listener: listeners take turns.
-    pub fn for_listener(&self) -> impl Iterator<Item = Place> + use<> {
+    pub fn for_listener(&self) -> impl Iterator<Item = WorkerId> + use<> {
         let (all, turn) = (
             self.all.len(),
             self.listeners.fetch_add(1, Ordering::Relaxed),
         );
-        (0..all.min(ACCEPTING)).map(move |number| Place(turn.wrapping_add(number) % all))
+        (0..all.min(ACCEPTING)).map(move |number| WorkerId(turn.wrapping_add(number) % all))
     }
 
-    pub fn at(&self, Place(number): Place) -> &Handle {
+    pub fn at(&self, WorkerId(number): WorkerId) -> &Handle {
         &self.all[number].handle
     }
 
     /// The one with the fewest connections, counted as one more. The one `here` if it has hardly
     /// more, because nobody has to be woken for it.
-    pub fn for_connection(&self, here: Place) -> (&Handle, Carried) {
+    pub fn for_connection(&self, here: WorkerId) -> (&Handle, Carried) {
         let mut least = &self.all[here.0];
         let mut fewest = least.load.connections();
         for worker in &self.all {
@@ -162,11 +162,11 @@ mod tests {
         };
         let mut carried: Vec<Carried> = Vec::new();
         for expected in [[1, 0], [1, 1], [2, 1], [2, 2]] {
-            carried.push(workers.for_connection(Place(0)).1);
+            carried.push(workers.for_connection(WorkerId(0)).1);
             assert_eq!(loads(), expected);
         }
         while carried.len() < 40 {
-            carried.push(workers.for_connection(Place(0)).1);
+            carried.push(workers.for_connection(WorkerId(0)).1);
         }
         let counted = loads();
         assert!(

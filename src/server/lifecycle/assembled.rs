@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::http::Proxy;
 use crate::http::outbound::OutboundClients;
-use crate::server::drain::{Drain, Leave, Stop, StopWatch};
+use crate::server::drain::{Drain, Exit, Stop, StopWatch};
 use crate::server::edge::accept::{Edges, Launch, Listeners};
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::listener::Listener;
@@ -32,9 +32,9 @@ use crate::server::edge::workers::Workers;
 use crate::server::lifecycle::admin::Admin;
 use crate::server::lifecycle::handoff::Control;
 use crate::server::lifecycle::handoff::new::Takeover;
-use crate::server::lifecycle::handoff::old::{self, Accepting, Offer};
-use crate::server::lifecycle::occasions::Occasions;
+use crate::server::lifecycle::handoff::old::{self, ListeningSockets, Offer};
 use crate::server::lifecycle::reload::Reload;
+use crate::server::lifecycle::reload_triggers::ReloadTriggers;
 use crate::server::process::pid_file::name_us;
 use crate::server::process::signals::Signals;
 use crate::server::process::systemd;
@@ -147,13 +147,13 @@ impl Assembled {
         server.add_service(background_service("health", prober));
         server.add_service(background_service("names", Names { discovery }));
         server.add_service(background_service("warm", ConnectAhead { warm }));
-        let occasions = Occasions {
+        let reload_triggers = ReloadTriggers {
             reload,
             access_log: self.access_log.clone(),
             reopen: self.reopen,
             signals: Mutex::new(self.signals),
         };
-        server.add_service(background_service("occasions", occasions));
+        server.add_service(background_service("reload_triggers", reload_triggers));
         server.add_services(self.services);
         server.run(RunArgs {
             shutdown_signal: Box::new(StopWatch {
@@ -193,9 +193,9 @@ impl Assembled {
             self.snapshots.clone(),
             reporter.clone(),
             drain.announce(),
-            drain.farewell(),
+            drain.cut_off(),
         );
-        let sessions = Sessions::new(reporter.clone(), warm.clone(), drain.farewell());
+        let sessions = Sessions::new(reporter.clone(), warm.clone(), drain.cut_off());
         let server_keys = &self.config.server;
         let sessions = match self.takeover {
             Some(_) => sessions.inheriting(server_keys.drain_delay + server_keys.drain_timeout),
@@ -204,7 +204,7 @@ impl Assembled {
         Edges {
             snapshots: self.snapshots.clone(),
             drain: drain.clone(),
-            accepting: Accepting::default(),
+            accepting: ListeningSockets::default(),
             workers,
             http: Arc::new(http_proxy(&server.configuration, proxy)),
             http_edge: edge(true),
@@ -229,7 +229,7 @@ struct Start {
     /// In a mutex, because a service must be `Sync`.
     quit: Mutex<Option<Signal>>,
     pid_file: Option<OwnedFd>,
-    accepting: Accepting,
+    accepting: ListeningSockets,
     reload: Arc<Reload>,
     drain: Arc<Drain>,
     serving: Option<Box<dyn FnOnce() + Send + Sync>>,
@@ -308,7 +308,7 @@ impl Start {
             Err(died) => Error::io("upgrade").because(died),
         };
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.drain.leave(Leave::Failed);
+        self.drain.leave(Exit::TakeoverFailed);
         None
     }
 }

@@ -5,6 +5,6 @@ pub(super) mod assembled;
 pub mod handoff;
 mod last_errors;
 mod lowered;
-pub mod occasions;
 pub mod reload;
+pub mod reload_triggers;
 mod watch;

@@ -3,7 +3,7 @@
 //! Its own file because it is the only writer of the snapshot pointer. Invariants: reloads happen
 //! one after another; one that fails changes nothing and says why; what was asked for but needs a
 //! restart is named. Called by the admin listener (`POST /reload`) and by
-//! `occasions` (SIGHUP, a changed file).
+//! `reload_triggers` (SIGHUP, a changed file).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{self, Changed, Config, HttpRoute, TcpRoute};
 use crate::error::Error;
 use crate::http::outbound::OutboundClients;
-use crate::server::edge::accept::Change;
+use crate::server::edge::change::Change;
 use crate::server::edge::listener::{Listener, Wanted, wanted};
 use crate::server::lifecycle::lowered::lowered;
 use crate::server::process::systemd;

@@ -4,7 +4,7 @@
 //! a symlink that is swapped, as Kubernetes does with a ConfigMap. Looking at what the path leads to,
 //! once a second, sees all of them and needs nothing of the system. Invariants: a content is asked
 //! for once; one that is still changing is waited for; the content in force asks for nothing.
-//! Called by `occasions`.
+//! Called by `reload_triggers`.
 
 use std::fs::{self, File};
 use std::io::Read;

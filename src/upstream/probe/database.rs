@@ -85,23 +85,24 @@ impl Probe for DatabaseProbe {
             DbType::Mysql => knock(endpoint).await,
             DbType::Postgres if !has_login => self.ask_postgres(endpoint).await,
             DbType::Postgres | DbType::Redis if has_login => {
-                let mut talk = Talk::connect(endpoint, self.db_type).await?;
+                let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
                 let mut login = self.login()?;
                 if self.without_term.load(Ordering::Relaxed) {
                     login.spare_term();
                 }
-                let (role, farewell) = talk.converse(login.as_mut()).await?;
-                talk.write(&farewell).await?;
-                talk.end().await;
+                let (role, termination) = conversation.converse(login.as_mut()).await?;
+                conversation.write(&termination).await?;
+                conversation.end().await;
                 self.note_term(endpoint, role, login.as_ref());
                 Ok(role)
             }
             DbType::Redis | DbType::Mongodb => self.ask_for_role(endpoint).await,
             db_type => {
-                let mut talk = Talk::connect(endpoint, self.db_type).await?;
-                talk.ask(db_type, &probe::probe(db_type).unwrap_or_default())
+                let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
+                conversation
+                    .ask(db_type, &probe::probe(db_type).unwrap_or_default())
                     .await?;
-                talk.end().await;
+                conversation.end().await;
                 Ok(Role::Unknown)
             }
         }
@@ -128,12 +129,12 @@ impl DatabaseProbe {
     /// Until it is logged in the socket closes by RST, whoever drops it: the server then waits for
     /// nobody.
     async fn log_in_to_mysql(&self, endpoint: &Endpoint) -> Result<Role, String> {
-        let mut talk = Talk::connect(endpoint, self.db_type).await?;
-        talk.linger(Some(Duration::ZERO))?;
-        let (role, farewell) = talk.converse(self.login()?.as_mut()).await?;
-        talk.linger(None)?;
-        talk.write(&farewell).await?;
-        talk.end().await;
+        let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
+        conversation.linger(Some(Duration::ZERO))?;
+        let (role, termination) = conversation.converse(self.login()?.as_mut()).await?;
+        conversation.linger(None)?;
+        conversation.write(&termination).await?;
+        conversation.end().await;
         Ok(role)
     }
 
@@ -144,16 +145,16 @@ impl DatabaseProbe {
     async fn ask_postgres(&self, endpoint: &Endpoint) -> Result<Role, String> {
         let declines_tls = endpoint.encryption() == Some(Encryption::Declined);
         if !declines_tls && !self.without_gssenc.load(Ordering::Relaxed) {
-            let mut talk = Talk::connect(endpoint, self.db_type).await?;
-            talk.write(&GSSENC_REQUEST).await?;
-            if let Ok(Some(b'G' | b'N')) = talk.read_byte().await {
-                talk.end().await;
+            let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
+            conversation.write(&GSSENC_REQUEST).await?;
+            if let Ok(Some(b'G' | b'N')) = conversation.read_byte().await {
+                conversation.end().await;
                 return Ok(Role::Unknown);
             }
         }
         let question = probe::probe(DbType::Postgres).unwrap_or_default();
-        let mut talk = Talk::connect(endpoint, self.db_type).await?;
-        let answer = talk.ask(DbType::Postgres, &question).await?;
+        let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
+        let answer = conversation.ask(DbType::Postgres, &question).await?;
         if let Some(encryption) = answer
             .first()
             .copied()
@@ -164,26 +165,26 @@ impl DatabaseProbe {
         if !declines_tls {
             self.without_gssenc.store(true, Ordering::Relaxed);
         }
-        talk.end().await;
+        conversation.end().await;
         Ok(Role::Unknown)
     }
 
     /// Those who tell their role to anybody, unless they want a password first: they live, then,
     /// and nothing is known.
     async fn ask_for_role(&self, endpoint: &Endpoint) -> Result<Role, String> {
-        let mut talk = Talk::connect(endpoint, self.db_type).await?;
+        let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
         let question = probe::probe(self.db_type).unwrap_or_default();
-        let answer = talk.ask(self.db_type, &question).await?;
+        let answer = conversation.ask(self.db_type, &question).await?;
         let mut login = self.login()?;
         let start = login.start();
         let step = if start == question {
             // MongoDB has said it already.
             login.advance(&answer)
         } else {
-            talk.write(&start).await?;
-            talk.answer(login.as_mut()).await?
+            conversation.write(&start).await?;
+            conversation.answer(login.as_mut()).await?
         };
-        talk.end().await;
+        conversation.end().await;
         let role = match step {
             LoginStep::Done { role, .. } => known(role),
             _ => Role::Unknown,
@@ -207,16 +208,16 @@ impl DatabaseProbe {
 }
 
 /// One connection to a server, read up to a bound.
-struct Talk {
+struct Conversation {
     stream: TcpStream,
     db_type: DbType,
     left: usize,
 }
 
-impl Talk {
-    async fn connect(endpoint: &Endpoint, db_type: DbType) -> Result<Talk, String> {
+impl Conversation {
+    async fn connect(endpoint: &Endpoint, db_type: DbType) -> Result<Conversation, String> {
         let stream = dial::connect(endpoint, LONGEST).await;
-        Ok(Talk {
+        Ok(Conversation {
             stream: stream.map_err(|error| format!("connect: {error}"))?,
             db_type,
             left: MAX_READ_BYTES,
@@ -296,14 +297,14 @@ impl Talk {
         set.map_err(|error| format!("SO_LINGER: {error}"))
     }
 
-    /// The whole login but for its farewell.
+    /// The whole login but for its termination.
     async fn converse(&mut self, login: &mut dyn Login) -> Result<(Role, Vec<u8>), String> {
         let mut next = login.start();
         loop {
             self.write(&next).await?;
             match self.answer(login).await? {
                 LoginStep::Send(bytes) => next = bytes,
-                LoginStep::Done { role, farewell } => return Ok((known(role), farewell)),
+                LoginStep::Done { role, termination } => return Ok((known(role), termination)),
                 LoginStep::Failed(why) => return Err(why),
                 LoginStep::NeedMore => next = Vec::new(),
             }

@@ -24,13 +24,13 @@ pub enum LoginStep {
     NeedMore,
     /// Write this, then read more.
     Send(Vec<u8>),
-    /// Logged in and answered. Write the farewell (it may be empty) and close.
-    Done { role: Role, farewell: Vec<u8> },
+    /// Logged in and answered. Write the termination (it may be empty) and close.
+    Done { role: Role, termination: Vec<u8> },
     /// Close. The text is fit for a log: what the server said, or what it lacks.
     Failed(String),
 }
 
-/// One login, from the connect to the farewell. After [`LoginStep::Done`] or
+/// One login, from the connect to the termination. After [`LoginStep::Done`] or
 /// [`LoginStep::Failed`] it is over.
 pub trait Login: Send {
     /// What to write at once; empty where the server speaks first.

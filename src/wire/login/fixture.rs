@@ -14,8 +14,8 @@ pub(super) fn feed(login: &mut dyn Login, bytes: &[u8], step: usize) -> (Vec<u8>
             match &last {
                 LoginStep::NeedMore => break,
                 LoginStep::Send(bytes) => written.extend(bytes),
-                LoginStep::Done { farewell, .. } => {
-                    written.extend(farewell);
+                LoginStep::Done { termination, .. } => {
+                    written.extend(termination);
                     break 'pieces;
                 }
                 LoginStep::Failed(_) => break 'pieces,

@@ -53,7 +53,7 @@ impl Login for MongodbLogin {
         };
         LoginStep::Done {
             role,
-            farewell: Vec::new(),
+            termination: Vec::new(),
         }
     }
 
@@ -96,7 +96,7 @@ mod tests {
                         last,
                         LoginStep::Done {
                             role,
-                            farewell: vec![]
+                            termination: vec![]
                         }
                     ),
                     None => assert_eq!(

@@ -230,8 +230,8 @@ fn ask(query: &str) -> LoginStep {
 }
 
 fn done(role: Role) -> LoginStep {
-    let farewell = packet(0, &[COM_QUIT]);
-    LoginStep::Done { role, farewell }
+    let termination = packet(0, &[COM_QUIT]);
+    LoginStep::Done { role, termination }
 }
 
 /// What an ERR packet says, and what it means for a check where that is not plain. A server does not
@@ -370,8 +370,8 @@ mod tests {
             ] {
                 let pieces = [greeting(b"mysql_native_password"), ok(2), read_only(value)];
                 let (written, last) = run(&pieces, step);
-                let farewell = b"\x01\0\0\0\x01".to_vec();
-                assert_eq!(last, LoginStep::Done { role, farewell });
+                let termination = b"\x01\0\0\0\x01".to_vec();
+                assert_eq!(last, LoginStep::Done { role, termination });
                 let mut response = b"\x01\xa2\x08\0\0\0\0\x01\x2d".to_vec();
                 response.extend([0; 23]);
                 response.extend(b"bob\0\x14");

@@ -206,8 +206,8 @@ impl Login for PostgresLogin {
 }
 
 fn done(role: Role) -> LoginStep {
-    let farewell = message(b'X', b"");
-    LoginStep::Done { role, farewell }
+    let termination = message(b'X', b"");
+    LoginStep::Done { role, termination }
 }
 
 /// A row of the system identifier, which all copies of a cluster share, and the name of the WAL file

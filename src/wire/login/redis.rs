@@ -65,7 +65,7 @@ impl RedisLogin {
             }
             State::Pinged | State::Asked => Ok(LoginStep::Done {
                 role: role(text).ok_or("no role in INFO replication")?,
-                farewell: Vec::new(),
+                termination: Vec::new(),
             }),
         }
     }
@@ -109,7 +109,7 @@ mod tests {
     fn done(role: Role) -> LoginStep {
         LoginStep::Done {
             role,
-            farewell: Vec::new(),
+            termination: Vec::new(),
         }
     }
 

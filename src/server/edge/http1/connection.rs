@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::io::{Gate, GateStream, HeadBounds, RefusedHead, Remains};
+use super::io::{Gate, GateStream, HeadBounds, RefusedHead, SocketHandle};
 use crate::error::Reason;
 use crate::http::arrival::{Arrival, Connection};
 use crate::http::deadline::{self, Clock};
@@ -109,7 +109,7 @@ where
     A: HttpServerApp + Send + Sync + 'static,
     E: Edge + ?Sized,
 {
-    let remains = stream.remains();
+    let socket_handle = stream.socket_handle();
     let mut requests = 0;
     let connection = Arc::new(Connection::new(stream.client()));
     let mut clock = Clock::default();
@@ -140,9 +140,14 @@ where
             connection: connection.clone(),
         };
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
-        let request = deadline::watch(&connection.cutoff, &mut clock, || remains.taking(), request);
+        let request = deadline::watch(
+            &connection.cutoff,
+            &mut clock,
+            || socket_handle.taking(),
+            request,
+        );
         // Boxed: an idle connection must not keep room for it.
-        let reused = Box::pin(until_cut(request, &stop.stages, &remains)).await;
+        let reused = Box::pin(until_cut(request, &stop.stages, &socket_handle)).await;
         requests += 1;
         // Pingora itself looks at the first `Connection` field only.
         stream = match reused.and_then(gate_of) {
@@ -158,7 +163,7 @@ where
             break;
         }
     }
-    if let Some(socket) = remains.take() {
+    if let Some(socket) = socket_handle.take() {
         refusal::linger(socket).await;
     }
     Reason::Ok
@@ -168,17 +173,21 @@ where
 /// so that a small response which comes in pieces does not wait for its last one; one that comes in
 /// one piece was sent whole before. When requests are cut off its client's socket is shut down, so that
 /// it ends as with any client that leaves, its last record included.
-async fn until_cut<F: Future>(request: F, stages: &StageWatch, remains: &Remains) -> F::Output {
+async fn until_cut<F: Future>(
+    request: F,
+    stages: &StageWatch,
+    socket_handle: &SocketHandle,
+) -> F::Output {
     let mut request = pin!(request);
     let mut cut = false;
     poll_fn(|cx| {
         let mut output = request.as_mut().poll(cx);
-        if output.is_pending() && remains.send_on() {
+        if output.is_pending() && socket_handle.send_on() {
             output = request.as_mut().poll(cx);
         }
         if output.is_pending() && !cut && stages.poll(Stage::Cut, cx).is_ready() {
             cut = true;
-            remains.cut();
+            socket_handle.cut();
             return request.as_mut().poll(cx);
         }
         output

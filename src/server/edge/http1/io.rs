@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 
 use self::buffers::{Inbox, Outbox};
 pub(in crate::server) use self::gate::{Gate, HeadBounds, RefusedHead};
-use crate::http::deadline::{Coarse, Taking};
+use crate::http::deadline::{ClientReads, Coarse};
 use crate::wire::http1::{BodyFraming, BodyTracker};
 
 /// A client's connection with the gate in front of it.
@@ -51,21 +51,21 @@ pub struct GateStream {
     holding: bool,
     /// Who polled for bytes that were held back; there is no readiness event for them.
     held_reader: Option<Waker>,
-    remains: Remains,
+    socket_handle: SocketHandle,
 }
 
 /// Where a dropped [`GateStream`] leaves its socket when the client is still sending: Pingora drops
 /// streams, and whoever started the session closes them with care. Meanwhile it can cut the stream
 /// off that a session holds.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Remains(Arc<Shared>);
+pub(in crate::server) struct SocketHandle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     held: Mutex<Held>,
-    /// See [`Remains::taking`]: 0 for yes, the largest number for no, else since when.
+    /// See [`SocketHandle::taking`]: 0 for yes, the largest number for no, else since when.
     taking: AtomicU64,
-    /// See [`Remains::send_on`]: one of the three below.
+    /// See [`SocketHandle::send_on`]: one of the three below.
     outbox: AtomicU8,
 }
 
@@ -107,7 +107,7 @@ impl GateStream {
             held_reader: None,
             stuck: false,
             holding: false,
-            remains: Remains(Arc::new(Shared {
+            socket_handle: SocketHandle(Arc::new(Shared {
                 held: Mutex::new(held),
                 taking: AtomicU64::new(0),
                 outbox: AtomicU8::new(EMPTY),
@@ -125,8 +125,8 @@ impl GateStream {
         self.local
     }
 
-    pub(in crate::server) fn remains(&self) -> Remains {
-        self.remains.clone()
+    pub(in crate::server) fn socket_handle(&self) -> SocketHandle {
+        self.socket_handle.clone()
     }
 
     /// Whether a request is over so cleanly that another one may follow.
@@ -145,7 +145,7 @@ impl GateStream {
 
     /// The socket, when nobody needs the gate any more: to refuse what it held back.
     pub(in crate::server) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
-        *self.remains.lock() = Held::Gone;
+        *self.socket_handle.lock() = Held::Gone;
         self.socket.take()
     }
 
@@ -243,7 +243,7 @@ impl GateStream {
                 true => u64::MAX,
                 false => Coarse::now().as_millis(),
             };
-            self.remains.0.taking.store(taking, Ordering::Relaxed);
+            self.socket_handle.0.taking.store(taking, Ordering::Relaxed);
         }
     }
 
@@ -253,7 +253,7 @@ impl GateStream {
         if self.holding != holding {
             self.holding = holding;
             let state = if holding { HOLDS } else { EMPTY };
-            self.remains.0.outbox.store(state, Ordering::Relaxed);
+            self.socket_handle.0.outbox.store(state, Ordering::Relaxed);
         }
     }
 
@@ -286,14 +286,14 @@ impl Drop for GateStream {
         let still_sending = !self.body.is_done() || !self.inbox.is_empty();
         let left = still_sending && !self.broken && !self.eof && self.upgrade != Upgrade::Done;
         // Closed only behind this: until then the descriptor is nobody else's.
-        *self.remains.lock() = match left {
+        *self.socket_handle.lock() = match left {
             true => Held::Left(socket),
             false => Held::Gone,
         };
     }
 }
 
-impl Remains {
+impl SocketHandle {
     pub(in crate::server) fn take(&self) -> Option<TcpStream> {
         let mut held = self.lock();
         match std::mem::replace(&mut *held, Held::Gone) {
@@ -325,11 +325,11 @@ impl Remains {
     }
 
     /// Whether the client takes what it is sent.
-    pub(in crate::server) fn taking(&self) -> Taking {
+    pub(in crate::server) fn taking(&self) -> ClientReads {
         match self.0.taking.load(Ordering::Relaxed) {
-            0 => Taking::Yes,
-            u64::MAX => Taking::No,
-            since => Taking::Since(Coarse::from_millis(since)),
+            0 => ClientReads::Yes,
+            u64::MAX => ClientReads::No,
+            since => ClientReads::Since(Coarse::from_millis(since)),
         }
     }
 
@@ -348,7 +348,7 @@ impl AsyncRead for GateStream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if this.remains.0.outbox.load(Ordering::Relaxed) == SENT_ON {
+        if this.socket_handle.0.outbox.load(Ordering::Relaxed) == SENT_ON {
             // How it went is told to who writes next, or ends this read.
             let _ = Pin::new(&mut *this).poll_flush(cx);
         }
@@ -437,7 +437,7 @@ fn malformed(cause: crate::wire::http1::Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
-// The states of an outbox, as told to the other end of `Remains`.
+// The states of an outbox, as told to the other end of `SocketHandle`.
 const EMPTY: u8 = 0;
 const HOLDS: u8 = 1;
 /// As `HOLDS`, and it was asked for.

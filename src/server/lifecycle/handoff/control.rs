@@ -21,14 +21,14 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
-    place: Place,
+    file: SocketFile,
     /// Whether the path is ours to remove.
     owns_path: AtomicBool,
 }
 
 /// A path, and the file that it led to when we last knew.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -76,22 +76,22 @@ impl Control {
         std::fs::rename(&new, path).map_err(failed)?;
         Ok(Control {
             listener: socket.into(),
-            place: Place::at(path).map_err(failed)?,
+            file: SocketFile::at(path).map_err(failed)?,
             owns_path: AtomicBool::new(true),
         })
     }
 
-    /// Goes on with a socket that listens at `place` already and was handed over.
+    /// Goes on with a socket that listens at `file` already and was handed over.
     ///
     /// # Errors
     /// The path was removed meanwhile, and cannot be bound again.
-    pub(super) fn adopt(listener: UnixListener, place: Place) -> Result<Control, Error> {
-        if !place.is_as_it_was() {
-            return Control::bind(&place.path);
+    pub(super) fn adopt(listener: UnixListener, file: SocketFile) -> Result<Control, Error> {
+        if !file.is_as_it_was() {
+            return Control::bind(&file.path);
         }
         Ok(Control {
             listener,
-            place,
+            file,
             owns_path: AtomicBool::new(true),
         })
     }
@@ -104,18 +104,18 @@ impl Control {
     }
 
     pub fn path(&self) -> &Path {
-        &self.place.path
+        &self.file.path
     }
 
     /// Removes the path, if it is still ours. Dropping does so, too: this is for an end that waits for
     /// nobody else who holds it.
     pub(super) fn close(&self) {
-        if !self.owns_path.swap(false, Ordering::AcqRel) || !self.place.is_as_it_was() {
+        if !self.owns_path.swap(false, Ordering::AcqRel) || !self.file.is_as_it_was() {
             return;
         }
-        if let Err(error) = std::fs::remove_file(&self.place.path) {
+        if let Err(error) = std::fs::remove_file(&self.file.path) {
             // The account may have changed; who starts next replaces it.
-            info!("{} stays: {error}", self.place.path.display());
+            info!("{} stays: {error}", self.file.path.display());
         }
     }
 
@@ -137,12 +137,12 @@ impl Drop for Control {
     }
 }
 
-impl Place {
+impl SocketFile {
     /// # Errors
     /// There is nothing, or it may not be looked at.
-    pub(super) fn at(path: &Path) -> std::io::Result<Place> {
+    pub(super) fn at(path: &Path) -> std::io::Result<SocketFile> {
         let file = std::fs::symlink_metadata(path)?;
-        Ok(Place {
+        Ok(SocketFile {
             path: path.to_owned(),
             device: file.dev(),
             inode: file.ino(),
@@ -152,7 +152,7 @@ impl Place {
     /// Whether the path still leads there. One that may not be looked at any more, by an account
     /// that was changed to, is taken to.
     fn is_as_it_was(&self) -> bool {
-        match Place::at(&self.path) {
+        match SocketFile::at(&self.path) {
             Ok(now) => now == *self,
             Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
         }
@@ -215,8 +215,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("sock");
         let old = Control::bind(&path).unwrap();
-        let place = Place::at(&path).unwrap();
-        let new = Control::adopt(old.listener().unwrap(), place).unwrap();
+        let file = SocketFile::at(&path).unwrap();
+        let new = Control::adopt(old.listener().unwrap(), file).unwrap();
         old.owns_path(false);
         drop(old);
         connect(&path).unwrap();
@@ -234,9 +234,9 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("sock");
         let old = Control::bind(&path).unwrap();
-        let place = Place::at(&path).unwrap();
+        let file = SocketFile::at(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let new = Control::adopt(old.listener().unwrap(), place).unwrap();
+        let new = Control::adopt(old.listener().unwrap(), file).unwrap();
         old.owns_path(false);
         drop(old);
         connect(&path).unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::control::{Control, Place, connect};
-use super::protocol::{Channel, Message, Trouble, VERSION, shortened};
+use super::control::{Control, SocketFile, connect};
+use super::protocol::{Channel, ChannelError, Message, VERSION, shortened};
 use super::{SERVING_TIMEOUT, broken, trusts};
 use crate::error::Error;
 use crate::server::edge::listener::Identity;
@@ -24,7 +24,7 @@ pub struct Takeover {
     /// `None` once the old process has died.
     channel: Option<Channel>,
     /// Where the old process listens for us. Looked at before the account changes.
-    place: Place,
+    file: SocketFile,
     received: Received,
 }
 
@@ -49,26 +49,26 @@ impl Takeover {
         loop {
             match Takeover::ask(path) {
                 // It was just being replaced itself, or was just ending.
-                Err(Unasked::Gone) if asking_since.elapsed() < RETRY_FOR => {
+                Err(AskError::Gone) if asking_since.elapsed() < RETRY_FOR => {
                     std::thread::sleep(RETRY_AFTER);
                 }
-                Err(Unasked::Gone) => {
+                Err(AskError::Gone) => {
                     return Err(broken("the running gateway closes the connection"));
                 }
-                Err(Unasked::Failed(why)) => return Err(broken(why)),
+                Err(AskError::Failed(why)) => return Err(broken(why)),
                 Ok(takeover) => return Ok(takeover),
             }
         }
     }
 
-    fn ask(path: &Path) -> Result<Option<Takeover>, Unasked> {
+    fn ask(path: &Path) -> Result<Option<Takeover>, AskError> {
         use std::io::ErrorKind::{ConnectionRefused, NotFound};
         let stream = match connect(path) {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => return Ok(None),
             Err(error) => {
                 let why = format!("cannot reach {}: {error}", path.display());
-                return Err(Unasked::Failed(why));
+                return Err(AskError::Failed(why));
             }
         };
         let mut channel = Channel::new(stream);
@@ -76,16 +76,16 @@ impl Takeover {
             Ok(uid) if trusts(uid) => {}
             _ => {
                 let why = format!("{} belongs to another user", path.display());
-                return Err(Unasked::Failed(why));
+                return Err(AskError::Failed(why));
             }
         }
-        let place = Place::at(path).map_err(|_| Unasked::Gone)?;
+        let file = SocketFile::at(path).map_err(|_| AskError::Gone)?;
         let received = receive(&mut channel)?;
         let (count, pid) = (received.sockets.len(), received.pid);
         info!("upgrade: {count} sockets come from process {pid}");
         Ok(Some(Takeover {
             channel: Some(channel),
-            place,
+            file,
             received,
         }))
     }
@@ -138,7 +138,7 @@ impl Takeover {
             Some(Message::Done) => info!("upgrade: process {} drains", self.received.pid),
             Some(other) => return Err(refusal(other)),
         }
-        let control = Control::adopt(self.received.control, self.place)
+        let control = Control::adopt(self.received.control, self.file)
             .inspect_err(|error| warn!("the next upgrade will not find this process: {error}"));
         Ok(control.ok())
     }
@@ -159,9 +159,9 @@ impl Takeover {
         let sent = channel.send(message, &[]);
         match (channel.receive(Instant::now() + patience), sent) {
             (Ok((answer, _)), _) => Some(answer),
-            (Err(trouble), _) => {
+            (Err(error), _) => {
                 let pid = self.received.pid;
-                warn!("upgrade: process {pid}: {trouble}; going on without it");
+                warn!("upgrade: process {pid}: {error}; going on without it");
                 self.channel = None;
                 None
             }
@@ -170,19 +170,19 @@ impl Takeover {
 }
 
 /// Why there are no sockets.
-enum Unasked {
+enum AskError {
     Gone,
     Failed(String),
 }
 
-impl From<String> for Unasked {
-    fn from(why: String) -> Unasked {
-        Unasked::Failed(why)
+impl From<String> for AskError {
+    fn from(why: String) -> AskError {
+        AskError::Failed(why)
     }
 }
 
 /// The upgrade socket and the pid file, then all others, in pieces.
-fn receive(channel: &mut Channel) -> Result<Received, Unasked> {
+fn receive(channel: &mut Channel) -> Result<Received, AskError> {
     let hello = Message::Hello {
         version: VERSION,
         pid: std::process::id(),
@@ -195,8 +195,8 @@ fn receive(channel: &mut Channel) -> Result<Received, Unasked> {
             Err(format!("the running gateway refuses: {why}").into())
         }
         Ok(received) => Ok(received),
-        Err(Trouble::Gone) => Err(Unasked::Gone),
-        Err(trouble) => Err(format!("the running gateway gives no sockets: {trouble}").into()),
+        Err(ChannelError::Gone) => Err(AskError::Gone),
+        Err(error) => Err(format!("the running gateway gives no sockets: {error}").into()),
     };
     let (message, descriptors) = next()?;
     let Message::Sockets { pid, count } = message else {
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    fn place() -> (TempDir, std::path::PathBuf) {
+    fn file() -> (TempDir, std::path::PathBuf) {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("gateway.sock");
         (folder, path)
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn all_goes_well_with_more_sockets_than_one_message_takes() {
-        let (_folder, path) = place();
+        let (_folder, path) = file();
         let sockets: Vec<_> = (0..CHUNK + 1)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_address_is_taken_over_for_whatever_is_behind_it_now() {
-        let (_folder, path) = place();
+        let (_folder, path) = file();
         let [one, other] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let (one_is, other_is) = (identity(&one), identity(&other));
         let _old = old(&path, vec![one, other], |_| {});
@@ -387,7 +387,7 @@ mod tests {
             },
         ];
         for script in scripts {
-            let (_folder, path) = place();
+            let (_folder, path) = file();
             let old = old(&path, Vec::new(), script);
             let text = format!(
                 "listen_addr: 127.0.0.1:0\nglobal_timeout_ms: 1000\nmax_connections: 10\n\
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn when_the_old_one_is_gone_the_new_one_goes_on() {
-        let (_folder, path) = place();
+        let (_folder, path) = file();
         let old = old(&path, Vec::new(), |channel| {
             expect(channel, &Message::Ready);
         });
@@ -421,7 +421,7 @@ mod tests {
 
     #[test]
     fn nobody_there_is_no_error_and_nonsense_is() {
-        let (_folder, path) = place();
+        let (_folder, path) = file();
         assert!(Takeover::begin(&path).unwrap().is_none());
         drop(UnixListener::bind(&path).unwrap());
         assert!(Takeover::begin(&path).unwrap().is_none(), "a left-over");

@@ -16,9 +16,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::Semaphore;
 
 use super::control::Control;
-use super::protocol::{CHUNK, Channel, Message, Trouble, VERSION, shortened};
+use super::protocol::{CHUNK, Channel, ChannelError, Message, VERSION, shortened};
 use super::{SERVING_TIMEOUT, trusts};
-use crate::server::drain::{Drain, Leave};
+use crate::server::drain::{Drain, Exit};
 use crate::server::edge::listener::{Identity, Kind};
 use crate::server::lifecycle::reload::Reload;
 use crate::server::process::pid_file::name_us;
@@ -26,14 +26,14 @@ use crate::server::process::pid_file::name_us;
 /// The listening sockets that accept now. They stay with their accept loops, so that a listener
 /// that is closed is closed. Cloning shares the list.
 #[derive(Clone, Debug, Default)]
-pub struct Accepting {
+pub struct ListeningSockets {
     sockets: Arc<Mutex<Vec<Socket>>>,
 }
 
 /// A socket that an accept loop holds.
 type Socket = (Identity, Weak<TcpListener>);
 
-impl Accepting {
+impl ListeningSockets {
     /// Notes one that starts to accept.
     pub fn note(&self, identity: Identity, socket: &Arc<TcpListener>) {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +54,7 @@ impl Accepting {
 pub struct Offer {
     control: Control,
     pid_file: Option<OwnedFd>,
-    accepting: Accepting,
+    accepting: ListeningSockets,
     reload: Arc<Reload>,
     drain: Arc<Drain>,
     /// One for each process that is talked to, those that have said nothing yet included.
@@ -80,7 +80,7 @@ pub async fn offer(offer: Option<Arc<Offer>>, mut quit: Signal, drain: Arc<Drain
     tokio::select! {
         () = asked => {}
         () = quits => {}
-        _ = left.wait_for(|left| *left != Leave::No) => {}
+        _ = left.wait_for(|left| *left != Exit::Stay) => {}
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
     if let Some(offer) = &offer {
@@ -108,7 +108,7 @@ impl Offer {
     pub fn new(
         control: Control,
         pid_file: Option<OwnedFd>,
-        accepting: Accepting,
+        accepting: ListeningSockets,
         reload: Arc<Reload>,
         drain: Arc<Drain>,
     ) -> Offer {
@@ -178,9 +178,9 @@ impl Offer {
             }
             Ok((Message::Where, _)) => return self.tell(channel),
             // Somebody who only looks whether anybody is there.
-            Err(Trouble::Gone) => return debug!("upgrade socket: a process said nothing"),
+            Err(ChannelError::Gone) => return debug!("upgrade socket: a process said nothing"),
             Ok((other, _)) => return warn!("upgrade socket: {other:?} is no greeting"),
-            Err(trouble) => return warn!("upgrade socket: no greeting: {trouble}"),
+            Err(error) => return warn!("upgrade socket: no greeting: {error}"),
         };
         let Some(_upgrading) = Upgrading::begin(&self.upgrading) else {
             warn!("upgrade: process {pid} refused, another upgrade is under way");
@@ -196,7 +196,7 @@ impl Offer {
             Ok(()) => {
                 frozen.for_good();
                 (self.reload.supervisor)(&format!("MAINPID={pid}"));
-                self.drain.leave(Leave::HandedOver);
+                self.drain.leave(Exit::HandedOver);
                 info!("upgrade: process {pid} serves, this one drains");
             }
             Err(why) => {
@@ -221,8 +221,8 @@ impl Offer {
             config: self.reload.file().to_string_lossy().into_owned(),
             admin,
         };
-        if let Err(trouble) = channel.send(&here, &[]) {
-            debug!("upgrade socket: who asked does not listen: {trouble}");
+        if let Err(error) = channel.send(&here, &[]) {
+            debug!("upgrade socket: who asked does not listen: {error}");
         }
     }
 
@@ -233,7 +233,7 @@ impl Offer {
             pid: std::process::id(),
             count: sockets.len(),
         };
-        let failed = |trouble: Trouble| trouble.to_string();
+        let failed = |error: ChannelError| error.to_string();
         let mut kept = vec![self.control.as_fd()];
         kept.extend(self.pid_file.as_ref().map(AsFd::as_fd));
         channel.send(&announced, &kept).map_err(failed)?;
@@ -250,9 +250,9 @@ impl Offer {
         channel.send(&Message::Go, &[]).map_err(failed)?;
         expect(channel, &Message::Serving, SERVING_TIMEOUT)?;
         self.control.owns_path(false);
-        channel.send(&Message::Done, &[]).map_err(|trouble| {
+        channel.send(&Message::Done, &[]).map_err(|error| {
             self.control.owns_path(true);
-            trouble.to_string()
+            error.to_string()
         })
     }
 }
@@ -263,7 +263,7 @@ fn expect(channel: &mut Channel, message: &Message, patience: Duration) -> Resul
         Ok((received, _)) if received == *message => Ok(()),
         Ok((Message::Failed { why }, _)) => Err(why),
         Ok((other, _)) => Err(format!("{other:?} instead of {message:?}")),
-        Err(trouble) => Err(format!("no {message:?}: {trouble}")),
+        Err(error) => Err(format!("no {message:?}: {error}")),
     }
 }
 

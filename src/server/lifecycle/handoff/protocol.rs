@@ -58,19 +58,19 @@ pub(super) enum Message {
 
 /// Why a message did not come or could not be sent.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ChannelError {
     /// The other process closed the connection or has died.
     Gone,
     Late,
     Broken(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ChannelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Gone => f.write_str("it has gone"),
-            Trouble::Late => f.write_str("it said nothing in time"),
-            Trouble::Broken(why) => f.write_str(why),
+            ChannelError::Gone => f.write_str("it has gone"),
+            ChannelError::Late => f.write_str("it said nothing in time"),
+            ChannelError::Broken(why) => f.write_str(why),
         }
     }
 }
@@ -97,11 +97,11 @@ impl Channel {
         &mut self,
         message: &Message,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChannelError> {
         let frame = frame(message)?;
         self.stream
             .set_write_timeout(Some(SEND_TIMEOUT))
-            .map_err(trouble)?;
+            .map_err(channel_error)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHUNK))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         // The space is a little larger than asked for when it happens to lie aligned.
@@ -109,7 +109,7 @@ impl Channel {
             || descriptors.len() <= CHUNK
                 && control.push(SendAncillaryMessage::ScmRights(descriptors));
         if !fits {
-            return Err(Trouble::Broken(format!(
+            return Err(ChannelError::Broken(format!(
                 "{} descriptors are too many for one message",
                 descriptors.len()
             )));
@@ -120,17 +120,17 @@ impl Channel {
             &mut control,
             SendFlags::NOSIGNAL,
         )
-        .map_err(|error| trouble(error.into()))?;
+        .map_err(|error| channel_error(error.into()))?;
         self.stream
             .write_all(frame.get(sent..).unwrap_or_default())
-            .map_err(trouble)
+            .map_err(channel_error)
     }
 
     /// The next message and the descriptors that came with it.
     pub(super) fn receive(
         &mut self,
         deadline: Instant,
-    ) -> Result<(Message, Vec<OwnedFd>), Trouble> {
+    ) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
         let mut head = [0; 4];
         let mut descriptors = Vec::new();
         let mut have = 0;
@@ -140,7 +140,7 @@ impl Channel {
         }
         let length = u32::from_be_bytes(head) as usize;
         if length > MAX_FRAME {
-            return Err(Trouble::Broken(format!(
+            return Err(ChannelError::Broken(format!(
                 "a message of {length} bytes is none"
             )));
         }
@@ -149,30 +149,32 @@ impl Channel {
         while have < length {
             self.wait_until(deadline)?;
             have += match self.stream.read(&mut text[have..]) {
-                Ok(0) => return Err(Trouble::Gone),
+                Ok(0) => return Err(ChannelError::Gone),
                 Ok(got) => got,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
-                Err(error) => return Err(trouble(error)),
+                Err(error) => return Err(channel_error(error)),
             };
         }
         let message = serde_json::from_slice(&text)
-            .map_err(|error| Trouble::Broken(format!("an unknown message: {error}")))?;
+            .map_err(|error| ChannelError::Broken(format!("an unknown message: {error}")))?;
         Ok((message, descriptors))
     }
 
-    fn wait_until(&self, deadline: Instant) -> Result<(), Trouble> {
+    fn wait_until(&self, deadline: Instant) -> Result<(), ChannelError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Trouble::Late);
+            return Err(ChannelError::Late);
         }
-        self.stream.set_read_timeout(Some(left)).map_err(trouble)
+        self.stream
+            .set_read_timeout(Some(left))
+            .map_err(channel_error)
     }
 
     fn receive_some(
         &self,
         bytes: &mut [u8],
         descriptors: &mut Vec<OwnedFd>,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<usize, ChannelError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHUNK))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = recvmsg(
@@ -184,7 +186,7 @@ impl Channel {
         let received = match received {
             Ok(received) => received,
             Err(rustix::io::Errno::INTR) => return Ok(0),
-            Err(error) => return Err(trouble(error.into())),
+            Err(error) => return Err(channel_error(error.into())),
         };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(sent) = message {
@@ -192,23 +194,24 @@ impl Channel {
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(Trouble::Broken(
+            return Err(ChannelError::Broken(
                 "sockets were lost on the way: is the limit of open files too low?".to_owned(),
             ));
         }
         match received.bytes {
-            0 => Err(Trouble::Gone),
+            0 => Err(ChannelError::Gone),
             got => Ok(got),
         }
     }
 }
 
-fn frame(message: &Message) -> Result<Vec<u8>, Trouble> {
-    let text = serde_json::to_vec(message).map_err(|error| Trouble::Broken(error.to_string()))?;
+fn frame(message: &Message) -> Result<Vec<u8>, ChannelError> {
+    let text =
+        serde_json::to_vec(message).map_err(|error| ChannelError::Broken(error.to_string()))?;
     let length = u32::try_from(text.len()).ok();
     let length = length.filter(|length| *length as usize <= MAX_FRAME);
     let Some(length) = length else {
-        return Err(Trouble::Broken(format!(
+        return Err(ChannelError::Broken(format!(
             "a message of {} bytes is too long",
             text.len()
         )));
@@ -216,12 +219,12 @@ fn frame(message: &Message) -> Result<Vec<u8>, Trouble> {
     Ok([&length.to_be_bytes()[..], &text].concat())
 }
 
-fn trouble(error: std::io::Error) -> Trouble {
+fn channel_error(error: std::io::Error) -> ChannelError {
     use std::io::ErrorKind::*;
     match error.kind() {
-        UnexpectedEof | ConnectionReset | BrokenPipe | ConnectionAborted => Trouble::Gone,
-        WouldBlock | TimedOut => Trouble::Late,
-        _ => Trouble::Broken(error.to_string()),
+        UnexpectedEof | ConnectionReset | BrokenPipe | ConnectionAborted => ChannelError::Gone,
+        WouldBlock | TimedOut => ChannelError::Late,
+        _ => ChannelError::Broken(error.to_string()),
     }
 }
 
@@ -296,14 +299,14 @@ mod tests {
         let mut stream = new.stream;
         stream.write_all(&[0, 0, 0, 9, b'{']).unwrap();
         let late = old.receive(Instant::now() + Duration::from_millis(20));
-        assert!(matches!(late, Err(Trouble::Late)), "{late:?}");
+        assert!(matches!(late, Err(ChannelError::Late)), "{late:?}");
         drop(stream);
-        assert!(matches!(old.receive(soon()), Err(Trouble::Gone)));
+        assert!(matches!(old.receive(soon()), Err(ChannelError::Gone)));
         for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\x02{}"] {
             let (mut old, mut new) = pair();
             new.stream.write_all(bytes).unwrap();
             let wrong = old.receive(soon());
-            assert!(matches!(wrong, Err(Trouble::Broken(_))), "{wrong:?}");
+            assert!(matches!(wrong, Err(ChannelError::Broken(_))), "{wrong:?}");
         }
     }
 
@@ -323,7 +326,7 @@ mod tests {
         });
         let started = Instant::now();
         let late = old.receive(started + Duration::from_millis(50));
-        assert!(matches!(late, Err(Trouble::Late)), "{late:?}");
+        assert!(matches!(late, Err(ChannelError::Late)), "{late:?}");
         assert!(started.elapsed() < Duration::from_millis(500));
         drop(old);
         dripping.join().unwrap();

@@ -140,18 +140,18 @@ async fn keeps_what_follows_a_body_in_the_same_read() {
 #[tokio::test]
 async fn sends_what_it_keeps_once_it_is_asked_to() {
     let (mut client, mut stream) = connected().await;
-    let remains = stream.remains();
-    assert!(!remains.send_on(), "nothing is kept");
+    let socket_handle = stream.socket_handle();
+    assert!(!socket_handle.send_on(), "nothing is kept");
     stream.write_all(b"half").await.expect("open");
     assert!(gives_nothing(&mut stream).await);
     assert!(!stream.is_flushed(), "sent before it was asked for");
-    assert!(remains.send_on());
+    assert!(socket_handle.send_on());
     assert!(gives_nothing(&mut stream).await);
     assert!(stream.is_flushed());
     let mut read = [0; 100];
     let got = client.read(&mut read).await.expect("open");
     assert_eq!(&read[..got], b"half");
-    assert!(!remains.send_on(), "it is gone");
+    assert!(!socket_handle.send_on(), "it is gone");
 }
 
 #[tokio::test]

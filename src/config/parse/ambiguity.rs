@@ -93,7 +93,7 @@ impl<'r> Group<'r> {
 }
 
 /// What would tell a route from those before it, in view of what it and they have.
-pub(super) fn ways_out(route: &TcpRoute, told_apart: &ToldApart, has_default: bool) -> String {
+pub(super) fn ways_out(route: &TcpRoute, ambiguity: &ToldApart, has_default: bool) -> String {
     let mut hint = OWN_PORT.to_owned();
     let form = FORMS.into_iter().find(|form| {
         let might_be = TcpRoute {
@@ -101,7 +101,7 @@ pub(super) fn ways_out(route: &TcpRoute, told_apart: &ToldApart, has_default: bo
             ..route.clone()
         };
         let is_said = form.is_sni || route.db_type == DbType::Postgres;
-        is_said && told_apart.could_take(&might_be)
+        is_said && ambiguity.could_take(&might_be)
     });
     if let Some(form) = form {
         hint.push_str(&format!(", or tell it apart: `match: {{{}}}`", form.text));

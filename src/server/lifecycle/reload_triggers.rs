@@ -18,7 +18,7 @@ use crate::server::process::signals::Signals;
 use crate::telemetry::AccessLog;
 
 /// The service.
-pub struct Occasions {
+pub struct ReloadTriggers {
     pub reload: Arc<Reload>,
     pub access_log: Arc<AccessLog>,
     /// Opens the logs of whoever runs us again.
@@ -28,7 +28,7 @@ pub struct Occasions {
 }
 
 #[async_trait]
-impl BackgroundService for Occasions {
+impl BackgroundService for ReloadTriggers {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let signals = {
             let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,7 +44,7 @@ impl BackgroundService for Occasions {
     }
 }
 
-impl Occasions {
+impl ReloadTriggers {
     async fn reload_at(&self, mut hangup: Option<Signal>) {
         loop {
             next(&mut hangup).await;
