@@ -3,7 +3,7 @@
 //! Its own file because it is only serde's side of a filter's settings; what becomes of an error is
 //! `settings`'s business. Invariants: a key that a struct does not have is an error even where the
 //! struct does not ask for that (one with `flatten` hides its keys, and is not checked); what was
-//! put aside is passed over. Its errors are `misfit`s. It is over 400 lines because serde's traits
+//! put aside is passed over. Its errors are `SettingsError`s. It is over 400 lines because serde's traits
 //! are one thing.
 
 use std::cell::RefCell;
@@ -13,8 +13,8 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-use super::misfit::{Misfit, Place};
 use super::problem::{Mark, did_you_mean, shown};
+use super::settings_error::{Location, SettingsError};
 use super::trail::Trail;
 use super::tree::{Entry, Node, Value};
 
@@ -24,7 +24,7 @@ pub(super) struct Walk<'de> {
     kind: &'de str,
     /// Known to be wrong, and passed over.
     aside: Vec<&'de Node>,
-    unknown: RefCell<Vec<Misfit<'de>>>,
+    unknown: RefCell<Vec<SettingsError<'de>>>,
 }
 
 impl<'de> Walk<'de> {
@@ -37,7 +37,7 @@ impl<'de> Walk<'de> {
     }
 
     /// The keys that no struct asked for, in the last reading.
-    pub(super) fn take_unknown(&self) -> Vec<Misfit<'de>> {
+    pub(super) fn take_unknown(&self) -> Vec<SettingsError<'de>> {
         self.unknown.take()
     }
 
@@ -55,12 +55,12 @@ impl<'de> Walk<'de> {
         }
     }
 
-    /// Whether `misfit` is only so because of what was put aside.
-    pub(super) fn follows(&self, misfit: &Misfit<'_>) -> bool {
-        let Some(node) = misfit.node() else {
+    /// Whether `error` is only so because of what was put aside.
+    pub(super) fn follows(&self, error: &SettingsError<'_>) -> bool {
+        let Some(node) = error.node() else {
             return false;
         };
-        match (misfit.missing(), &node.value) {
+        match (error.missing(), &node.value) {
             (Some(field), Value::Map(entries)) => entries
                 .iter()
                 .any(|entry| entry.key == field && self.is_aside(&entry.value)),
@@ -116,8 +116,8 @@ impl<'de, 'p> Reader<'de, 'p> {
         }
     }
 
-    fn place(&self) -> Place<'de, '_> {
-        Place {
+    fn place(&self) -> Location<'de, '_> {
+        Location {
             at: self.at,
             trail: self.trail,
             key: self.key,
@@ -144,8 +144,8 @@ impl<'de, 'p> Reader<'de, 'p> {
                 fields => did_you_mean(&entry.key, fields.iter().copied())
                     .unwrap_or_else(|| format!("the settings here: {}", fields.join(", "))),
             };
-            let misfit = Misfit::new(message, Some(hint)).at(self.entry(entry).place());
-            self.walk.unknown.borrow_mut().push(misfit);
+            let error = SettingsError::new(message, Some(hint)).at(self.entry(entry).place());
+            self.walk.unknown.borrow_mut().push(error);
         }
         known
     }
@@ -154,7 +154,7 @@ impl<'de, 'p> Reader<'de, 'p> {
         self,
         entries: Vec<&'de Entry>,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         let access = Entries {
             map: &self,
             left: entries.into_iter(),
@@ -163,7 +163,7 @@ impl<'de, 'p> Reader<'de, 'p> {
         visitor.visit_map(access).map_err(|e| e.at(self.place()))
     }
 
-    fn wrong_type<V: Visitor<'de>>(self, visitor: &V) -> Misfit<'de> {
+    fn wrong_type<V: Visitor<'de>>(self, visitor: &V) -> SettingsError<'de> {
         let unexpected = match &self.node.value {
             Value::Null => Unexpected::Unit,
             Value::Bool(value) => Unexpected::Bool(*value),
@@ -173,14 +173,14 @@ impl<'de, 'p> Reader<'de, 'p> {
             Value::List(_) => Unexpected::Seq,
             Value::Map(_) => Unexpected::Map,
         };
-        <Misfit as de::Error>::invalid_type(unexpected, visitor).at(self.place())
+        <SettingsError as de::Error>::invalid_type(unexpected, visitor).at(self.place())
     }
 }
 
 impl<'de> Deserializer<'de> for Reader<'de, '_> {
-    type Error = Misfit<'de>;
+    type Error = SettingsError<'de>;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError<'de>> {
         let result = match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
@@ -203,19 +203,26 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         result.map_err(|e| e.at(self.place()))
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
+    fn deserialize_option<V: Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, SettingsError<'de>> {
         match &self.node.value {
-            Value::Null => visitor.visit_none().map_err(|e: Misfit| e.at(self.place())),
+            Value::Null => visitor
+                .visit_none()
+                .map_err(|e: SettingsError| e.at(self.place())),
             _ => visitor.visit_some(self).map_err(|e| e.at(self.place())),
         }
     }
 
     /// Nothing, or a map in which there is nothing.
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError<'de>> {
         match &self.node.value {
             Value::Map(entries) => {
                 self.known(entries, &[]);
-                visitor.visit_unit().map_err(|e: Misfit| e.at(self.place()))
+                visitor
+                    .visit_unit()
+                    .map_err(|e: SettingsError| e.at(self.place()))
             }
             _ => self.deserialize_any(visitor),
         }
@@ -225,7 +232,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         self.deserialize_unit(visitor)
     }
 
@@ -233,7 +240,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         visitor
             .visit_newtype_struct(self)
             .map_err(|e| e.at(self.place()))
@@ -244,7 +251,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         _name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         match &self.node.value {
             Value::Map(entries) => {
                 let entries = self.known(entries, fields);
@@ -259,7 +266,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         self,
         _len: usize,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         match self.walk.put_aside_in(self.node) {
             true => Err(self.wrong_type(&visitor)),
             false => self.deserialize_any(visitor),
@@ -271,7 +278,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         _name: &'static str,
         len: usize,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         self.deserialize_tuple(len, visitor)
     }
 
@@ -281,7 +288,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         _name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         let variant = match &self.node.value {
             Value::Text(word) => Variant {
                 around: self,
@@ -300,7 +307,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
                         some => format!("must have one of the keys {}", some.join(", ")),
                     };
                     let hint = "exactly one".to_owned();
-                    return Err(Misfit::new(message, Some(hint)).at(self.place()));
+                    return Err(SettingsError::new(message, Some(hint)).at(self.place()));
                 }
             },
             _ => return Err(self.wrong_type(&visitor)),
@@ -320,12 +327,12 @@ struct Items<'de, 'p> {
 }
 
 impl<'de> SeqAccess<'de> for Items<'de, '_> {
-    type Error = Misfit<'de>;
+    type Error = SettingsError<'de>;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
-    ) -> Result<Option<T::Value>, Misfit<'de>> {
+    ) -> Result<Option<T::Value>, SettingsError<'de>> {
         let walk = self.list.walk;
         match self.left.find(|(_, item)| !walk.is_aside(item)) {
             Some((index, item)) => seed.deserialize(self.list.item(index, item)).map(Some),
@@ -341,12 +348,12 @@ struct Entries<'de, 'p> {
 }
 
 impl<'de> MapAccess<'de> for Entries<'de, '_> {
-    type Error = Misfit<'de>;
+    type Error = SettingsError<'de>;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
-    ) -> Result<Option<K::Value>, Misfit<'de>> {
+    ) -> Result<Option<K::Value>, SettingsError<'de>> {
         self.current = self.left.next();
         let Some(entry) = self.current else {
             return Ok(None);
@@ -359,7 +366,7 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(
         &mut self,
         seed: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         match self.current.take() {
             Some(entry) => seed.deserialize(self.map.entry(entry)),
             None => Err(de::Error::custom("a value was asked for before its key")),
@@ -372,7 +379,7 @@ struct Key<'de>(&'de str);
 
 macro_rules! number_keys {
     ($($method:ident $visit:ident)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError<'de>> {
             match self.0.parse() {
                 Ok(number) => visitor.$visit(number),
                 Err(_) => visitor.visit_borrowed_str(self.0),
@@ -382,13 +389,16 @@ macro_rules! number_keys {
 }
 
 impl<'de> Deserializer<'de> for Key<'de> {
-    type Error = Misfit<'de>;
+    type Error = SettingsError<'de>;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SettingsError<'de>> {
         visitor.visit_borrowed_str(self.0)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit<'de>> {
+    fn deserialize_option<V: Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, SettingsError<'de>> {
         visitor.visit_some(self)
     }
 
@@ -396,7 +406,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -405,7 +415,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
         _name: &'static str,
         _variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         visitor.visit_enum(de::value::BorrowedStrDeserializer::new(self.0))
     }
 
@@ -428,13 +438,13 @@ struct Variant<'de, 'p> {
 }
 
 impl<'de, 'p> EnumAccess<'de> for Variant<'de, 'p> {
-    type Error = Misfit<'de>;
+    type Error = SettingsError<'de>;
     type Variant = Variant<'de, 'p>;
 
     fn variant_seed<V: DeserializeSeed<'de>>(
         self,
         seed: V,
-    ) -> Result<(V::Value, Self::Variant), Misfit<'de>> {
+    ) -> Result<(V::Value, Self::Variant), SettingsError<'de>> {
         match seed.deserialize(Key(self.word)) {
             Ok(value) => Ok((value, self)),
             Err(e) => Err(match self.entry {
@@ -446,17 +456,17 @@ impl<'de, 'p> EnumAccess<'de> for Variant<'de, 'p> {
 }
 
 impl<'de> Variant<'de, '_> {
-    fn needs_value(&self) -> Misfit<'de> {
+    fn needs_value(&self) -> SettingsError<'de> {
         let message = format!("`{}` needs settings of its own", shown(self.word));
         let hint = format!("write `{}: …`", shown(self.word));
-        Misfit::new(message, Some(hint)).at(self.around.place())
+        SettingsError::new(message, Some(hint)).at(self.around.place())
     }
 }
 
 impl<'de> VariantAccess<'de> for Variant<'de, '_> {
-    type Error = Misfit<'de>;
+    type Error = SettingsError<'de>;
 
-    fn unit_variant(self) -> Result<(), Misfit<'de>> {
+    fn unit_variant(self) -> Result<(), SettingsError<'de>> {
         match self.entry {
             Some(entry) => de::Deserialize::deserialize(self.around.entry(entry)),
             None => Ok(()),
@@ -466,7 +476,7 @@ impl<'de> VariantAccess<'de> for Variant<'de, '_> {
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(
         self,
         seed: T,
-    ) -> Result<T::Value, Misfit<'de>> {
+    ) -> Result<T::Value, SettingsError<'de>> {
         match self.entry {
             Some(entry) => seed.deserialize(self.around.entry(entry)),
             None => Err(self.needs_value()),
@@ -477,7 +487,7 @@ impl<'de> VariantAccess<'de> for Variant<'de, '_> {
         self,
         len: usize,
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         match self.entry {
             Some(entry) => self.around.entry(entry).deserialize_tuple(len, visitor),
             None => Err(self.needs_value()),
@@ -488,7 +498,7 @@ impl<'de> VariantAccess<'de> for Variant<'de, '_> {
         self,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit<'de>> {
+    ) -> Result<V::Value, SettingsError<'de>> {
         match self.entry {
             Some(entry) => {
                 let reader = self.around.entry(entry);

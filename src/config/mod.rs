@@ -6,12 +6,10 @@
 
 mod deserialize;
 pub mod detect;
-mod doubt;
 mod encryption;
 mod globals;
 mod host;
 pub mod keys;
-mod misfit;
 pub mod model;
 mod node;
 mod parse;
@@ -22,6 +20,8 @@ mod scalar;
 mod schema;
 mod secret_name;
 mod settings;
+mod settings_error;
+mod suspicious_key;
 mod table;
 mod trail;
 pub mod tree;

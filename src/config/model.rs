@@ -1,7 +1,7 @@
 //! A configuration that is known to make sense.
 //!
 //! Its own file because it is what every floor above reads, while how it came from text is nobody
-//! else's business. Invariant: valid by construction; only `parse.rs` makes a [`Config`], and
+//! else's business. Invariant: valid by construction; only `parse` makes a [`Config`], and
 //! defaults are already filled in. Durations and sizes carry their unit in the type.
 
 use std::fmt;

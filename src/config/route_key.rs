@@ -4,9 +4,9 @@
 //! `/a/b`, without empty, `.` or `..` segments, unreserved characters plain and other escapes in
 //! upper case (RFC 3986, section 6.2.2).
 
-use super::doubt::{PATTERNS, in_words, keys_for, literal};
 use super::host::{parse_host, parse_name, strip_port};
 use super::problem::{Wrong, shown};
+use super::suspicious_key::{PATTERNS, in_words, keys_for, literal};
 use super::value::{Host, HostPattern, RouteKey};
 
 impl RouteKey {

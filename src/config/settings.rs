@@ -63,18 +63,18 @@ impl FilterSpec {
             let result = S::deserialize(reader);
             let unknown = walk.take_unknown();
             let mut wrong_at = Vec::new();
-            for misfit in unknown {
-                wrong_at.extend(misfit.node());
-                problems.push(misfit.into_problem(file, self.place()));
+            for error in unknown {
+                wrong_at.extend(error.node());
+                problems.push(error.into_problem(file, self.place()));
             }
             match result {
                 Ok(settings) if problems.is_empty() => return Ok(settings),
                 Ok(_) => return Err(problems),
-                Err(misfit) => {
-                    let node = misfit.node().unwrap_or(root);
+                Err(error) => {
+                    let node = error.node().unwrap_or(root);
                     // What is missing because it was put aside is no second problem.
-                    if !walk.follows(&misfit) {
-                        problems.push(misfit.into_problem(file, self.place()));
+                    if !walk.follows(&error) {
+                        problems.push(error.into_problem(file, self.place()));
                     }
                     if std::ptr::eq(node, root) || problems.len() >= MAX_PROBLEMS {
                         return Err(problems);

@@ -1,8 +1,7 @@
 //! What an endpoint is blamed for, in words.
 //!
-//! Its own file because Pingora's errors are not made to be read by operators, and may quote a whole
-//! response head: here only their kind and the system's own cause are taken. Called by `proxy.rs`
-//! when a try failed, before its lease is given back.
+//! Its own file because Pingora's errors are not made to be read by operators, and may quote a
+//! whole response head: here only their kind and the system's own cause are taken.
 
 use std::io;
 

@@ -1,8 +1,7 @@
 //! Who sent a request: the peer of its connection, or whom a trusted proxy names.
 //!
 //! Its own file because rights hang on it and all of it is text that others wrote. Invariant: what
-//! cannot be read makes the client unknown, and never the proxy that passed it on. Called by
-//! `proxy.rs` when a request is admitted.
+//! cannot be read makes the client unknown, and never the proxy that passed it on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -3,8 +3,7 @@
 //! Its own file because requests and responses ask alike. A lookup in a header map costs some
 //! hundred instructions and a removal twice that, so asking for twenty names that are not there was
 //! a tenth of a request; this walks once over the few that are. Invariant: a field that is there is
-//! never called absent; one that was removed meanwhile may still be called present. Called by
-//! `forward.rs` and `proxy.rs`.
+//! never called absent; one that was removed meanwhile may still be called present.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 

@@ -3,7 +3,7 @@
 //! Its own file because it is the seam between Pingora's session, our exchange and user code.
 //! Invariants: without a filter in a phase nothing is done and nothing allocated; a filter sees the
 //! response of every request that it has let pass, and of no other; whoever fails, the client gets
-//! one whole answer or a closed connection. Called by `proxy.rs`.
+//! one whole answer or a closed connection.
 
 use bytes::Bytes;
 use log::error;

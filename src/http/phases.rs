@@ -3,8 +3,7 @@
 //!
 //! Its own file because Pingora's trait has each phase return a boxed future, and an `async fn` in
 //! it pays for a box that holds what the phase was given: a twentieth of a small request, all of
-//! them together. A box of nothing takes no memory. Invariant: no function here waits. Called by
-//! `proxy.rs`, which shows the phases in their order.
+//! them together. A box of nothing takes no memory. Invariant: no function here waits.
 
 use std::future::{Future, ready};
 use std::os::fd::RawFd;

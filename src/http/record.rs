@@ -1,7 +1,6 @@
 //! The access log's record of one request.
 //!
-//! Its own file because it is a long list that decides nothing. Called by `proxy.rs` when a request
-//! has ended; requests that the edge refuses are recorded by `server/`.
+//! Its own file because it is a long list that decides nothing.
 
 use http::header;
 use pingora_proxy::Session;

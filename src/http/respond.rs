@@ -1,9 +1,9 @@
 //! The only place where the gateway's own statuses are chosen and its own responses written.
 //!
 //! Its own file so that nothing else can leak something internal to a client: a response made here
-//! has `status`, `title` and `reason`, to a client at fault a `detail` that names the rule it broke,
-//! and nothing more; nothing of the request comes back. Shape: `application/problem+json`
-//! (RFC 9457). Called by `proxy.rs`; the edge uses [`problem`] for what it refuses earlier.
+//! has `status`, `title` and `reason`, to a client at fault a `detail` that names the rule it
+//! broke, and nothing more; nothing of the request comes back. Shape: `application/problem+json`
+//! (RFC 9457).
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};

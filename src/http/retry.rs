@@ -1,9 +1,8 @@
 //! The only place where it is decided whether a request is sent again.
 //!
 //! Its own file so that the whole policy can be read, and tested, in one piece. Invariant: nothing
-//! is sent again once response bytes went to the client, and nothing that is not idempotent is
-//! sent again once any of it may have reached an endpoint. Called by `proxy.rs`, from each of
-//! Pingora's three failure hooks.
+//! is sent again once response bytes went to the client, and nothing that is not idempotent is sent
+//! again once any of it may have reached an endpoint.
 
 use std::time::Duration;
 

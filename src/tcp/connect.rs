@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is the only phase of a session that is retried. Invariants: all of it
 //! happens within `timeout_ms`; a client that leaves frees its place; nothing of the client's was
-//! sent when a try is repeated. Called by `session.rs`.
+//! sent when a try is repeated.
 
 use std::io;
 use std::net::IpAddr;

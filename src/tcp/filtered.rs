@@ -1,8 +1,8 @@
 //! What the filters of a route say of a session, and what they are told of its end.
 //!
 //! Its own file because it is the only place where foreign code meets a session. Invariants: it is
-//! asked before there is an endpoint, within `timeout_ms`; whoever was asked is told the end,
-//! once, also when the session is broken off. Called by `session.rs`, for routes with filters only.
+//! asked before there is an endpoint, within `timeout_ms`; whoever was asked is told the end, once,
+//! also when the session is broken off.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //! whether the server takes sessions at all.
 //!
 //! Its own file because it is the one thing that is read of a session after its opening. Invariant:
-//! it looks and changes nothing, and stops at the first ReadyForQuery, at a refusal, and where it is
-//! not Postgres in clear. Called by `routed.rs` for each piece that the server sends.
+//! it looks and changes nothing, and stops at the first ReadyForQuery, at a refusal, and where it
+//! is not Postgres in clear.
 
 use crate::tcp::relay::Seen;
 use crate::wire::postgres::{self, Progress, StartupTracker};

@@ -2,13 +2,13 @@
 //! command of its own: a `KILL` belongs to the server of the thread that it names.
 //!
 //! The server speaks first and its salt is in the client's proof, so a session cannot move once it
-//! is logged in, and what it wants is said only then. So a client that may be about to kill (one
-//! of its sessions waits for an answer, at another server) is asked for a second proof before it
-//! hears that it is in (AuthSwitchRequest), and logged in at that server too; its first command
-//! decides which of the two it has. Invariants: a KILL never reaches a server at which another
-//! session of the gateway has that id, unless it is the only one that has it; no server sees an
-//! abandoned handshake; what is passed on is passed on unchanged; whatever cannot be read (TLS,
-//! compression) is relayed as it is. Called by `routed.rs`, which relays what comes after.
+//! is logged in, and what it wants is said only then. So a client that may be about to kill (one of
+//! its sessions waits for an answer, at another server) is asked for a second proof before it hears
+//! that it is in (AuthSwitchRequest), and logged in at that server too; its first command decides
+//! which of the two it has. Invariants: a KILL never reaches a server at which another session of
+//! the gateway has that id, unless it is the only one that has it; no server sees an abandoned
+//! handshake; what is passed on is passed on unchanged; whatever cannot be read (TLS, compression)
+//! is relayed as it is.
 
 mod second;
 

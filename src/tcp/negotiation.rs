@@ -5,7 +5,7 @@
 //! packet is read before anything is passed on. Invariants: a client is told what its own server
 //! answers; where it was told so before that server was picked, the server is asked all the same
 //! and the session ends if it says otherwise; a server that only said no has seen nothing of a
-//! session, and is not given to anybody else. Called by `routed.rs`.
+//! session, and is not given to anybody else.
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -2,10 +2,9 @@
 //! known.
 //!
 //! Its own file because it is all the reading the gateway ever does of a session's bytes. Where the
-//! route needs none (one route on the listener that is not Postgres) nothing is awaited. Invariants:
-//! at most [`sniff::MAX_BYTES`] are held, at most `sniff_timeout` is waited, whatever the client
-//! sends and however slowly; what was read is passed on to the server unchanged. Called by
-//! `session.rs`.
+//! route needs none (one route on the listener that is not Postgres) nothing is awaited.
+//! Invariants: at most [`sniff::MAX_BYTES`] are held, at most `sniff_timeout` is waited, whatever
+//! the client sends and however slowly; what was read is passed on to the server unchanged.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,8 +2,7 @@
 //!
 //! Its own file because it is the only place that decides which refusal a reason is; the bytes are
 //! `wire/refusal.rs`'s. Invariants: a refusal takes at most a few seconds and reads a bounded
-//! amount; it lingers, so that the client reads it before the connection is closed. Called by
-//! `session.rs`, and by `routed.rs` once there is a route.
+//! amount; it lingers, so that the client reads it before the connection is closed.
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 //! Its own file because it is where a client and a server belong to each other, in the order in
 //! which it happens. Invariants: it owns both sockets until the end; a socket that carried a
 //! client's bytes is never given to another client; a warm socket that turns out dead before any
-//! byte came back is replaced once, unseen, unless the client has sent something that may have had an
-//! effect. Called by `session.rs`.
+//! byte came back is replaced once, unseen, unless the client has sent something that may have had
+//! an effect.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,6 @@
 //! and its end told; what lies between is [`Routed`]'s. Invariants: a client that cannot be served
 //! gets its protocol's own refusal; a session lives in the snapshot it started with, and ends with
 //! exactly one reason. Nothing of its payload is logged; of an unmatched start at most 16 bytes.
-//! Called by whoever accepts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,8 +2,7 @@
 //!
 //! Its own file because both directions of a relay tell of it, and the timer asks. Invariant: it
 //! looks at messages and keeps none; in doubt the client waits, since a session that is cut while
-//! its server works leaves a query that runs for nobody. Made by `routed.rs` for routes with
-//! `idle_timeout_secs`, whose sessions in clear are read for it.
+//! its server works leaves a query that runs for nobody.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

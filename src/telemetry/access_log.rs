@@ -2,8 +2,7 @@
 //!
 //! Its own file because the one thing that matters here is that a worker never waits for a disk.
 //! Invariant: logging is formatting and one copy into memory; the queue is bounded in bytes and in
-//! lines, and what does not fit is dropped and counted. Made by the server before it forks, started
-//! after; used by http and tcp.
+//! lines, and what does not fit is dropped and counted.
 
 mod record;
 mod wall;

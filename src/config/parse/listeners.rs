@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::ambiguity::{OWN_PORT, ToldApart, ways_out};
+use super::distinct_routes::{DistinctRoutes, OWN_PORT, ways_out};
 use super::fields::Fields;
 use super::report::Report;
 use crate::config::encryption::out_of_reach_in_tls;
@@ -244,7 +244,7 @@ fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: 
         report.problem(Mark { line, column }, trail.key(&route.name), wrong);
     };
     let mut server_first: Option<&TcpRoute> = None;
-    let mut ambiguity = ToldApart::default();
+    let mut distinct = DistinctRoutes::default();
     for (nth, route) in routes.iter().enumerate() {
         match first_default {
             Some(first) if route.default && first != nth => {
@@ -274,12 +274,12 @@ fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: 
         }
         let why = if route.db_type == DbType::Tcp && route.matches.sni.is_none() {
             "nothing tells its clients from others".to_owned()
-        } else if let Some(first) = ambiguity.insert(route) {
+        } else if let Some(first) = distinct.insert(route) {
             format!("its clients cannot be told from those of `{}`", first.name)
         } else {
             continue;
         };
-        let hint = ways_out(route, &ambiguity, first_default.is_some());
+        let hint = ways_out(route, &distinct, first_default.is_some());
         refuse(route, why, hint);
     }
 }

@@ -3,12 +3,12 @@
 //! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
 //! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys
 //! (`leaf` one value, `environment` a variable), `server`, `upstream`, `named`, `health`,
-//! `filters`, `routes` and `tcp` know theirs, `listeners` and `ambiguity` have the rules that see
+//! `filters`, `routes` and `tcp` know theirs, `listeners` and `distinct_routes` have the rules that see
 //! all routes, `circles` a warning that does.
 
-mod ambiguity;
 mod carries;
 mod circles;
+mod distinct_routes;
 mod environment;
 mod fields;
 mod filters;

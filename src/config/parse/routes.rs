@@ -17,10 +17,10 @@ use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
 use super::upgrade::read_upgrade;
 use super::upstream::{Draft, ImpliedProtocol};
 use crate::config::detect::{Side, side};
-use crate::config::doubt::{doubts, in_words, keys_for};
 use crate::config::keys::{On, Section};
 use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
 use crate::config::problem::{Mark, Wrong, did_you_mean, shown};
+use crate::config::suspicious_key::{doubts, in_words, keys_for};
 use crate::config::trail::Trail;
 use crate::config::tree::{Entry, Value};
 use crate::config::value::{HostPattern, RouteKey, Scheme};
@@ -116,8 +116,8 @@ impl Reader<'_, '_> {
                 .map(|draft| (draft.scheme(), draft.implied_protocol())),
             Goes::Unknown => None,
         };
-        let (scheme, told) = known.unwrap_or((Scheme::Http, ImpliedProtocol::Nothing));
-        let db_type = written.or(match told {
+        let (scheme, implied) = known.unwrap_or((Scheme::Http, ImpliedProtocol::Nothing));
+        let db_type = written.or(match implied {
             ImpliedProtocol::One(kind) => Some(kind),
             _ => None,
         });
@@ -173,7 +173,7 @@ impl Reader<'_, '_> {
                 }
             }
             Side::Tcp => {
-                let db_type = decide_db_type(report, &fields, written, told);
+                let db_type = decide_db_type(report, &fields, written, implied);
                 check_name(report, trail, entry);
                 tcp_only.check(report, &fields, db_type);
                 let carries = Carries::Tcp(db_type);

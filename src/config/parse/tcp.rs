@@ -125,11 +125,11 @@ impl TcpOnly {
         db_type: DbType,
         upstream: &UpstreamSpec,
     ) {
-        let told = upstream
+        let reports_role = upstream
             .health_check
             .as_ref()
             .is_some_and(HealthCheck::tells_role);
-        if self.target == Target::Any || told {
+        if self.target == Target::Any || reports_role {
             return;
         }
         let word = db_type.as_str();
@@ -252,20 +252,20 @@ pub(super) fn decide_db_type(
     report: &mut Report,
     fields: &Fields,
     written: Option<DbType>,
-    told: ImpliedProtocol,
+    implied: ImpliedProtocol,
 ) -> DbType {
-    match (written, told) {
-        (Some(written), ImpliedProtocol::One(told)) if written != told => {
+    match (written, implied) {
+        (Some(written), ImpliedProtocol::One(implied)) if written != implied => {
             let text = format!(
                 "says {} while scheme or port of the upstream say {}; {0} is used",
                 written.as_str(),
-                told.as_str()
+                implied.as_str()
             );
             report.warn(fields.at("db_type"), fields.trail.key("db_type"), text);
             written
         }
         (Some(written), _) => written,
-        (None, ImpliedProtocol::One(told)) => told,
+        (None, ImpliedProtocol::One(implied)) => implied,
         (None, ImpliedProtocol::Nothing) => DbType::Tcp,
         (None, ImpliedProtocol::Several(a, b)) => {
             let wrong = Wrong::new(

@@ -74,17 +74,17 @@ impl Draft {
 
     /// What schemes and ports tell about the protocol.
     pub(super) fn implied_protocol(&self) -> ImpliedProtocol {
-        let mut told = ImpliedProtocol::Nothing;
+        let mut implied = ImpliedProtocol::Nothing;
         for kind in self.endpoints.iter().filter_map(|e| by_url(&e.url)) {
-            match told {
-                ImpliedProtocol::Nothing => told = ImpliedProtocol::One(kind),
+            match implied {
+                ImpliedProtocol::Nothing => implied = ImpliedProtocol::One(kind),
                 ImpliedProtocol::One(first) if first != kind => {
                     return ImpliedProtocol::Several(first, kind);
                 }
                 _ => {}
             }
         }
-        told
+        implied
     }
 
     /// The upstream, once it is known what it carries. `fields` is where it stands.

@@ -3,7 +3,7 @@
 //! Its own file because Pingora 0.9 gives its streams' sockets back as bare numbers only, and to
 //! make one ours needs the one line of `unsafe` here. Invariant: from the socket's first byte on,
 //! nothing is lost and nothing is read twice: what Pingora's stream holds in its buffers comes
-//! along. Called by [`TcpApp`](super::TcpApp).
+//! along.
 #![allow(unsafe_code)]
 
 use std::future::poll_fn;

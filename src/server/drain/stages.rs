@@ -1,9 +1,9 @@
 //! How far a drain is, for those who must end with it.
 //!
 //! Its own file because each HTTP connection asks at each of its polls: a `watch` channel makes and
-//! takes down a place in a shared list each time, which was a hundredth of a small request. Here
-//! a connection has one place for as long as it lives, and asking is a load. Invariant: whoever
-//! asked before a stage began is woken when it does. Used by `drain` and `connection`.
+//! takes down a place in a shared list each time, which was a hundredth of a small request. Here a
+//! connection has one place for as long as it lives, and asking is a load. Invariant: whoever asked
+//! before a stage began is woken when it does.
 
 use std::collections::HashMap;
 use std::ptr;

@@ -1,7 +1,7 @@
 //! A gateway that only lacks its threads: from bound sockets to a running Pingora server.
 //!
 //! Its own file because it is the one place where all parts meet. Invariant: what can fail has not,
-//! but for an upgrade, which can until the very end. Called by `mod.rs`.
+//! but for an upgrade, which can until the very end.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;

@@ -3,7 +3,7 @@
 //!
 //! Its own file because it compares two configurations and changes nothing. What is taken from a
 //! route in its own entry is plain to see and is not told; what follows elsewhere is. Invariant: a
-//! line for each loss, in keys of the configuration. Called by `reload`.
+//! line for each loss, in keys of the configuration.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

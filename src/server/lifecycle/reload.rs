@@ -2,8 +2,7 @@
 //!
 //! Its own file because it is the only writer of the snapshot pointer. Invariants: reloads happen
 //! one after another; one that fails changes nothing and says why; what was asked for but needs a
-//! restart is named. Called by the admin listener (`POST /reload`) and by
-//! `reload_triggers` (SIGHUP, a changed file).
+//! restart is named.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,7 @@
 //! What makes a running gateway reload or reopen: HUP, USR1, a changed configuration file.
 //!
 //! Its own file because it is the one service that only waits for others to ask. Invariant: what is
-//! asked for is done on a thread that may wait; the next question is heard when it is done. Made by
-//! `assembled.rs`.
+//! asked for is done on a thread that may wait; the next question is heard when it is done.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

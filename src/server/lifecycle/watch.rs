@@ -1,10 +1,10 @@
 //! `server.watch_config`: noticing that the configuration file has another content.
 //!
-//! Its own file because a file changes in many ways: written in place, replaced by rename, or behind
-//! a symlink that is swapped, as Kubernetes does with a ConfigMap. Looking at what the path leads to,
-//! once a second, sees all of them and needs nothing of the system. Invariants: a content is asked
-//! for once; one that is still changing is waited for; the content in force asks for nothing.
-//! Called by `reload_triggers`.
+//! Its own file because a file changes in many ways: written in place, replaced by rename, or
+//! behind a symlink that is swapped, as Kubernetes does with a ConfigMap. Looking at what the path
+//! leads to, once a second, sees all of them and needs nothing of the system. Invariants: a content
+//! is asked for once; one that is still changing is waited for; the content in force asks for
+//! nothing.
 
 use std::fs::{self, File};
 use std::io::Read;

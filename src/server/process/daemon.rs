@@ -4,7 +4,6 @@
 //! process has one thread, and [`fork`] counts them. Invariants: the starter returns only when the
 //! gateway serves or has failed, with its message and exit code; the descriptors 0 to 2 leave the
 //! terminal before the starter hears of it, so that a caller that reads them to the end is let go.
-//! Called by the command line, before it starts its log.
 // `fork` has no safe form in any crate: what makes it safe is that there is no other thread.
 #![allow(unsafe_code)]
 

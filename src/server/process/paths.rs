@@ -1,7 +1,7 @@
 //! Where a gateway keeps its files when the configuration does not say.
 //!
 //! Its own file because the command line, the daemon and an upgrade must agree on it. Nothing here
-//! touches a file. Called by the command line and by `mod.rs`.
+//! touches a file.
 
 use std::path::{Path, PathBuf};
 

@@ -2,8 +2,7 @@
 //!
 //! Its own file because they must be heard from before the first socket is bound to the very end:
 //! one that comes in between would end the process. Invariant: [`Heard`] is complete when
-//! [`listen`] returns; what comes before somebody waits for it is kept. Called by `mod.rs`, only
-//! for a gateway that owns its process.
+//! [`listen`] returns; what comes before somebody waits for it is kept.
 
 use std::sync::Arc;
 

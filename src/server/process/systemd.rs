@@ -1,8 +1,7 @@
 //! Telling the service manager how it goes: the protocol of sd_notify(3).
 //!
 //! Its own file because it is a protocol of its own, one datagram long. Invariant: where no manager
-//! listens, and where it does not hear, nothing happens. Called by the server for a gateway that
-//! owns its process.
+//! listens, and where it does not hear, nothing happens.
 
 use std::ffi::OsStr;
 use std::io;

@@ -2,8 +2,7 @@
 //!
 //! Its own file because `--test` must tell what a start would fail at, and leave nothing behind.
 //! Invariant: nothing is made or changed. It answers for the account that asks: who tests as
-//! somebody else than who starts may hear of a folder that the other one may write to. Called by
-//! `mod.rs`.
+//! somebody else than who starts may hear of a folder that the other one may write to.
 
 use std::io::ErrorKind;
 use std::path::Path;

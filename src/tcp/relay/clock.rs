@@ -2,7 +2,7 @@
 //!
 //! Its own file because a timer that is set anew with every read costs more than the read is worth.
 //! Invariants: moving bytes only notes the time; the timer is touched when it fires, or when it has
-//! to fire earlier than it would; a session that waits for nothing has none. Used by `pair.rs`.
+//! to fire earlier than it would; a session that waits for nothing has none.
 
 use std::future::Future;
 use std::pin::Pin;

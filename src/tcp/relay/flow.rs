@@ -3,9 +3,8 @@
 //! Its own file because here is the order of what is done, so that no byte is lost, doubled or
 //! reordered, whether they are copied or spliced and whenever it changes from one to the other.
 //! Invariants: nothing is read while something read before is still to be written, so what a slow
-//! sink costs is bounded; a flow at rest holds no memory but itself; the end of the stream is passed
-//! on after the last byte. Driven by `pair.rs`, which decides what an end or a failure means for the
-//! session.
+//! sink costs is bounded; a flow at rest holds no memory but itself; the end of the stream is
+//! passed on after the last byte.
 //!
 //! `copy` and `splice` are the two ways to move a portion, `mode` chooses between them, `gather` lets
 //! the source of a long streak wait, `past` is what is remembered of the bytes.

@@ -1,9 +1,9 @@
 //! Both directions of one session, with their sockets and what ends them.
 //!
-//! Its own file because here the two directions meet: whose end or failure means what for the other,
-//! for the session's reason, and for how each socket is closed. Invariants: both get their turn in
-//! equal portions; a failed sink does not end the session before the other direction has delivered
-//! what its source still had. Made and driven by `Relay::run`.
+//! Its own file because here the two directions meet: whose end or failure means what for the
+//! other, for the session's reason, and for how each socket is closed. Invariants: both get their
+//! turn in equal portions; a failed sink does not end the session before the other direction has
+//! delivered what its source still had.
 
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;

@@ -3,8 +3,7 @@
 //! Its own file because pipes are descriptors, and descriptors must have an owner and a bound.
 //! Invariants: never more than `most` pipes exist; a pipe that comes back with bytes in it is
 //! closed, so nobody can ever get another session's bytes; a [`Pipe`] is filled only while it is
-//! empty, since a full pipe and an empty socket give the same error. Used by
-//! `flow/splice.rs`.
+//! empty, since a full pipe and an empty socket give the same error.
 
 use std::fmt;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is a codec: bytes in, bytes out. Invariant: whatever a client sends, the
 //! line is one line, parses as JSON, is bounded, and shows in a viewer what was sent: control
-//! characters and those that reorder text are escaped. Used by the access log.
+//! characters and those that reorder text are escaped.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};

@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is the only thing here that runs by itself; sessions see the shelves
 //! only. Invariants: at most [`AT_ONCE`] connects are on their way; a socket whose server was
-//! doubted while it was connected is not kept; leases come first. Driven by [`Warm::run`](super::Warm::run).
+//! doubted while it was connected is not kept; leases come first.
 
 use std::io;
 use std::sync::Arc;

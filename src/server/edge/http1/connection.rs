@@ -3,8 +3,7 @@
 //! Its own file because it replaces the loop at the end of Pingora's `ServerApp::process_new`
 //! (pingora-core 0.9.1), whose head reading has no deadline, no strictness and no hook. Invariant:
 //! a Pingora session is made only for a head that is whole and was scanned, so whatever Pingora
-//! would refuse by itself, unlogged, never reaches it. Called by the listener, once per accepted
-//! connection.
+//! would refuse by itself, unlogged, never reaches it.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@
 //! is to read. A [`GateStream`] gives nothing until a whole head was scanned, then that head, then
 //! the bytes of that request's body, then nothing until the next head was scanned. Invariants: the
 //! bytes of a following request never reach the session of the one before; an idle connection holds
-//! no buffer. Called by `server::edge::http1::connection`, which runs the loop.
+//! no buffer.
 
 use std::fmt;
 use std::io::{self, IoSlice};

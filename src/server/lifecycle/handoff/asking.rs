@@ -3,7 +3,7 @@
 //! Its own file because it is what anybody may ask who does not want to take over. The upgrade
 //! socket leads to the process that runs now, whatever has become of its file since: a port that
 //! the system chose, an address that a reload changed and the successor of an upgrade are all told
-//! by the one who has them. Called by `harbr-router health`.
+//! by the one who has them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

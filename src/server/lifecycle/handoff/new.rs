@@ -2,7 +2,7 @@
 //!
 //! Its own file because it runs where there is no runtime yet, and ends with an exit code and a
 //! message. Invariant: nothing is accepted before the old process says GO. When the old process
-//! dies in the middle, the new one goes on alone: somebody has to serve. Called by `assembled`.
+//! dies in the middle, the new one goes on alone: somebody has to serve.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;

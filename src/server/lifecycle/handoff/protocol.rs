@@ -4,7 +4,6 @@
 //! The format is private to the gateway and versioned by the first message: four bytes of length
 //! (big endian), then JSON; descriptors travel with a frame's first byte. Invariants: nothing waits
 //! past its deadline, nothing is larger than [`MAX_FRAME`], a received descriptor is owned at once.
-//! Used by `old` and `new`.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut, Read, Write};

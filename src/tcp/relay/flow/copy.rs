@@ -2,8 +2,7 @@
 //!
 //! Its own file because here is what a byte costs that is not spliced. Invariants: the buffer is
 //! lent for one step, so it is never more than one for each thread and holds nothing between two
-//! steps; memory is taken only for what a slow sink leaves over. Called by `flow.rs`, and by
-//! `splice.rs` where there is no pipe.
+//! steps; memory is taken only for what a slow sink leaves over.
 
 use std::task::{Context, Poll};
 

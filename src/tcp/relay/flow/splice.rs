@@ -2,8 +2,7 @@
 //!
 //! Its own file because here a flow has bytes outside of its own memory. Invariants: a pipe is held
 //! only while there are bytes in it, and then nothing is read before they are written; where there
-//! is no pipe, or the system cannot splice, the same step copies instead. Called by `flow.rs` once
-//! its mode says so.
+//! is no pipe, or the system cannot splice, the same step copies instead.
 
 use std::io;
 use std::sync::Arc;

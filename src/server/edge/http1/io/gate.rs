@@ -2,7 +2,7 @@
 //!
 //! Its own file because it is the one place where time plays a part in reading. Invariants: a
 //! deadline is absolute, so dripping bytes does not move it; a head that is there is served, even
-//! if the connection was to close. Called by `server::edge::http1::connection` before each session.
+//! if the connection was to close.
 
 use std::future::poll_fn;
 use std::ops::Range;

@@ -15,7 +15,7 @@ use super::secret_name::names_a_secret;
 use super::trail::Trail;
 
 /// Where a value stands.
-pub(super) struct Place<'de, 'p> {
+pub(super) struct Location<'de, 'p> {
     /// Its key, or the value itself in a list.
     pub(super) at: Mark,
     pub(super) trail: Trail<'p>,
@@ -26,7 +26,7 @@ pub(super) struct Place<'de, 'p> {
 
 /// What does not fit, and where once that is known. In a box: it is in every result.
 #[derive(Debug)]
-pub(super) struct Misfit<'de>(Box<What<'de>>);
+pub(super) struct SettingsError<'de>(Box<What<'de>>);
 
 #[derive(Debug, Default)]
 struct What<'de> {
@@ -40,14 +40,14 @@ struct What<'de> {
     place: Option<(Mark, String, &'de Node)>,
 }
 
-impl<'de> From<What<'de>> for Misfit<'de> {
-    fn from(what: What<'de>) -> Misfit<'de> {
-        Misfit(Box::new(what))
+impl<'de> From<What<'de>> for SettingsError<'de> {
+    fn from(what: What<'de>) -> SettingsError<'de> {
+        SettingsError(Box::new(what))
     }
 }
 
-impl<'de> Misfit<'de> {
-    pub(super) fn new(message: String, hint: Option<String>) -> Misfit<'de> {
+impl<'de> SettingsError<'de> {
+    pub(super) fn new(message: String, hint: Option<String>) -> SettingsError<'de> {
         let what = What {
             message,
             hint,
@@ -57,7 +57,7 @@ impl<'de> Misfit<'de> {
     }
 
     /// Says where, unless that was said further in.
-    pub(super) fn at(mut self, place: Place<'de, '_>) -> Misfit<'de> {
+    pub(super) fn at(mut self, place: Location<'de, '_>) -> SettingsError<'de> {
         let what = &mut *self.0;
         if what.place.is_some() {
             return self;
@@ -102,7 +102,11 @@ impl<'de> Misfit<'de> {
         }
     }
 
-    fn unexpected(what: &str, unexpected: Unexpected, expected: &dyn de::Expected) -> Misfit<'de> {
+    fn unexpected(
+        what: &str,
+        unexpected: Unexpected,
+        expected: &dyn de::Expected,
+    ) -> SettingsError<'de> {
         let expected = match expected.to_string() {
             name if name.starts_with("struct ") => "a map".to_owned(),
             name if name == "unit" || name.starts_with("unit struct") => "nothing".to_owned(),
@@ -153,17 +157,17 @@ fn is_number(expected: &str) -> bool {
     matches!(digits, "8" | "16" | "32" | "64" | "128" | "size")
 }
 
-impl de::Error for Misfit<'_> {
+impl de::Error for SettingsError<'_> {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Misfit::new(message.to_string(), None)
+        SettingsError::new(message.to_string(), None)
     }
 
     fn invalid_type(unexpected: Unexpected, expected: &dyn de::Expected) -> Self {
-        Misfit::unexpected("invalid type", unexpected, expected)
+        SettingsError::unexpected("invalid type", unexpected, expected)
     }
 
     fn invalid_value(unexpected: Unexpected, expected: &dyn de::Expected) -> Self {
-        Misfit::unexpected("invalid value", unexpected, expected)
+        SettingsError::unexpected("invalid value", unexpected, expected)
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -188,10 +192,10 @@ impl de::Error for Misfit<'_> {
     }
 }
 
-impl fmt::Display for Misfit<'_> {
+impl fmt::Display for SettingsError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
     }
 }
 
-impl std::error::Error for Misfit<'_> {}
+impl std::error::Error for SettingsError<'_> {}

@@ -10,7 +10,7 @@ use crate::config::model::{DbType, TcpMatch, TcpRoute};
 /// Routes that are told apart so far. What a client says first is either a TLS ClientHello with a
 /// server name, or the first bytes of a protocol, in which Postgres names database and user.
 #[derive(Default)]
-pub(super) struct ToldApart<'r> {
+pub(super) struct DistinctRoutes<'r> {
     groups: HashMap<(Option<&'r str>, Option<Voice>), Group<'r>>,
 }
 
@@ -32,7 +32,7 @@ struct Group<'r> {
     by_user: HashMap<Option<&'r str>, &'r TcpRoute>,
 }
 
-impl<'r> ToldApart<'r> {
+impl<'r> DistinctRoutes<'r> {
     /// Adds a route; answers one that it cannot be told from.
     pub(super) fn insert(&mut self, route: &'r TcpRoute) -> Option<&'r TcpRoute> {
         let group = self.groups.entry(kind_of(route)).or_default();
@@ -93,7 +93,7 @@ impl<'r> Group<'r> {
 }
 
 /// What would tell a route from those before it, in view of what it and they have.
-pub(super) fn ways_out(route: &TcpRoute, ambiguity: &ToldApart, has_default: bool) -> String {
+pub(super) fn ways_out(route: &TcpRoute, distinct: &DistinctRoutes, has_default: bool) -> String {
     let mut hint = OWN_PORT.to_owned();
     let form = FORMS.into_iter().find(|form| {
         let might_be = TcpRoute {
@@ -101,7 +101,7 @@ pub(super) fn ways_out(route: &TcpRoute, ambiguity: &ToldApart, has_default: boo
             ..route.clone()
         };
         let is_said = form.is_sni || route.db_type == DbType::Postgres;
-        is_said && ambiguity.could_take(&might_be)
+        is_said && distinct.could_take(&might_be)
     });
     if let Some(form) = form {
         hint.push_str(&format!(", or tell it apart: `match: {{{}}}`", form.text));
