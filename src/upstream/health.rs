@@ -1,6 +1,6 @@
 //! Active checks: when each endpoint is probed, and what follows.
 //!
-//! What a check does is in [`probe`](super::probe). Invariants: at most one check of an endpoint and
+//! What a check does is in [`probe`]. Invariants: at most one check of an endpoint and
 //! [`AT_ONCE`] of all run at a time, each under its timeout; a verdict changes only after as many
 //! checks in a row as configured; a change is logged once. Until its first verdict an endpoint
 //! counts as healthy.
