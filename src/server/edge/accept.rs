@@ -238,7 +238,7 @@ async fn accept_traffic(
                     return;
                 };
                 match table {
-                    None => refuse(stream, 503, Some(RETRY_AFTER_SECS)).await,
+                    None => refuse(stream.into(), 503, Some(RETRY_AFTER_SECS)).await,
                     Some(table) => {
                         let accepted = Accepted {
                             stream: stream.into(),

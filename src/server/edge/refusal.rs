@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::http::respond::problem;
+use crate::transport::Transport;
 use crate::wire::http1::Refusal;
 
 /// Answers `status` without a body, then closes the connection. Takes at most two seconds.
 ///
 /// `retry_after` is in seconds (RFC 9110 10.2.3).
-pub async fn refuse(socket: TcpStream, status: u16, retry_after: Option<u32>) {
+pub async fn refuse(socket: Transport, status: u16, retry_after: Option<u32>) {
     let mut answer = head(status, 0, retry_after);
     answer.push_str("Connection: close\r\n\r\n");
     send(socket, answer).await;
@@ -29,7 +29,7 @@ pub async fn refuse(socket: TcpStream, status: u16, retry_after: Option<u32>) {
 /// Answers a head that must not pass with the reason, then closes the connection. Takes at most two
 /// seconds. `method` is there if the request line was well formed: HEAD gets no body.
 pub(in crate::server) fn refuse_head(
-    socket: TcpStream,
+    socket: Transport,
     refusal: Refusal,
     method: Option<&str>,
 ) -> impl Future<Output = ()> + use<> {
@@ -43,7 +43,7 @@ pub(in crate::server) fn refuse_head(
     send(socket, answer)
 }
 
-async fn send(mut socket: TcpStream, answer: String) {
+async fn send(mut socket: Transport, answer: String) {
     if let Ok(Ok(())) = timeout(LINGER, socket.write_all(answer.as_bytes())).await {
         linger(socket).await;
     }
@@ -51,7 +51,7 @@ async fn send(mut socket: TcpStream, answer: String) {
 
 /// Says that nothing more will be sent, reads and drops what the client still sends until it is
 /// done or a second is over, then closes.
-pub(in crate::server) async fn linger(mut socket: TcpStream) {
+pub(in crate::server) async fn linger(mut socket: Transport) {
     let drained = async {
         if socket.shutdown().await.is_err() {
             return;
@@ -69,7 +69,7 @@ pub(in crate::server) async fn linger(mut socket: TcpStream) {
 }
 
 /// Reads once and forgets. The buffer is on the stack of one poll, not in the task.
-async fn discard(socket: &mut TcpStream) -> std::io::Result<usize> {
+async fn discard(socket: &mut Transport) -> std::io::Result<usize> {
     std::future::poll_fn(|cx| {
         let mut space = [MaybeUninit::<u8>::uninit(); 16 * 1024];
         let mut buf = ReadBuf::uninit(&mut space);

@@ -20,17 +20,17 @@ use std::time::SystemTime;
 use nix::sys::socket::{Shutdown, shutdown};
 use pingora_core::protocols::SocketDigest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use self::buffers::{Inbox, Outbox};
 pub(in crate::server) use self::gate::{Gate, HeadBounds, RefusedHead};
 use crate::http::deadline::{ClientReads, Coarse};
+use crate::transport::Transport;
 use crate::wire::http1::{BodyFraming, BodyTracker};
 
 /// A client's connection with the gate in front of it.
 pub struct GateStream {
     /// There until Drop.
-    socket: Option<TcpStream>,
+    socket: Option<Transport>,
     client: SocketAddr,
     local: SocketAddr,
     digest: Arc<SocketDigest>,
@@ -74,7 +74,7 @@ struct Shared {
 enum Held {
     /// The stream does; nobody closes the descriptor without saying so here.
     Stream(RawFd),
-    Left(TcpStream),
+    Left(Transport),
     Gone,
 }
 
@@ -84,10 +84,12 @@ impl GateStream {
     ///
     /// # Errors
     /// The socket is already gone.
-    pub fn new(socket: TcpStream, client: SocketAddr) -> io::Result<Self> {
-        let local = socket.local_addr()?;
-        let held = Held::Stream(socket.as_raw_fd());
-        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+    pub fn new(socket: impl Into<Transport>, client: SocketAddr) -> io::Result<Self> {
+        let socket = socket.into();
+        let local = socket.socket().local_addr()?;
+        let descriptor = socket.socket().as_raw_fd();
+        let held = Held::Stream(descriptor);
+        let digest = SocketDigest::from_raw_fd(descriptor);
         // Known already: spares Pingora two system calls, and `client` may be a PROXY header's.
         let _ = digest.peer_addr.set(Some(client.into()));
         let _ = digest.local_addr.set(Some(local.into()));
@@ -144,7 +146,7 @@ impl GateStream {
     }
 
     /// The socket, when nobody needs the gate any more: to refuse what it held back.
-    pub(in crate::server) fn into_socket(mut self: Box<Self>) -> Option<TcpStream> {
+    pub(in crate::server) fn into_socket(mut self: Box<Self>) -> Option<Transport> {
         *self.socket_handle.lock() = Held::Gone;
         self.socket.take()
     }
@@ -294,7 +296,7 @@ impl Drop for GateStream {
 }
 
 impl SocketHandle {
-    pub(in crate::server) fn take(&self) -> Option<TcpStream> {
+    pub(in crate::server) fn take(&self) -> Option<Transport> {
         let mut held = self.lock();
         match std::mem::replace(&mut *held, Held::Gone) {
             Held::Left(socket) => Some(socket),

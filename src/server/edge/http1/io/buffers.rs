@@ -15,7 +15,8 @@ use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
 
 use tokio::io::{AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::transport::Transport;
 
 /// Bytes that arrived and were not given on.
 #[derive(Default)]
@@ -87,6 +88,8 @@ impl Inbox {
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
+    /// A transport that is not plain may hold back what was written last.
+    unflushed: bool,
 }
 
 impl Outbox {
@@ -95,7 +98,13 @@ impl Outbox {
         self.bytes.capacity()
     }
 
+    /// Whether all of it is on its way: the transport holds nothing back either.
     pub(super) fn is_empty(&self) -> bool {
+        self.is_written() && !self.unflushed
+    }
+
+    /// Whether the transport has all of it.
+    fn is_written(&self) -> bool {
         self.sent == self.bytes.len()
     }
 
@@ -103,7 +112,7 @@ impl Outbox {
     pub(super) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut TcpStream,
+        socket: &mut Transport,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
@@ -129,6 +138,7 @@ impl Outbox {
             }
             let kept = kept.len();
             let sent = ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count]))?;
+            self.unflushed |= socket.plain().is_none();
             self.forget(sent.min(kept));
             if sent > kept {
                 return Poll::Ready(Ok(sent - kept));
@@ -142,21 +152,23 @@ impl Outbox {
     pub(super) fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut TcpStream,
+        socket: &mut Transport,
     ) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while !self.is_written() {
             let sent = ready!(Pin::new(&mut *socket).poll_write(cx, &self.bytes[self.sent..]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.forget(sent);
         }
+        ready!(Pin::new(socket).poll_flush(cx))?;
+        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 
     /// Sends what the socket takes at once. Drop cannot wait.
-    pub(super) fn try_flush(&mut self, socket: &mut TcpStream) {
-        if !self.is_empty()
+    pub(super) fn try_flush(&mut self, socket: &mut Transport) {
+        if !self.is_written()
             && let Ok(sent) = socket.try_write(&self.bytes[self.sent..])
         {
             self.forget(sent);
@@ -165,7 +177,7 @@ impl Outbox {
 
     fn forget(&mut self, count: usize) {
         self.sent += count;
-        if self.is_empty() {
+        if self.is_written() {
             self.bytes.clear();
             self.sent = 0;
         }
@@ -173,7 +185,7 @@ impl Outbox {
 
     /// Gives the memory back, if it is not in use.
     pub(super) fn release(&mut self) {
-        if self.is_empty() {
+        if self.is_written() {
             keep(&SPARE_OUTBOX, std::mem::take(&mut self.bytes));
             self.sent = 0;
         }

@@ -29,7 +29,9 @@ impl Shutdown for GateStream {
 
 impl UniqueID for GateStream {
     fn id(&self) -> UniqueIDType {
-        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.socket
+            .as_ref()
+            .map_or(-1, |transport| transport.socket().as_raw_fd())
     }
 }
 

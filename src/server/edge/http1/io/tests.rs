@@ -11,12 +11,13 @@ use pingora_core::protocols::Shutdown;
 use pingora_core::protocols::http::ServerSession;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::buffers::OUTBOX_BYTES;
 use super::*;
 use crate::http::deadline::Clock;
 use crate::server::drain::stages::Stages;
+use crate::transport::masked::{CLOSE, Masked, mask};
 use crate::wire::http1::cases::{CASES, heads};
 use crate::wire::http1::{HeadScanner, HeadSummary, MAX_TARGET_BYTES, Scan};
 
@@ -35,6 +36,43 @@ const BOUNDS: HeadBounds = HeadBounds {
     idle: Duration::from_secs(20),
     whole: Duration::from_secs(20),
 };
+
+#[tokio::test]
+async fn what_stands_between_the_gate_and_the_socket_is_flushed_and_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut client = TcpStream::connect(address).await.expect("listening");
+    let (socket, peer) = listener.accept().await.expect("connected");
+    let session = Transport::Tls(Box::new(Masked::new(socket)));
+    let mut stream = GateStream::new(session, peer).expect("connected");
+    assert_eq!(stream.local(), address);
+
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+    client.write_all(&mask(head)).await.expect("open");
+    client.write_all(&mask(b"bodyGET /")).await.expect("open");
+    let stages = Stages::default().watch();
+    let gate = stream
+        .await_head(&BOUNDS, &stages, &mut Clock::default())
+        .await;
+    assert!(matches!(gate, Gate::Head(_)), "{gate:?}");
+    let mut read = vec![0; head.len() + 4];
+    stream.read_exact(&mut read).await.expect("held");
+    assert_eq!(read, [&head[..], b"body"].concat());
+
+    // More than is kept goes out at once; the session may hold it back until the flush.
+    let answer = vec![b'a'; OUTBOX_BYTES + 1];
+    stream.write_all(&answer).await.expect("open");
+    assert!(!stream.is_flushed());
+    stream.flush().await.expect("open");
+    assert!(stream.is_flushed());
+    AsyncWriteExt::shutdown(&mut stream).await.expect("open");
+    let mut heard = Vec::new();
+    let end = [mask(&answer), CLOSE.to_vec()].concat();
+    while heard.len() < end.len() {
+        assert_ne!(client.read_buf(&mut heard).await.expect("open"), 0);
+    }
+    assert_eq!(heard, end);
+}
 
 #[tokio::test]
 async fn gives_its_buffers_back_while_idle() {
