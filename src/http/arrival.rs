@@ -28,6 +28,8 @@ pub struct Arrival {
     pub requests_before: u64,
     /// The client will not send another request on this connection.
     pub last: bool,
+    /// The deadline of its try in flight; whoever serves the request carries it out.
+    pub cutoff: Arc<Cutoff>,
     /// What it shares with the connection's other requests.
     pub connection: Arc<Connection>,
 }
@@ -39,8 +41,6 @@ pub struct Connection {
     pub client_ip: HeaderValue,
     /// Address and port of the other end, as the access log tells them.
     pub client: String,
-    /// The deadline of the try in flight; the connection loop carries it out.
-    pub cutoff: Cutoff,
 }
 
 impl Connection {
@@ -51,7 +51,6 @@ impl Connection {
         Connection {
             client_ip: client_ip.expect("an address is visible ASCII"),
             client: client.to_string(),
-            cutoff: Cutoff::default(),
         }
     }
 }

@@ -2,41 +2,112 @@
 //! each read, so an endpoint that drips its header never runs out of it.
 //!
 //! Its own file because it is the only place that closes a socket behind Pingora's back. A
-//! [`Cutoff`] belongs to one client connection. While a try waits for its response header it holds
-//! the time and the upstream socket; [`watch`] polls the request and, when the time has passed,
-//! shuts that socket down, so that Pingora's pending read ends and the retry decision is asked.
-//! Then it listens whether the body goes on coming: Pingora can do that, too, but makes a timer and
-//! reads the clock for each read, which was a fiftieth of a small request.
-//! Invariant: arming, disarming and cutting all happen in the connection's own task, so a socket
-//! that Pingora released is never the one that is shut down. One timer serves all requests of a
-//! connection, and the waits between them: see [`Clock`].
+//! [`Cutoff`] belongs to one request. While a try waits for its response header it holds the time
+//! and what the try goes over: a socket of its own, or one stream of a shared connection. [`watch`]
+//! polls the request and, when the time has passed, cuts that off, so that Pingora's pending read
+//! ends and the retry decision is asked. Then it listens whether the body goes on coming: Pingora
+//! can do that, too, but makes a timer and reads the clock for each read, which was a fiftieth of a
+//! small request.
+//! Invariants: arming, disarming and cutting all happen in the request's own task, so a socket that
+//! Pingora released is never the one that is shut down; a connection that requests share is never
+//! shut down for one of them. One timer serves all requests of an HTTP/1 connection, and the waits
+//! between them: see [`Clock`].
 
 use std::future::{Future, poll_fn};
 use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::Sleep;
 
-/// The armed deadline of the try in flight on one client connection.
+/// The deadline of the try in flight of one request.
 #[derive(Debug, Default)]
 pub struct Cutoff {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    at: Option<Instant>,
-    socket: Option<RawFd>,
-    fired: bool,
+enum State {
+    /// There is nothing to cut off.
+    #[default]
+    Off,
+    /// A try whose clock does not run.
+    Held(Target),
+    /// A response header must come until then.
+    Waiting { target: Target, until: Instant },
     /// A response body comes, and may be silent for so long.
-    silence: Option<Duration>,
-    /// When a part of it came last that was not the end.
-    heard: Option<Coarse>,
+    Listening {
+        target: Option<Target>,
+        /// `None`: the clock does not run.
+        until: Option<Instant>,
+        silence: Duration,
+        /// When a part of it came last that was not the end.
+        heard: Option<Coarse>,
+    },
+    /// The deadline had passed.
+    Fired,
+}
+
+/// What a try is cut off at.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A connection that carries nothing else.
+    Socket(RawFd),
+    /// One stream of a connection that others share, which goes on.
+    Stream(Arc<StreamCut>),
+}
+
+impl Target {
+    fn cut(&self) {
+        match self {
+            Target::Socket(socket) => {
+                // An error means the peer was faster; the pending read ends either way.
+                let _ = shutdown(*socket, Shutdown::Both);
+            }
+            Target::Stream(stream) => stream.cut(),
+        }
+    }
+}
+
+impl From<RawFd> for Target {
+    fn from(socket: RawFd) -> Target {
+        Target::Socket(socket)
+    }
+}
+
+/// Ends the reads of one stream.
+#[derive(Debug, Default)]
+pub struct StreamCut(Mutex<Reading>);
+
+#[derive(Debug, Default)]
+enum Reading {
+    #[default]
+    Nobody,
+    Waits(Waker),
+    Cut,
+}
+
+impl StreamCut {
+    /// Ready once the stream is cut off. For whoever reads it, before each read.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Reading::Cut = *reading {
+            return Poll::Ready(());
+        }
+        *reading = Reading::Waits(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn cut(&self) {
+        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Reading::Waits(reader) = std::mem::replace(&mut *reading, Reading::Cut) {
+            reader.wake();
+        }
+    }
 }
 
 /// Whether a client takes what it is sent.
@@ -75,93 +146,122 @@ impl Coarse {
 }
 
 impl Cutoff {
-    /// Shuts `socket` down at `at`, unless disarmed before.
-    pub fn arm(&self, at: Instant, socket: RawFd) {
-        *self.lock() = State {
-            at: Some(at),
-            socket: Some(socket),
-            ..State::default()
-        };
+    /// Cuts `target` off at `until`, unless disarmed before.
+    pub fn arm(&self, until: Instant, target: impl Into<Target>) {
+        let target = target.into();
+        *self.lock() = State::Waiting { target, until };
     }
 
-    /// Remembers the socket of a try whose clock does not run yet: the client still uploads.
-    pub fn hold(&self, socket: RawFd) {
-        *self.lock() = State {
-            socket: Some(socket),
-            ..State::default()
-        };
+    /// Remembers the target of a try whose clock does not run yet: the client still uploads.
+    pub fn hold(&self, target: impl Into<Target>) {
+        *self.lock() = State::Held(target.into());
     }
 
-    /// Stops the clock and goes on holding the socket: the client uploads now.
+    /// Stops the clock and goes on holding the target: the client uploads now.
     pub fn pause(&self) {
-        self.lock().at = None;
+        let mut state = self.lock();
+        match &mut *state {
+            State::Waiting { target, .. } => *state = State::Held(target.clone()),
+            State::Listening { until, .. } => *until = None,
+            State::Off | State::Held(_) | State::Fired => {}
+        }
     }
 
-    /// Starts the clock of a held socket.
+    /// Starts the clock of a held target.
     pub fn start(&self, at: Instant) {
         let mut state = self.lock();
-        if state.socket.is_some() {
-            state.at = Some(at);
+        match &mut *state {
+            State::Held(target) => {
+                let target = target.clone();
+                *state = State::Waiting { target, until: at };
+            }
+            State::Waiting { until, .. } => *until = at,
+            State::Listening {
+                target: Some(_),
+                until,
+                ..
+            } => *until = Some(at),
+            State::Listening { .. } | State::Off | State::Fired => {}
         }
     }
 
     /// The header is there, and its body may be silent for `silence` at a time, from `now` on: the
-    /// socket of the try is shut down when it is for longer. Time in which the client does not take
-    /// what is there does not count. Tells whether the deadline had passed and cut the try off.
+    /// target is cut off when it is for longer. Time in which the client does not take what is there
+    /// does not count. Tells whether the deadline had passed and cut the try off.
     pub fn listen(&self, now: Instant, silence: Duration) -> bool {
         let mut state = self.lock();
-        if !state.fired {
-            state.at = now.checked_add(silence);
-            state.silence = Some(silence);
-            state.heard = None;
-        }
-        state.fired
+        let target = match std::mem::take(&mut *state) {
+            State::Fired => {
+                *state = State::Fired;
+                return true;
+            }
+            State::Off => None,
+            State::Held(target) | State::Waiting { target, .. } => Some(target),
+            State::Listening { target, .. } => target,
+        };
+        *state = State::Listening {
+            target,
+            until: now.checked_add(silence),
+            silence,
+            heard: None,
+        };
+        false
     }
 
     /// A part of the body came, and not the last.
     pub fn heard(&self) {
-        let mut state = self.lock();
-        if state.silence.is_some() {
-            state.heard = Some(Coarse::now());
+        if let State::Listening { heard, .. } = &mut *self.lock() {
+            *heard = Some(Coarse::now());
         }
     }
 
-    /// The header is there, or the try is over: nothing is shut down any more. Tells whether the
+    /// The header is there, or the try is over: nothing is cut off any more. Tells whether the
     /// deadline had passed and cut the try off.
     pub fn disarm(&self) -> bool {
-        let mut state = self.lock();
-        let fired = state.fired;
-        *state = State::default();
-        fired
+        matches!(std::mem::take(&mut *self.lock()), State::Fired)
     }
 
     fn next(&self) -> Option<Instant> {
-        self.lock().at
+        match &*self.lock() {
+            State::Waiting { until, .. } => Some(*until),
+            State::Listening { until, .. } => *until,
+            State::Off | State::Held(_) | State::Fired => None,
+        }
     }
 
-    fn expire(&self, now: Instant, taking: impl Fn() -> ClientReads) {
+    fn expire(&self, now: Instant, client_reads: impl Fn() -> ClientReads) {
         let mut state = self.lock();
-        if state.at.is_some_and(|at| at <= now) {
-            let left = state.silence.and_then(|silence| {
-                let since = match taking() {
-                    ClientReads::No => return Some(silence),
-                    ClientReads::Since(then) => state.heard.max(Some(then))?,
-                    ClientReads::Yes => state.heard?,
+        match &mut *state {
+            State::Waiting { target, until } if *until <= now => target.cut(),
+            State::Listening {
+                target,
+                until,
+                silence,
+                heard,
+            } if until.is_some_and(|until| until <= now) => {
+                let since = match client_reads() {
+                    ClientReads::No => Err(*silence),
+                    ClientReads::Since(then) => Ok((*heard).max(Some(then))),
+                    ClientReads::Yes => Ok(*heard),
                 };
-                let silent = Coarse::now().0.saturating_sub(since.0);
-                silence.checked_sub(silent).filter(|left| !left.is_zero())
-            });
-            if let Some(left) = left {
-                state.at = now.checked_add(left);
-                return;
+                let left = match since {
+                    Err(silence) => Some(silence),
+                    Ok(since) => since.and_then(|since| {
+                        let silent = Coarse::now().0.saturating_sub(since.0);
+                        silence.checked_sub(silent).filter(|left| !left.is_zero())
+                    }),
+                };
+                if let Some(left) = left {
+                    *until = now.checked_add(left);
+                    return;
+                }
+                if let Some(target) = target {
+                    target.cut();
+                }
             }
-            state.at = None;
-            state.fired = true;
-            if let Some(socket) = state.socket.take() {
-                // An error means the peer was faster; the pending read ends either way.
-                let _ = shutdown(socket, Shutdown::Both);
-            }
+            _ => return,
         }
+        *state = State::Fired;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -195,12 +295,12 @@ impl Clock {
     }
 }
 
-/// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so. `taking` tells
+/// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so. `client_reads` tells
 /// of the request's client.
 pub async fn watch<F: Future>(
     cutoff: &Cutoff,
     clock: &mut Clock,
-    taking: impl Fn() -> ClientReads,
+    client_reads: impl Fn() -> ClientReads,
     request: F,
 ) -> F::Output {
     let mut request = std::pin::pin!(request);
@@ -211,7 +311,7 @@ pub async fn watch<F: Future>(
         while let Some(at) = cutoff.next() {
             match clock.poll(at, cx) {
                 Poll::Pending => break,
-                Poll::Ready(()) => cutoff.expire(Instant::now(), &taking),
+                Poll::Ready(()) => cutoff.expire(Instant::now(), &client_reads),
             }
         }
         Poll::Pending
@@ -299,6 +399,32 @@ mod tests {
         poll_fn(|cx| clock.poll(after(late), cx)).await;
         assert!(start.elapsed() >= late);
         assert!(start.elapsed() < late + early);
+    }
+
+    #[tokio::test]
+    async fn of_two_requests_on_one_connection_one_is_cut_off_alone() {
+        let (cut, other) = (Arc::<StreamCut>::default(), Arc::<StreamCut>::default());
+        let (mine, theirs) = (Cutoff::default(), Cutoff::default());
+        let soon = Instant::now() + Duration::from_millis(50);
+        mine.arm(soon, Target::Stream(cut.clone()));
+        theirs.arm(
+            soon + Duration::from_secs(60),
+            Target::Stream(other.clone()),
+        );
+        let mut clocks = (Clock::default(), Clock::default());
+        let reads = |cut: Arc<StreamCut>| poll_fn(move |cx| cut.poll(cx));
+        let goes_on = tokio::time::timeout(
+            Duration::from_millis(150),
+            watch(&theirs, &mut clocks.1, || ClientReads::Yes, reads(other)),
+        );
+        let (_, theirs_ended) = tokio::join!(
+            watch(&mine, &mut clocks.0, || ClientReads::Yes, reads(cut)),
+            goes_on
+        );
+        assert!(theirs_ended.is_err(), "the other one was cut off, too");
+        assert!(Instant::now() >= soon);
+        assert!(mine.disarm());
+        assert!(!theirs.disarm());
     }
 
     #[tokio::test]

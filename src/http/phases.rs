@@ -98,8 +98,8 @@ pub fn connected(fd: RawFd, reused: bool, ctx: &mut Exchange, kept: &Kept) -> Re
     ctx.filters.begin_try();
     if let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) {
         match ctx.uploading && !ctx.awaits_continue() {
-            true => arrival.connection.cutoff.hold(fd),
-            false => arrival.connection.cutoff.arm(ctx.try_deadline(route), fd),
+            true => arrival.cutoff.hold(fd),
+            false => arrival.cutoff.arm(ctx.try_deadline(route), fd),
         }
     }
     Ok(())
@@ -165,7 +165,7 @@ pub fn request_body(
         && body.as_ref().is_some_and(|body| !body.is_empty())
         && let Some(arrival) = &ctx.arrival
     {
-        arrival.connection.cutoff.pause();
+        arrival.cutoff.pause();
     }
     ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
     if let Some(most) = snapshot.config.max_body_bytes
@@ -178,7 +178,7 @@ pub fn request_body(
     if end_of_stream && ctx.uploading {
         ctx.upload_ended(&route);
         if let Some(arrival) = &ctx.arrival {
-            arrival.connection.cutoff.start(ctx.try_deadline(&route));
+            arrival.cutoff.start(ctx.try_deadline(&route));
         }
     }
     filters::request_body(session, ctx, body, last(end_of_stream))
@@ -195,7 +195,7 @@ pub fn upstream_response(
         if status == 100 && ctx.awaits_continue() {
             ctx.expects_continue = false;
             if let Some(arrival) = &ctx.arrival {
-                arrival.connection.cutoff.pause();
+                arrival.cutoff.pause();
             }
         }
         return Ok(());
@@ -210,7 +210,7 @@ pub fn upstream_response(
     }
     let silence = body_silence(session, response, ctx);
     let cut_off = ctx.arrival.as_ref().is_some_and(|arrival| {
-        let cutoff = &arrival.connection.cutoff;
+        let cutoff = &arrival.cutoff;
         match silence {
             Some(silence) => cutoff.listen(now, silence),
             None => cutoff.disarm(),
@@ -255,7 +255,7 @@ pub fn heard(ctx: &Exchange, end_of_stream: bool, kept: &Kept) -> Result<()> {
     let Some(arrival) = &ctx.arrival else {
         return Ok(());
     };
-    let cutoff = &arrival.connection.cutoff;
+    let cutoff = &arrival.cutoff;
     if !end_of_stream {
         cutoff.heard();
     } else if cutoff.disarm() {
@@ -350,7 +350,7 @@ pub fn log(
     }
     ctx.finish_lease(Outcome::Neutral);
     if let Some(arrival) = &ctx.arrival {
-        arrival.connection.cutoff.disarm();
+        arrival.cutoff.disarm();
     }
     let status = final_response(session).map_or(0, |response| response.status.as_u16());
     let status = match (status, end.reason) {

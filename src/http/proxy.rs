@@ -433,7 +433,7 @@ impl ProxyHttp for Proxy {
         let cut_off = ctx
             .arrival
             .as_ref()
-            .is_some_and(|arrival| arrival.connection.cutoff.disarm());
+            .is_some_and(|arrival| arrival.cutoff.disarm());
         if std::mem::take(&mut ctx.retry_decided) {
             return e;
         }

@@ -138,6 +138,7 @@ impl Steps {
             head_read: Instant::now(),
             requests_before: 1,
             last: false,
+            cutoff: Arc::default(),
             connection: self.connection.clone(),
         };
         (session, arrival, client)

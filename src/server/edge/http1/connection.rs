@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::io::{Gate, GateStream, HeadBounds, RefusedHead, SocketHandle};
 use crate::error::Reason;
 use crate::http::arrival::{Arrival, Connection};
-use crate::http::deadline::{self, Clock};
+use crate::http::deadline::{self, Clock, Cutoff};
 use crate::server::drain::stages::{Stage, StageWatch};
 use crate::server::edge::refusal;
 
@@ -111,6 +111,8 @@ where
     let socket_handle = stream.socket_handle();
     let mut requests = 0;
     let connection = Arc::new(Connection::new(stream.client()));
+    // One after the other, its requests share these.
+    let cutoff = Arc::new(Cutoff::default());
     let mut clock = Clock::default();
     loop {
         let bounds = bounds(edge, requests);
@@ -136,15 +138,11 @@ where
             head_read: head.read.into_std(),
             requests_before: requests,
             last: head.connection_close,
+            cutoff: cutoff.clone(),
             connection: connection.clone(),
         };
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
-        let request = deadline::watch(
-            &connection.cutoff,
-            &mut clock,
-            || socket_handle.taking(),
-            request,
-        );
+        let request = deadline::watch(&cutoff, &mut clock, || socket_handle.taking(), request);
         // Boxed: an idle connection must not keep room for it.
         let reused = Box::pin(until_cut(request, &stop.stages, &socket_handle)).await;
         requests += 1;
