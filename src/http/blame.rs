@@ -16,7 +16,7 @@ pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
     let Some(lease) = &ctx.lease else { return };
     match failure {
         // An idle connection may be closed. Which statuses are errors is the upstream's to say.
-        Failure::Stale | Failure::Outlived | Failure::Status(_) => {}
+        Failure::Stale | Failure::KeepAliveOver | Failure::Status(_) => {}
         Failure::Connect | Failure::NoSocket => {
             let waited = ctx.try_started.elapsed();
             let timeout = ctx.route.as_ref().map(|route| route.tries.connect_timeout);

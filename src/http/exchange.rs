@@ -61,7 +61,7 @@ pub struct Exchange {
     pub lease: Option<Lease>,
     pub retry_permit: Option<RetryPermit>,
     /// The connection of this try was not used: its endpoint may be closing it.
-    pub outlived: bool,
+    pub keep_alive_over: bool,
     /// The descriptor of this try's connection.
     pub socket: RawFd,
     /// How long the endpoint keeps that connection open after its response, if it says so.
@@ -122,7 +122,7 @@ impl Exchange {
             moved: false,
             lease: None,
             retry_permit: None,
-            outlived: false,
+            keep_alive_over: false,
             socket: -1,
             keeps: None,
             retry_decided: false,
@@ -194,7 +194,7 @@ impl Exchange {
             lease.finish(match failure {
                 Failure::Connect => Outcome::ConnectFailed,
                 // The endpoint closed an idle connection, which is its right; or it never heard of us.
-                Failure::Stale | Failure::Outlived | Failure::NoSocket => Outcome::Neutral,
+                Failure::Stale | Failure::KeepAliveOver | Failure::NoSocket => Outcome::Neutral,
                 Failure::Broken | Failure::TryTimeout => Outcome::Failed,
                 Failure::Status(status) => Outcome::Answered(status),
             });
@@ -233,14 +233,14 @@ impl Exchange {
         match decision {
             Decision::Resend => {
                 // Where the connection was not even used, nothing was sent that could be sent again.
-                self.resent |= failure != Failure::Outlived;
+                self.resent |= failure != Failure::KeepAliveOver;
                 // It is no worse than others.
                 self.tried.truncate(tried_before);
             }
             Decision::Elsewhere => self.moved = true,
             Decision::Retry | Decision::GiveUp => {}
         }
-        if failure != Failure::Outlived {
+        if failure != Failure::KeepAliveOver {
             route.metrics.retried(failure.reason());
         }
         true

@@ -15,7 +15,7 @@ pub mod fields;
 mod filtering;
 pub mod filters;
 pub mod forward;
-mod kept;
+mod keep_alive;
 mod matching;
 pub mod outbound;
 mod phases;

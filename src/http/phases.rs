@@ -24,7 +24,7 @@ use crate::http::exchange::{Exchange, Sendable};
 use crate::http::fields::Fields;
 use crate::http::filters;
 use crate::http::forward::{self, Outgoing};
-use crate::http::kept::{self, Kept};
+use crate::http::keep_alive::{self, KeepAliveTimes};
 use crate::http::record::record;
 use crate::http::respond;
 use crate::http::retry::{self, Failure};
@@ -85,10 +85,15 @@ impl Future for Logged {
 ///
 /// # Errors
 /// It lay in the pool for longer than the endpoint keeps it open. Nothing was sent.
-pub fn connected(fd: RawFd, reused: bool, ctx: &mut Exchange, kept: &Kept) -> Result<()> {
-    let until = kept.take(fd);
+pub fn connected(
+    fd: RawFd,
+    reused: bool,
+    ctx: &mut Exchange,
+    keep_alive: &KeepAliveTimes,
+) -> Result<()> {
+    let until = keep_alive.take(fd);
     if reused && until.is_some_and(|until| until <= Coarse::now()) {
-        ctx.outlived = true;
+        ctx.keep_alive_over = true;
         return Err(Error::new_up(ErrorType::ConnectionClosed));
     }
     ctx.connect = (!reused).then(|| ctx.try_started.elapsed());
@@ -248,9 +253,9 @@ fn body_silence(session: &Session, response: &ResponseHeader, ctx: &Exchange) ->
 }
 
 /// A part of the endpoint's body.
-pub fn heard(ctx: &Exchange, end_of_stream: bool, kept: &Kept) -> Result<()> {
+pub fn heard(ctx: &Exchange, end_of_stream: bool, keep_alive: &KeepAliveTimes) -> Result<()> {
     if end_of_stream {
-        keep(ctx, kept);
+        keep(ctx, keep_alive);
     }
     let Some(arrival) = &ctx.arrival else {
         return Ok(());
@@ -267,9 +272,9 @@ pub fn heard(ctx: &Exchange, end_of_stream: bool, kept: &Kept) -> Result<()> {
 }
 
 /// Notes how long the endpoint keeps its connection open from now on, if it says so.
-fn keep(ctx: &Exchange, kept: &Kept) {
+fn keep(ctx: &Exchange, keep_alive: &KeepAliveTimes) {
     if let Some(keeps) = ctx.keeps {
-        kept.until(ctx.socket, Coarse::now().after(keeps));
+        keep_alive.until(ctx.socket, Coarse::now().after(keeps));
     }
 }
 
@@ -279,7 +284,7 @@ pub fn response(
     response: &mut ResponseHeader,
     ctx: &mut Exchange,
     closing: bool,
-    kept: &Kept,
+    keep_alive: &KeepAliveTimes,
 ) -> Result<()> {
     // RFC 9112, section 2.3: the version is this hop's own, whatever the endpoint speaks.
     response.set_version(Version::HTTP_11);
@@ -296,9 +301,9 @@ pub fn response(
     }
     let has = Fields::of(&response.headers);
     if has.has(Fields::KEEP_ALIVE) {
-        ctx.keeps = kept::named(&response.headers);
+        ctx.keeps = keep_alive::named(&response.headers);
         // Again at the end of the body, if there is one.
-        keep(ctx, kept);
+        keep(ctx, keep_alive);
     }
     forward::response(response, has);
     filters::response(session, ctx, response)?;

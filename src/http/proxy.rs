@@ -33,7 +33,7 @@ use crate::http::exchange::{Exchange, Next, Silence};
 use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
 use crate::http::forward;
-use crate::http::kept::Kept;
+use crate::http::keep_alive::KeepAliveTimes;
 use crate::http::matching::{content_length, hash_key, matched};
 use crate::http::phases::{self, Phase, final_response, last, sendable};
 use crate::http::respond;
@@ -55,7 +55,7 @@ pub struct Proxy {
     cut: watch::Receiver<Option<Reason>>,
     /// Its name in `Via`, from its first to its last request.
     via: HeaderValue,
-    kept: Kept,
+    keep_alive: KeepAliveTimes,
 }
 
 impl Proxy {
@@ -72,7 +72,7 @@ impl Proxy {
             closing,
             cut,
             via: forward::pseudonym(),
-            kept: Kept::new(),
+            keep_alive: KeepAliveTimes::new(),
         }
     }
 
@@ -338,7 +338,7 @@ impl ProxyHttp for Proxy {
         'c: 'f,
         'd: 'f,
     {
-        phases::over(phases::connected(fd, reused, ctx, &self.kept))
+        phases::over(phases::connected(fd, reused, ctx, &self.keep_alive))
     }
 
     fn upstream_request_filter<'s, 'a, 'b, 'c, 'f>(
@@ -404,7 +404,7 @@ impl ProxyHttp for Proxy {
             response,
             ctx,
             *self.closing.borrow(),
-            &self.kept,
+            &self.keep_alive,
         ))
     }
 
@@ -416,7 +416,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if !session.was_upgraded() {
-            phases::heard(ctx, end_of_stream, &self.kept)?;
+            phases::heard(ctx, end_of_stream, &self.keep_alive)?;
             filters::response_body(session, ctx, body, last(end_of_stream))?;
         }
         Ok(None)
@@ -450,7 +450,7 @@ impl ProxyHttp for Proxy {
             return e;
         }
         let failure = match e.retry {
-            _ if std::mem::take(&mut ctx.outlived) => Failure::Outlived,
+            _ if std::mem::take(&mut ctx.keep_alive_over) => Failure::KeepAliveOver,
             _ if cut_off || *e.etype() == ErrorType::ReadTimedout => Failure::TryTimeout,
             RetryType::ReusedOnly if client_reused => Failure::Stale,
             _ => Failure::Broken,

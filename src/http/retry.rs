@@ -20,7 +20,7 @@ pub enum Failure {
     /// A pooled connection died before a response byte: the endpoint had closed it while idle.
     Stale,
     /// A pooled connection was not used, because its endpoint may be closing it by now.
-    Outlived,
+    KeepAliveOver,
     /// The connection broke, or what came was no response.
     Broken,
     /// `try_timeout_ms` passed without a response header.
@@ -36,7 +36,7 @@ impl Failure {
             Failure::Connect => Reason::ConnectFailed,
             // Our own limit, which is nobody else's fault.
             Failure::NoSocket => Reason::TooManyConnections,
-            Failure::Stale | Failure::Outlived | Failure::Broken => Reason::UpstreamReset,
+            Failure::Stale | Failure::KeepAliveOver | Failure::Broken => Reason::UpstreamReset,
             Failure::TryTimeout => Reason::Timeout,
             Failure::Status(_) => Reason::UpstreamError,
         }
@@ -86,7 +86,7 @@ pub fn decide(failure: Failure, now: &Situation, budget: impl FnOnce() -> bool) 
     if failure == Failure::Connect && now.another && !now.moved {
         return Decision::Elsewhere;
     }
-    if failure == Failure::Outlived {
+    if failure == Failure::KeepAliveOver {
         // Once for each try: what is fresh has not lain in the pool.
         return Decision::Resend;
     }
@@ -278,14 +278,14 @@ mod tests {
                 resent: true,
                 ..now
             };
-            let decision = decide(Failure::Outlived, &last, || panic!("charged"));
+            let decision = decide(Failure::KeepAliveOver, &last, || panic!("charged"));
             assert_eq!(decision, Decision::Resend);
         }
         let late = Situation {
             out_of_time: true,
             ..GET
         };
-        assert_eq!(with_budget(Failure::Outlived, &late), Decision::GiveUp);
+        assert_eq!(with_budget(Failure::KeepAliveOver, &late), Decision::GiveUp);
     }
 
     #[test]

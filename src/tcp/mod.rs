@@ -14,12 +14,12 @@ mod mysql;
 mod negotiation;
 pub mod opening;
 mod parameters;
+mod postgres_idle;
 pub mod refuse;
 pub mod relay;
 pub mod routed;
 pub mod session;
 mod shared;
-mod standing;
 mod stats;
 mod threads;
 

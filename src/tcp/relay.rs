@@ -21,6 +21,8 @@ mod socket;
 mod tests;
 
 pub use self::ended::{Ended, Rest};
-pub use self::options::{Asking, Idle, Manners, Observer, Parting, Relay, Seen, SilentClient};
+pub use self::options::{
+    Asking, GracefulEnd, Idle, Observer, Relay, Seen, ServerBehavior, SilentClient,
+};
 pub use self::pipe::Pipes;
 pub use self::socket::close_with_reset;

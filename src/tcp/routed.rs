@@ -20,10 +20,12 @@ use crate::tcp::cancel::{self, Registered};
 use crate::tcp::connect::{self, Connected, Warmth};
 use crate::tcp::encryption::{PostgresTls, Settled};
 use crate::tcp::login::Login;
+use crate::tcp::postgres_idle::PostgresIdle;
 use crate::tcp::refuse;
-use crate::tcp::relay::{Asking, Ended, Idle, Manners, Parting, Relay, Rest, Seen, SilentClient};
+use crate::tcp::relay::{
+    Asking, Ended, GracefulEnd, Idle, Relay, Rest, Seen, ServerBehavior, SilentClient,
+};
 use crate::tcp::shared::Shared;
-use crate::tcp::standing::Standing;
 use crate::tcp::stats::SessionStats;
 use crate::tcp::threads::Thread;
 use crate::telemetry::Carried;
@@ -237,10 +239,14 @@ impl Routed<'_> {
         let is_watched = route.idle_timeout.is_some()
             && route.db_type == DbType::Postgres
             && pairing.in_clear == InClear::Yes;
-        let standing = is_watched
-            .then(|| Standing::after(&pairing.first))
+        let postgres_idle = is_watched
+            .then(|| PostgresIdle::after(&pairing.first))
             .flatten();
-        let is_idle = || standing.as_ref().is_some_and(Standing::waits_for_client);
+        let is_idle = || {
+            postgres_idle
+                .as_ref()
+                .is_some_and(PostgresIdle::waits_for_client)
+        };
         let ask = || {
             let registered: MutexGuard<'_, Option<Registered>> = lock(&registered);
             let cancel = registered.as_ref()?.cancel()?;
@@ -250,14 +256,14 @@ impl Routed<'_> {
             });
             Some(asking)
         };
-        let manners = Manners {
-            idle: match (&standing, route.db_type) {
+        let behavior = ServerBehavior {
+            idle: match (&postgres_idle, route.db_type) {
                 (Some(_), _) => Idle::When(&is_idle),
                 (None, DbType::Tcp) => Idle::Silent,
                 // In TLS that is passed through no more can be seen.
                 (None, _) => Idle::Answered,
             },
-            parting: (route.db_type == DbType::Postgres).then_some(Parting {
+            graceful_end: (route.db_type == DbType::Postgres).then_some(GracefulEnd {
                 is_over: ends_ready,
                 ask: &ask,
             }),
@@ -269,7 +275,7 @@ impl Routed<'_> {
             },
         };
         let mut relay = Relay::new(&count);
-        relay.manners = &manners;
+        relay.behavior = &behavior;
         relay.idle_timeout = route.idle_timeout;
         relay.pipes = Some(sessions.pipes.clone());
         relay.preface = pairing.preface;
@@ -289,10 +295,10 @@ impl Routed<'_> {
             let server = pairing.server.socket().peer_addr();
             let server = server.unwrap_or_else(|_| endpoint.addr());
             let mut login = Login::new();
-            let (registered, standing) = (&registered, standing.as_ref());
-            if let Some(standing) = standing {
+            let (registered, postgres_idle) = (&registered, postgres_idle.as_ref());
+            if let Some(postgres_idle) = postgres_idle {
                 relay.on_client_bytes = Some(Box::new(move |bytes| {
-                    standing.client_sent(bytes);
+                    postgres_idle.client_sent(bytes);
                     Seen::More
                 }));
             }
@@ -302,8 +308,8 @@ impl Routed<'_> {
                     next.start();
                 }
                 let seen = login.see(bytes);
-                if let Some(standing) = standing {
-                    standing.server_sent(bytes);
+                if let Some(postgres_idle) = postgres_idle {
+                    postgres_idle.server_sent(bytes);
                 }
                 if login.cannot_connect_now() {
                     sessions.warm.flush(endpoint);
@@ -312,7 +318,7 @@ impl Routed<'_> {
                     let entry = sessions.cancels.register(key, server);
                     *lock(registered) = Some(entry);
                 }
-                match standing {
+                match postgres_idle {
                     Some(_) => Seen::More,
                     None => seen,
                 }

@@ -122,12 +122,12 @@ impl<'a> Flow<'a> {
     }
 
     /// Bytes read so far.
-    pub(super) fn taken(&self) -> u64 {
+    pub(super) fn bytes_read(&self) -> u64 {
         self.taken
     }
 
     /// Bytes written so far.
-    pub(super) fn given(&self) -> u64 {
+    pub(super) fn bytes_written(&self) -> u64 {
         self.given
     }
 
@@ -145,7 +145,7 @@ impl<'a> Flow<'a> {
     }
 
     /// Whether bytes were read that are not written yet.
-    pub(super) fn owes(&self) -> bool {
+    pub(super) fn has_pending(&self) -> bool {
         !self.owed.is_empty() || self.pipe.is_some() || self.is_flushing
     }
 
@@ -263,7 +263,7 @@ mod tests {
             Some(&pipes),
             |flow, _| {
                 if splices(flow) && spliced_from == 0 {
-                    spliced_from = flow.taken();
+                    spliced_from = flow.bytes_read();
                 }
             },
         );
@@ -310,14 +310,14 @@ mod tests {
             let mut flow = Flow::new(pattern(0, first).into(), None);
             let step = drive(&mut flow, &mut source, &mut sink, Some(&pipes), |flow, _| {
                 assert!(flow.owed.len() <= BUFFER);
-                assert!(flow.given() <= flow.taken());
-                assert_eq!(flow.owes(), flow.given() < flow.taken());
+                assert!(flow.bytes_written() <= flow.bytes_read());
+                assert_eq!(flow.has_pending(), flow.bytes_written() < flow.bytes_read());
             });
             let ended = matches!(end, Read::End);
             prop_assert_eq!(matches!(step, Step::Finished), ended);
             prop_assert_eq!(sink.finished, ended);
             prop_assert!(sink.written == pattern(0, source.read), "other bytes came out");
-            prop_assert_eq!(flow.given(), source.read as u64);
+            prop_assert_eq!(flow.bytes_written(), source.read as u64);
         }
     }
 }

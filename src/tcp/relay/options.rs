@@ -37,7 +37,7 @@ pub struct Relay<'a> {
     pub silent_client: SilentClient,
     /// Dropped when one side has ended: what is left is little work for the thread.
     pub carried: Option<Carried>,
-    pub manners: &'a Manners<'a>,
+    pub behavior: &'a ServerBehavior<'a>,
     /// While the server has not sent a byte, so many of the client's are kept. If the server goes
     /// before it sends one and all of them fit, the session ends as [`Rest::Unanswered`](super::Rest::Unanswered) and the
     /// client has noticed nothing. 0: none.
@@ -45,10 +45,10 @@ pub struct Relay<'a> {
 }
 
 /// What is known of the protocol that is spoken.
-pub struct Manners<'a> {
+pub struct ServerBehavior<'a> {
     pub idle: Idle<'a>,
     /// What is done for a session that is stopped while an answer is due.
-    pub parting: Option<Parting<'a>>,
+    pub graceful_end: Option<GracefulEnd<'a>>,
     /// The server was sent bytes of ours before those of the client, also by others than the relay.
     pub was_prefaced: bool,
     /// Whether a server whose first words end like this may have said all it wanted to. Asked where
@@ -56,11 +56,11 @@ pub struct Manners<'a> {
     pub are_whole: fn([u8; 6]) -> bool,
 }
 
-impl Manners<'_> {
+impl ServerBehavior<'_> {
     /// Nothing.
-    pub const NONE: Manners<'static> = Manners {
+    pub const NONE: ServerBehavior<'static> = ServerBehavior {
         idle: Idle::Silent,
-        parting: None,
+        graceful_end: None,
         was_prefaced: false,
         are_whole: |_| false,
     };
@@ -80,14 +80,14 @@ pub enum Idle<'a> {
 
 /// How a server is asked to come to an end before its session is stopped. Bytes move on meanwhile.
 #[derive(Clone, Copy)]
-pub struct Parting<'a> {
+pub struct GracefulEnd<'a> {
     /// Whether the server waits for the client when these are its last bytes.
     pub is_over: fn([u8; 6]) -> bool,
     /// Asks it, and is done when that has taken long enough. `None`: it cannot be asked.
     pub ask: &'a (dyn Fn() -> Option<Asking> + Send + Sync),
 }
 
-/// See [`Parting::ask`].
+/// See [`GracefulEnd::ask`].
 pub type Asking = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Sees bytes on their way, never those of [`Relay::to_server`] and [`Relay::to_client`]. They are
@@ -130,7 +130,7 @@ impl<'a> Relay<'a> {
             on_server_bytes: None,
             silent_client: SilentClient::PassEnd,
             carried: None,
-            manners: &Manners::NONE,
+            behavior: &ServerBehavior::NONE,
             keep_unanswered: 0,
         }
     }

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::clock::Clock;
 use super::ended::{Ended, Rest};
 use super::flow::{Flow, GATHER, Stage, Step};
-use super::options::{Asking, Idle, Manners, Parting, Relay, SilentClient};
+use super::options::{Asking, GracefulEnd, Idle, Relay, ServerBehavior, SilentClient};
 use super::pipe::Pipes;
 use super::socket::{Loss, close_with_reset};
 use crate::error::Reason;
@@ -51,7 +51,7 @@ pub(super) struct Pair<'a> {
     /// How the first side that was lost was.
     loss: Option<Loss>,
     opening: Opening,
-    manners: &'a Manners<'a>,
+    behavior: &'a ServerBehavior<'a>,
 }
 
 /// What a server may leave unread when it closes on the first words of a session, which makes its
@@ -115,7 +115,7 @@ impl<'a> Pair<'a> {
         } else {
             0
         };
-        let opening = match relay.preface.is_empty() && !relay.manners.was_prefaced {
+        let opening = match relay.preface.is_empty() && !relay.behavior.was_prefaced {
             false => Opening::Preface,
             true => Opening::Words,
         };
@@ -145,7 +145,7 @@ impl<'a> Pair<'a> {
             carried: relay.carried,
             loss: None,
             opening,
-            manners: relay.manners,
+            behavior: relay.behavior,
         }
     }
 
@@ -153,23 +153,27 @@ impl<'a> Pair<'a> {
     where
         S: Future<Output = ()>,
     {
-        let before = (self.up.given(), self.down.given(), self.first);
-        let taken = (self.up.taken(), self.down.taken());
+        let before = (
+            self.up.bytes_written(),
+            self.down.bytes_written(),
+            self.first,
+        );
+        let taken = (self.up.bytes_read(), self.down.bytes_read());
         let end = self.move_bytes(cx);
-        if self.up.taken() > taken.0 {
+        if self.up.bytes_read() > taken.0 {
             self.client_spoke = true;
             // What is said to a server that has closed changes nothing of what it closed on.
             if taken.1 > 0 && self.first != Some(Direction::Downstream) {
                 self.opening = Opening::Over;
             }
-        } else if self.down.taken() > taken.1 {
+        } else if self.down.bytes_read() > taken.1 {
             self.client_spoke = false;
         }
-        let up = self.up.given() - before.0;
+        let up = self.up.bytes_written() - before.0;
         if up > 0 {
             (self.count)(Direction::Upstream, up);
         }
-        let down = self.down.given() - before.1;
+        let down = self.down.bytes_written() - before.1;
         if down > 0 {
             (self.count)(Direction::Downstream, down);
         }
@@ -195,8 +199,8 @@ impl<'a> Pair<'a> {
             if stop.poll(cx).is_pending() {
                 return None;
             }
-            let asking = match self.manners.parting {
-                Some(parting) if !self.is_told(parting) => (parting.ask)(),
+            let asking = match self.behavior.graceful_end {
+                Some(graceful_end) if !self.is_answered(graceful_end) => (graceful_end.ask)(),
                 _ => None,
             };
             let Some(asking) = asking else {
@@ -204,33 +208,35 @@ impl<'a> Pair<'a> {
             };
             self.asking = Some(Box::new(asking));
         }
-        let is_told = self
-            .manners
-            .parting
-            .is_some_and(|parting| self.is_told(parting));
+        let is_answered = self
+            .behavior
+            .graceful_end
+            .is_some_and(|graceful_end| self.is_answered(graceful_end));
         let asking = self.asking.as_mut()?;
         Some(match asking.as_mut().as_mut().poll(cx) {
-            Poll::Pending if !is_told => Poll::Pending,
+            Poll::Pending if !is_answered => Poll::Pending,
             _ => Poll::Ready(()),
         })
     }
 
     /// Whether the server has answered everything, as far as can be told.
-    fn is_told(&self, parting: Parting<'a>) -> bool {
-        match self.manners.idle {
+    fn is_answered(&self, graceful_end: GracefulEnd<'a>) -> bool {
+        match self.behavior.idle {
             Idle::When(is_idle) => is_idle(),
             Idle::Silent | Idle::Answered => {
-                !self.client_spoke && self.down.tail().is_some_and(parting.is_over)
+                !self.client_spoke && self.down.tail().is_some_and(graceful_end.is_over)
             }
         }
     }
 
     /// Whether the server may still have something to say, although nothing moves.
     fn is_busy(&self) -> bool {
-        match self.manners.idle {
+        match self.behavior.idle {
             Idle::Silent => false,
             // An answer that a slow client has not taken is still due.
-            Idle::Answered => (self.client_spoke && self.up.taken() > 0) || self.down.owes(),
+            Idle::Answered => {
+                (self.client_spoke && self.up.bytes_read() > 0) || self.down.has_pending()
+            }
             Idle::When(is_idle) => !is_idle(),
         }
     }
@@ -300,7 +306,7 @@ impl<'a> Pair<'a> {
 
     /// Whether the client has said nothing, and its server is to be handed back for that.
     fn is_silent(&self) -> bool {
-        self.up.taken() == 0 && self.silent_client == SilentClient::HandBack
+        self.up.bytes_read() == 0 && self.silent_client == SilentClient::HandBack
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -317,7 +323,7 @@ impl<'a> Pair<'a> {
         };
         loop {
             // A source is not read while its sink is slow, so its reset would not be heard of.
-            let stuck = self.up.owes() || self.down.owes();
+            let stuck = self.up.has_pending() || self.down.has_pending();
             let check = stuck.then(|| STUCK * self.checks.saturating_add(1));
             let patience = match (limit, check) {
                 (Some(limit), Some(check)) => limit.min(check),
@@ -341,13 +347,13 @@ impl<'a> Pair<'a> {
                 Ok(None) => None,
                 Ok(Some(error)) | Err(error) => Some(Loss::of(&error)),
             };
-            if self.up.owes()
+            if self.up.has_pending()
                 && let Some(loss) = lost(&self.client)
             {
                 self.loss.get_or_insert(loss);
                 return Poll::Ready(End::ClientFailed);
             }
-            if self.down.owes()
+            if self.down.has_pending()
                 && let Some(loss) = lost(&self.server)
             {
                 self.loss.get_or_insert(loss);
@@ -358,22 +364,22 @@ impl<'a> Pair<'a> {
 
     /// Whether another server could take over unseen, and there is somebody to take over for.
     fn can_be_replayed(&self) -> bool {
-        self.up.keeps() && (self.up.taken() > 0 || self.up.stage() == Stage::Open)
+        self.up.keeps() && (self.up.bytes_read() > 0 || self.up.stage() == Stage::Open)
     }
 
     pub(super) fn close(mut self, end: End) -> Ended {
-        let (up, down) = (self.up.given(), self.down.given());
+        let (up, down) = (self.up.bytes_written(), self.down.bytes_written());
         // Before the client is told anything.
         let is_left = matches!(end, End::Over | End::ServerFailed) && self.client_has_left();
         let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
-        let is_told = !is_left && self.are_last_words(end);
+        let has_last_words = !is_left && self.are_last_words(end);
         let kept = self.up.take_kept();
-        let cut = self.down.owes();
-        let silent = self.up.taken() == 0;
+        let cut = self.down.has_pending();
+        let silent = self.up.bytes_read() == 0;
         let last = self.down.tail();
         let (client, server) = (self.client, self.server);
         let (reason, rest) = match (end, kept) {
-            (End::Over | End::ServerFailed, _) if is_told => {
+            (End::Over | End::ServerFailed, _) if has_last_words => {
                 (Reason::UpstreamError, Rest::LastWords { client })
             }
             (End::Over, _) => {
@@ -440,7 +446,7 @@ impl<'a> Pair<'a> {
     /// Whether the client ended in order after it was answered, without having lost anything: then
     /// what becomes of the server is no failure.
     fn client_has_left(&mut self) -> bool {
-        let answered = self.down.taken() > 0 && !self.down.owes();
+        let answered = self.down.bytes_read() > 0 && !self.down.has_pending();
         answered && (self.up.stage() == Stage::Finished || is_at_end(&mut self.client))
     }
 
@@ -454,11 +460,11 @@ impl<'a> Pair<'a> {
         };
         let are_whole = match self.opening {
             Opening::Preface => true,
-            Opening::Words => self.down.tail().is_some_and(self.manners.are_whole),
+            Opening::Words => self.down.tail().is_some_and(self.behavior.are_whole),
             Opening::Over => false,
         };
-        let heard = self.down.taken();
-        is_server_lost && are_whole && (1..=LAST_WORDS).contains(&heard) && !self.down.owes()
+        let heard = self.down.bytes_read();
+        is_server_lost && are_whole && (1..=LAST_WORDS).contains(&heard) && !self.down.has_pending()
     }
 
     /// Of a session in which both directions came to an end.
@@ -474,10 +480,10 @@ impl<'a> Pair<'a> {
             (true, true) if client_first => Reason::UpstreamReset,
             (true, false) => Reason::UpstreamReset,
             (_, true) => Reason::ClientClosed,
-            (false, false) if client_first && self.up.taken() == 0 => Reason::ClientClosed,
+            (false, false) if client_first && self.up.bytes_read() == 0 => Reason::ClientClosed,
             (false, false) if client_first => Reason::Ok,
-            (false, false) if self.down.taken() == 0 => Reason::UpstreamReset,
-            (false, false) if self.up.taken() == 0 => Reason::UpstreamError,
+            (false, false) if self.down.bytes_read() == 0 => Reason::UpstreamReset,
+            (false, false) if self.up.bytes_read() == 0 => Reason::UpstreamError,
             (false, false) => Reason::Ok,
         }
     }

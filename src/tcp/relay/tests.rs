@@ -16,7 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Asking, Ended, Idle, Manners, Parting, Pipes, Relay, Rest, Seen, SilentClient};
+use super::{
+    Asking, Ended, GracefulEnd, Idle, Pipes, Relay, Rest, Seen, ServerBehavior, SilentClient,
+};
 use crate::error::Reason;
 use crate::telemetry::Direction;
 use crate::transport::Transport;
@@ -448,9 +450,9 @@ async fn a_server_that_closes_on_a_request_has_its_last_words_heard() {
     assert_eq!(ended.reason, Reason::UpstreamReset);
 }
 
-const WHOLE_LINES: Manners<'static> = Manners {
+const WHOLE_LINES: ServerBehavior<'static> = ServerBehavior {
     are_whole: |last| last.ends_with(b"\r\n"),
-    ..Manners::NONE
+    ..ServerBehavior::NONE
 };
 
 /// A server that says no on sight, with what it was sent first lying unread in its socket.
@@ -476,7 +478,7 @@ async fn a_server_that_closes_on_our_first_bytes_is_heard_and_ends_in_order() {
     let preface = |relay: &mut Relay<'_>| relay.preface = Bytes::from_static(b"PROXY");
     let held = |relay: &mut Relay<'_>| {
         relay.to_server = Bytes::from_static(b"*1\r\n$4\r\nPING\r\n");
-        relay.manners = &WHOLE_LINES;
+        relay.behavior = &WHOLE_LINES;
     };
     for ended in [
         closes_unread(b"-ERR no\r\n", preface).await,
@@ -499,7 +501,7 @@ async fn a_server_that_closes_on_our_first_bytes_is_heard_and_ends_in_order() {
 async fn a_reset_is_one_where_our_first_bytes_cannot_have_caused_it() {
     let cut = |relay: &mut Relay<'_>| {
         relay.to_server = Bytes::from_static(b"GET a\r\n");
-        relay.manners = &WHOLE_LINES;
+        relay.behavior = &WHOLE_LINES;
     };
     let (mut client, ended) = closes_unread(b"$100\r\nhalf", cut).await;
     assert_eq!(ended.reason, Reason::UpstreamReset);
@@ -642,9 +644,9 @@ async fn a_client_that_waits_for_an_answer_is_not_idle() {
     const IDLE: Duration = Duration::from_millis(300);
     let mut session = start(|relay| {
         relay.idle_timeout = Some(IDLE);
-        relay.manners = &Manners {
+        relay.behavior = &ServerBehavior {
             idle: Idle::Answered,
-            ..Manners::NONE
+            ..ServerBehavior::NONE
         };
     })
     .await;
@@ -666,9 +668,9 @@ async fn a_client_that_is_slow_to_take_its_answer_is_not_idle() {
     const ANSWER: usize = 64 << 20;
     let mut session = start(|relay| {
         relay.idle_timeout = Some(IDLE);
-        relay.manners = &Manners {
+        relay.behavior = &ServerBehavior {
             idle: Idle::Answered,
-            ..Manners::NONE
+            ..ServerBehavior::NONE
         };
     })
     .await;
@@ -698,20 +700,22 @@ async fn a_client_that_is_slow_to_take_its_answer_is_not_idle() {
 #[tokio::test]
 async fn a_server_is_asked_to_come_to_an_end_before_its_session_is_stopped() {
     const NEVER: Duration = Duration::from_secs(3600);
-    const fn asking(ask: &'static (dyn Fn() -> Option<Asking> + Send + Sync)) -> Manners<'static> {
-        Manners {
-            parting: Some(Parting {
+    const fn asking(
+        ask: &'static (dyn Fn() -> Option<Asking> + Send + Sync),
+    ) -> ServerBehavior<'static> {
+        ServerBehavior {
+            graceful_end: Some(GracefulEnd {
                 is_over: |last| last.ends_with(b"ready"),
                 ask,
             }),
-            ..Manners::NONE
+            ..ServerBehavior::NONE
         }
     }
-    const ASK: Manners<'static> = asking(&|| Some(Box::pin(tokio::time::sleep(NEVER))));
-    const IN_VAIN: Manners<'static> = asking(&|| Some(Box::pin(std::future::ready(()))));
-    const CANNOT: Manners<'static> = asking(&|| None);
+    const ASK: ServerBehavior<'static> = asking(&|| Some(Box::pin(tokio::time::sleep(NEVER))));
+    const IN_VAIN: ServerBehavior<'static> = asking(&|| Some(Box::pin(std::future::ready(()))));
+    const CANNOT: ServerBehavior<'static> = asking(&|| None);
     // It answers, and that is passed on.
-    let mut session = start(|relay| relay.manners = &ASK).await;
+    let mut session = start(|relay| relay.behavior = &ASK).await;
     says(&mut session.client, b"query").await;
     hears(&mut session.server, b"query").await;
     session.stop();
@@ -725,8 +729,8 @@ async fn a_server_is_asked_to_come_to_an_end_before_its_session_is_stopped() {
     assert!(matches!(ended.rest, Rest::Open { last: Some(last), .. } if &last == b" ready"));
 
     // It does not answer, or cannot be asked.
-    for manners in [&IN_VAIN, &CANNOT] {
-        let mut session = start(move |relay| relay.manners = manners).await;
+    for behavior in [&IN_VAIN, &CANNOT] {
+        let mut session = start(move |relay| relay.behavior = behavior).await;
         says(&mut session.client, b"query").await;
         hears(&mut session.server, b"query").await;
         session.stop();
@@ -734,7 +738,7 @@ async fn a_server_is_asked_to_come_to_an_end_before_its_session_is_stopped() {
     }
 
     // It has nothing to do, and is not asked.
-    let mut session = start(|relay| relay.manners = &ASK).await;
+    let mut session = start(|relay| relay.behavior = &ASK).await;
     says(&mut session.server, b"greeting, ready").await;
     hears(&mut session.client, b"greeting, ready").await;
     session.stop();

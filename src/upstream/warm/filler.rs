@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::shelf::{FIRST_RETRY, Kept, State};
+use super::shelf::{FIRST_RETRY, SpareSocket, State};
 use super::wanted::{Ready, Wanted};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::{Upstream, dial, tune};
@@ -182,7 +182,7 @@ impl Connected {
                     && endpoint.is_healthy()
                     && state.sockets.len() < room.min(policy.most)
                 {
-                    state.sockets.push_back(Kept {
+                    state.sockets.push_back(SpareSocket {
                         stream,
                         since: now,
                         _counted: counted,

@@ -73,7 +73,7 @@ pub(super) struct State {
     /// There where `policy` is.
     pub(super) metrics: Option<TcpRouteMetrics>,
     /// The oldest first.
-    pub(super) sockets: VecDeque<Kept>,
+    pub(super) sockets: VecDeque<SpareSocket>,
     pub(super) connecting: usize,
     /// It said that it takes clients, and nothing has come in between.
     pub(super) said_ready: bool,
@@ -88,7 +88,7 @@ pub(super) struct State {
     pub(super) round: u64,
 }
 
-pub(super) struct Kept {
+pub(super) struct SpareSocket {
     /// Known to no runtime yet: each has its own poll, and what goes on with the one that connected
     /// would be heard in its thread, and passed on to the session's, for as long as the session lives.
     pub(super) stream: std::net::TcpStream,
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// The oldest socket that can be given out.
-    pub(super) fn take(&mut self, now: Instant, policy: Policy) -> Option<Kept> {
+    pub(super) fn take(&mut self, now: Instant, policy: Policy) -> Option<SpareSocket> {
         while let Some(kept) = self.sockets.pop_front() {
             if kept.is_good(now, policy) {
                 return Some(kept);
@@ -163,7 +163,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-impl Kept {
+impl SpareSocket {
     /// Young enough, open, and without a byte. Asks the system, not the runtime, which may not have
     /// heard of a close yet.
     pub(super) fn is_good(&self, now: Instant, policy: Policy) -> bool {

@@ -6,12 +6,12 @@
 //! Sources: MySQL Internals, "Connection Phase", "caching_sha2_password", "Text Protocol";
 //! MariaDB documentation, "Connecting".
 
-mod standing;
+mod cluster_status;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use self::standing::{Answer, CLUSTER, SETTINGS, Settings};
+use self::cluster_status::{Answer, CLUSTER, SETTINGS, Settings};
 use super::conversation::{Held, Login, LoginStep, Role};
 use crate::wire::mysql::{ERR, GREETING, Greeting, Packet, error_text, packet, read_packet};
 use crate::wire::printable;
@@ -301,8 +301,8 @@ const FULL_NEEDS_TLS: &str = "caching_sha2_password wants the password itself, w
 #[cfg(test)]
 mod tests {
     use super::super::fixture::feed;
-    use super::standing::NO_ANSWER;
-    use super::standing::tests::table;
+    use super::cluster_status::NO_ANSWER;
+    use super::cluster_status::tests::table;
     use super::*;
 
     const SALT: &[u8; 20] = b"abcdefghijklmnopqrst";

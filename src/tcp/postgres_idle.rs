@@ -9,17 +9,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::wire::postgres::{self, IdleTracker, Start};
 
 /// Where a session in clear stands.
-pub struct Standing(Mutex<IdleTracker>);
+pub struct PostgresIdle(Mutex<IdleTracker>);
 
-impl Standing {
+impl PostgresIdle {
     /// Of a client that has sent `first`. `None` where that is no start of a session.
-    pub fn after(first: &[u8]) -> Option<Standing> {
+    pub fn after(first: &[u8]) -> Option<PostgresIdle> {
         let Start::Startup(startup) = postgres::parse_start(first) else {
             return None;
         };
         let mut tracker = IdleTracker::new();
         tracker.client_sent(first.get(startup.length..)?);
-        Some(Standing(Mutex::new(tracker)))
+        Some(PostgresIdle(Mutex::new(tracker)))
     }
 
     pub fn client_sent(&self, bytes: &[u8]) {

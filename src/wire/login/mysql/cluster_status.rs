@@ -1,6 +1,6 @@
 //! What a check that is logged in asks MySQL or MariaDB, and what the answers say.
 //!
-//! Its own file because it is about the server's standing, where the login is about packets.
+//! Its own file because it is about the state of the server, where the login is about packets.
 //! Invariants: SHOW alone, which needs no privilege, touches no table and is answered also by a node
 //! that refuses all else; an answer is bounded.
 //!

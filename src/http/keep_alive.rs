@@ -18,16 +18,16 @@ use http::header::{HeaderMap, HeaderValue};
 use crate::http::deadline::Coarse;
 
 /// When connections end, by descriptor.
-pub struct Kept {
+pub struct KeepAliveTimes {
     blocks: Box<[OnceLock<Box<Block>>]>,
 }
 
 /// Milliseconds of [`Coarse`]; 0 where no time was named.
 type Block = [AtomicU64; BLOCK];
 
-impl Kept {
-    pub fn new() -> Kept {
-        Kept {
+impl KeepAliveTimes {
+    pub fn new() -> KeepAliveTimes {
+        KeepAliveTimes {
             blocks: (0..BLOCKS).map(|_| OnceLock::new()).collect(),
         }
     }
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_of_one_connection_and_is_taken_once() {
-        let kept = Kept::new();
+        let kept = KeepAliveTimes::new();
         assert_eq!(kept.take(7), None);
         let end = Coarse::from_millis(1234);
         for socket in [0, 7, 1024, 1_048_575] {
