@@ -500,7 +500,7 @@ mod tests {
             ("Proxy-Authenticate", "Basic"),
             ("Upgrade", "h2c"),
             ("Content-Length", "3"),
-            ("X-KeepAliveTimes", "1"),
+            ("X-Kept", "1"),
         ] {
             response.append_header(name, value).unwrap();
         }
