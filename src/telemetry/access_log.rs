@@ -5,6 +5,7 @@
 //! lines, and what does not fit is dropped and counted.
 
 mod record;
+mod timestamp;
 mod wall;
 mod writer;
 
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-pub use record::{ClientAddress, Record, Second, rfc3339};
+pub use record::{ClientAddress, Record};
+pub use timestamp::{Second, rfc3339};
 pub use wall::wall_clock;
 use writer::Output;
 

@@ -40,6 +40,7 @@ mod pick;
 mod primaries;
 pub mod probe;
 mod report;
+mod resolver;
 mod ring;
 mod set;
 mod source;

@@ -6,8 +6,9 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use super::timestamp::{Second, decimal, three_digits};
 use crate::error::Reason;
 
 /// What is told of one request or connection. What is empty, `None` or 0 where 0 says nothing
@@ -176,42 +177,6 @@ fn write(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     line.write_fmt(text).expect("a Vec takes every byte");
 }
 
-/// Appends a number in decimal.
-fn decimal(line: &mut Vec<u8>, mut number: u64) {
-    match number {
-        ..10 => return line.push(digit(number)),
-        100..1000 => return three_digits(line, number),
-        _ => {}
-    }
-    // As many digits as the largest number has.
-    let mut digits = [0; 20];
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] = digit(number);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    line.extend_from_slice(&digits[first..]);
-}
-
-/// Appends the last two digits of a number.
-fn two_digits(line: &mut Vec<u8>, number: u64) {
-    line.extend_from_slice(&[digit(number / 10), digit(number)]);
-}
-
-/// Appends the last three digits of a number.
-fn three_digits(line: &mut Vec<u8>, number: u64) {
-    line.extend_from_slice(&[digit(number / 100), digit(number / 10), digit(number)]);
-}
-
-/// The last digit of a number.
-const fn digit(number: u64) -> u8 {
-    b'0' + (number % 10) as u8
-}
-
 /// Appends a member whose value is a number. `opening` is what stands before the value.
 fn number(line: &mut Vec<u8>, opening: &[u8], value: u64) {
     line.extend_from_slice(opening);
@@ -339,91 +304,14 @@ fn misleads(character: char) -> bool {
     )
 }
 
-/// The last second that was written, since the lines of one second share it.
-#[derive(Default)]
-pub struct Second {
-    /// Since 1970.
-    of: u64,
-    /// Up to the point before the milliseconds; empty when there was none yet.
-    text: Vec<u8>,
-}
-
-impl Second {
-    pub const fn new() -> Second {
-        Second {
-            of: 0,
-            text: Vec::new(),
-        }
-    }
-
-    /// Appends a time as in RFC 3339, in UTC, with milliseconds. Before 1970 is 1970.
-    fn write(&mut self, time: SystemTime, line: &mut Vec<u8>) {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if self.of != since.as_secs() || self.text.is_empty() {
-            self.of = since.as_secs();
-            self.text.clear();
-            write_second(self.of, &mut self.text);
-        }
-        line.extend_from_slice(&self.text);
-        three_digits(line, since.subsec_millis().into());
-        line.push(b'Z');
-    }
-}
-
-/// A time as in RFC 3339, in UTC, with milliseconds: as the lines have it.
-pub fn rfc3339(time: SystemTime) -> String {
-    let mut text = Vec::new();
-    Second::new().write(time, &mut text);
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-fn write_second(since: u64, line: &mut Vec<u8>) {
-    let (days, second) = (since / 86_400, since % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    match year {
-        ..10_000 => {
-            two_digits(line, year / 100);
-            two_digits(line, year);
-        }
-        _ => decimal(line, year),
-    }
-    for (before, part) in [
-        (b'-', month),
-        (b'-', day),
-        (b'T', hour),
-        (b':', minute),
-        (b':', second),
-    ] {
-        line.push(before);
-        two_digits(line, part);
-    }
-    line.push(b'.');
-}
-
-/// Year, month and day in the Gregorian calendar of a number of days since 1970-01-01.
-///
-/// Counts in years that begin in March, so that a leap day is the last of its year, and in eras of
-/// 400 years, which all have 146,097 days.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // 719,468 days lie between 0000-03-01 and 1970-01-01.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // From March on, months have 31, 30, 31, 30, 31 days again and again: 153 in five of them.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    (year, month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use std::time::UNIX_EPOCH;
+
+    use super::super::timestamp::civil;
     use super::*;
 
     fn line(record: &Record<'_>) -> String {
@@ -567,44 +455,6 @@ mod tests {
         );
         assert!(path_in_line(&[0x80; 5000]).ends_with("…"));
         assert!(path_in_line(&[0; 1 << 20]).len() < 6 * 2048 + 4);
-    }
-
-    #[test]
-    fn knows_the_calendar() {
-        for (days, expected) in [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (789, (1972, 2, 29)),
-            (11_016, (2000, 2, 29)),
-            (11_017, (2000, 3, 1)),
-            (20_453, (2025, 12, 31)),
-            (20_454, (2026, 1, 1)),
-            (47_540, (2100, 2, 28)),
-            (47_541, (2100, 3, 1)),
-        ] {
-            assert_eq!(civil(days), expected, "{days}");
-        }
-    }
-
-    #[test]
-    fn every_day_follows_the_one_before() {
-        let (mut year, mut month, mut day) = (1970, 1, 1);
-        for days in 0..400_000 {
-            assert_eq!(civil(days), (year, month, day));
-            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-            let length = match month {
-                2 => 28 + u64::from(leap),
-                4 | 6 | 9 | 11 => 30,
-                _ => 31,
-            };
-            day += 1;
-            if day > length {
-                (month, day) = (month + 1, 1);
-            }
-            if month > 12 {
-                (year, month) = (year + 1, 1);
-            }
-        }
     }
 
     proptest! {
