@@ -10,7 +10,8 @@
 //! small request.
 //! Invariants: arming, disarming and cutting all happen in the request's own task, so a socket that
 //! Pingora released is never the one that is shut down; a connection that requests share is never
-//! shut down for one of them. One timer serves all requests of an HTTP/1 connection, and the waits
+//! shut down for one of them. Requests of an HTTP/1 connection come one after the other and have one
+//! cut-off in turn, which each of them disarms at its end. One timer serves all requests of an HTTP/1 connection, and the waits
 //! between them: see [`Clock`].
 
 use std::future::{Future, poll_fn};
@@ -36,12 +37,12 @@ enum State {
     #[default]
     Off,
     /// A try whose clock does not run.
-    Held(Target),
+    Held(CutTarget),
     /// A response header must come until then.
-    Waiting { target: Target, until: Instant },
+    Waiting { target: CutTarget, until: Instant },
     /// A response body comes, and may be silent for so long.
     Listening {
-        target: Option<Target>,
+        target: Option<CutTarget>,
         /// `None`: the clock does not run.
         until: Option<Instant>,
         silence: Duration,
@@ -54,28 +55,22 @@ enum State {
 
 /// What a try is cut off at.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum CutTarget {
     /// A connection that carries nothing else.
     Socket(RawFd),
     /// One stream of a connection that others share, which goes on.
     Stream(Arc<StreamCut>),
 }
 
-impl Target {
+impl CutTarget {
     fn cut(&self) {
         match self {
-            Target::Socket(socket) => {
+            CutTarget::Socket(socket) => {
                 // An error means the peer was faster; the pending read ends either way.
                 let _ = shutdown(*socket, Shutdown::Both);
             }
-            Target::Stream(stream) => stream.cut(),
+            CutTarget::Stream(stream) => stream.cut(),
         }
-    }
-}
-
-impl From<RawFd> for Target {
-    fn from(socket: RawFd) -> Target {
-        Target::Socket(socket)
     }
 }
 
@@ -95,16 +90,20 @@ impl StreamCut {
     /// Ready once the stream is cut off. For whoever reads it, before each read.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Reading::Cut = *reading {
-            return Poll::Ready(());
+        match &*reading {
+            Reading::Cut => return Poll::Ready(()),
+            Reading::Waits(reader) if reader.will_wake(cx.waker()) => {}
+            Reading::Waits(_) | Reading::Nobody => *reading = Reading::Waits(cx.waker().clone()),
         }
-        *reading = Reading::Waits(cx.waker().clone());
         Poll::Pending
     }
 
     fn cut(&self) {
-        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Reading::Waits(reader) = std::mem::replace(&mut *reading, Reading::Cut) {
+        let before = {
+            let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *reading, Reading::Cut)
+        };
+        if let Reading::Waits(reader) = before {
             reader.wake();
         }
     }
@@ -147,14 +146,13 @@ impl Coarse {
 
 impl Cutoff {
     /// Cuts `target` off at `until`, unless disarmed before.
-    pub fn arm(&self, until: Instant, target: impl Into<Target>) {
-        let target = target.into();
+    pub fn arm(&self, until: Instant, target: CutTarget) {
         *self.lock() = State::Waiting { target, until };
     }
 
     /// Remembers the target of a try whose clock does not run yet: the client still uploads.
-    pub fn hold(&self, target: impl Into<Target>) {
-        *self.lock() = State::Held(target.into());
+    pub fn hold(&self, target: CutTarget) {
+        *self.lock() = State::Held(target);
     }
 
     /// Stops the clock and goes on holding the target: the client uploads now.
@@ -239,19 +237,7 @@ impl Cutoff {
                 silence,
                 heard,
             } if until.is_some_and(|until| until <= now) => {
-                let since = match client_reads() {
-                    ClientReads::No => Err(*silence),
-                    ClientReads::Since(then) => Ok((*heard).max(Some(then))),
-                    ClientReads::Yes => Ok(*heard),
-                };
-                let left = match since {
-                    Err(silence) => Some(silence),
-                    Ok(since) => since.and_then(|since| {
-                        let silent = Coarse::now().0.saturating_sub(since.0);
-                        silence.checked_sub(silent).filter(|left| !left.is_zero())
-                    }),
-                };
-                if let Some(left) = left {
+                if let Some(left) = silence_left(*silence, *heard, client_reads()) {
                     *until = now.checked_add(left);
                     return;
                 }
@@ -267,6 +253,17 @@ impl Cutoff {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For how long a body may still be silent, of which a part was `heard` last.
+fn silence_left(silence: Duration, heard: Option<Coarse>, reads: ClientReads) -> Option<Duration> {
+    let since = match reads {
+        ClientReads::No => return Some(silence),
+        ClientReads::Since(then) => heard.max(Some(then))?,
+        ClientReads::Yes => heard?,
+    };
+    let silent = Coarse::now().0.saturating_sub(since.0);
+    silence.checked_sub(silent).filter(|left| !left.is_zero())
 }
 
 /// The timer of one client connection, kept from request to request.
@@ -295,8 +292,8 @@ impl Clock {
     }
 }
 
-/// Polls `request` to its end, cutting its upstream socket off when `cutoff` says so. `client_reads` tells
-/// of the request's client.
+/// Polls `request` to its end, cutting its try off when `cutoff` says so. `client_reads` says whether
+/// the request's client takes what it is sent.
 pub async fn watch<F: Future>(
     cutoff: &Cutoff,
     clock: &mut Clock,
@@ -338,7 +335,10 @@ mod tests {
         let (mut stream, _peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         let started = Instant::now();
-        cutoff.arm(started + Duration::from_millis(100), stream.as_raw_fd());
+        cutoff.arm(
+            started + Duration::from_millis(100),
+            CutTarget::Socket(stream.as_raw_fd()),
+        );
         let read = watch(&cutoff, &mut clock, || ClientReads::Yes, stream.read_u8()).await;
         assert!(read.is_err());
         assert!(started.elapsed() >= Duration::from_millis(100));
@@ -352,7 +352,7 @@ mod tests {
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         cutoff.arm(
             Instant::now() + Duration::from_millis(50),
-            stream.as_raw_fd(),
+            CutTarget::Socket(stream.as_raw_fd()),
         );
         let read = watch(&cutoff, &mut clock, || ClientReads::Yes, async {
             assert!(!cutoff.disarm());
@@ -371,7 +371,10 @@ mod tests {
         let (mut stream, _peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
         let started = Instant::now();
-        cutoff.arm(started + Duration::from_secs(30), stream.as_raw_fd());
+        cutoff.arm(
+            started + Duration::from_secs(30),
+            CutTarget::Socket(stream.as_raw_fd()),
+        );
         watch(
             &cutoff,
             &mut clock,
@@ -379,7 +382,10 @@ mod tests {
             tokio::task::yield_now(),
         )
         .await;
-        cutoff.arm(started + Duration::from_millis(60), stream.as_raw_fd());
+        cutoff.arm(
+            started + Duration::from_millis(60),
+            CutTarget::Socket(stream.as_raw_fd()),
+        );
         assert!(
             watch(&cutoff, &mut clock, || ClientReads::Yes, stream.read_u8())
                 .await
@@ -401,28 +407,62 @@ mod tests {
         assert!(start.elapsed() < late + early);
     }
 
+    /// A read of a stream of a connection that others share: its own cut-off ends it, too.
+    async fn read_shared(connection: &TcpStream, cut: &StreamCut) -> Option<u8> {
+        loop {
+            let mut readable = std::pin::pin!(connection.readable());
+            let is_cut = poll_fn(|cx| {
+                if cut.poll(cx).is_ready() {
+                    return Poll::Ready(true);
+                }
+                readable.as_mut().poll(cx).map(|_| false)
+            });
+            if is_cut.await {
+                return None;
+            }
+            let mut byte = [0];
+            if let Ok(1) = connection.try_read(&mut byte) {
+                return Some(byte[0]);
+            }
+        }
+    }
+
     #[tokio::test]
     async fn of_two_requests_on_one_connection_one_is_cut_off_alone() {
+        let (connection, mut peer) = pair().await;
         let (cut, other) = (Arc::<StreamCut>::default(), Arc::<StreamCut>::default());
         let (mine, theirs) = (Cutoff::default(), Cutoff::default());
         let soon = Instant::now() + Duration::from_millis(50);
-        mine.arm(soon, Target::Stream(cut.clone()));
-        theirs.arm(
-            soon + Duration::from_secs(60),
-            Target::Stream(other.clone()),
-        );
+        let late = soon + Duration::from_secs(60);
+        mine.arm(soon, CutTarget::Stream(cut.clone()));
+        theirs.arm(late, CutTarget::Stream(other.clone()));
         let mut clocks = (Clock::default(), Clock::default());
-        let reads = |cut: Arc<StreamCut>| poll_fn(move |cx| cut.poll(cx));
-        let goes_on = tokio::time::timeout(
-            Duration::from_millis(150),
-            watch(&theirs, &mut clocks.1, || ClientReads::Yes, reads(other)),
+        let reads = || ClientReads::Yes;
+        let (mut first, mut second) = (
+            Box::pin(watch(
+                &mine,
+                &mut clocks.0,
+                reads,
+                read_shared(&connection, &cut),
+            )),
+            Box::pin(watch(
+                &theirs,
+                &mut clocks.1,
+                reads,
+                read_shared(&connection, &other),
+            )),
         );
-        let (_, theirs_ended) = tokio::join!(
-            watch(&mine, &mut clocks.0, || ClientReads::Yes, reads(cut)),
-            goes_on
-        );
-        assert!(theirs_ended.is_err(), "the other one was cut off, too");
+        tokio::select! {
+            read = &mut first => assert_eq!(read, None),
+            read = &mut second => panic!("the other one ended with {read:?}"),
+        }
         assert!(Instant::now() >= soon);
+        // The connection is whole, and the other one goes on with it.
+        tokio::io::AsyncWriteExt::write_all(&mut peer, b"x")
+            .await
+            .unwrap();
+        assert_eq!(second.await, Some(b'x'));
+        drop(first);
         assert!(mine.disarm());
         assert!(!theirs.disarm());
     }
@@ -431,7 +471,7 @@ mod tests {
     async fn a_held_socket_is_cut_only_after_its_clock_started() {
         let (mut stream, _peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
-        cutoff.hold(stream.as_raw_fd());
+        cutoff.hold(CutTarget::Socket(stream.as_raw_fd()));
         let read = watch(&cutoff, &mut clock, || ClientReads::Yes, async {
             let silent = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
             assert!(silent.is_err());
@@ -443,10 +483,13 @@ mod tests {
     }
 
     /// How long a body of three parts, the last of them after a silence, is listened to.
-    async fn listened(taking: impl Fn() -> ClientReads, silence: u64) -> (bool, Duration) {
+    async fn listened(client_reads: impl Fn() -> ClientReads, silence: u64) -> (bool, Duration) {
         let (mut stream, mut peer) = pair().await;
         let (cutoff, mut clock) = (Cutoff::default(), Clock::default());
-        cutoff.arm(Instant::now() + Duration::from_secs(10), stream.as_raw_fd());
+        cutoff.arm(
+            Instant::now() + Duration::from_secs(10),
+            CutTarget::Socket(stream.as_raw_fd()),
+        );
         let started = Instant::now();
         assert!(!cutoff.listen(started, Duration::from_millis(100)));
         let body = async {
@@ -462,7 +505,7 @@ mod tests {
                 cutoff.heard();
             }
         };
-        watch(&cutoff, &mut clock, taking, body).await;
+        watch(&cutoff, &mut clock, client_reads, body).await;
         (cutoff.disarm(), started.elapsed())
     }
 

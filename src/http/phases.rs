@@ -19,7 +19,7 @@ use pingora_proxy::Session;
 
 use crate::error::Reason;
 use crate::filter::{self, Last};
-use crate::http::deadline::Coarse;
+use crate::http::deadline::{Coarse, CutTarget};
 use crate::http::exchange::{Exchange, Sendable};
 use crate::http::fields::Fields;
 use crate::http::filters;
@@ -102,9 +102,11 @@ pub fn connected(
     ctx.body_bytes = 0;
     ctx.filters.begin_try();
     if let (Some(route), Some(arrival)) = (&ctx.route, &ctx.arrival) {
+        // An endpoint is spoken to in HTTP/1: nothing else goes over this connection meanwhile.
+        let target = CutTarget::Socket(fd);
         match ctx.uploading && !ctx.awaits_continue() {
-            true => arrival.cutoff.hold(fd),
-            false => arrival.cutoff.arm(ctx.try_deadline(route), fd),
+            true => arrival.cutoff.hold(target),
+            false => arrival.cutoff.arm(ctx.try_deadline(route), target),
         }
     }
     Ok(())

@@ -142,7 +142,12 @@ where
             connection: connection.clone(),
         };
         let request = app.process_new_http(session(stream, arrival), &stop.announce);
-        let request = deadline::watch(&cutoff, &mut clock, || socket_handle.taking(), request);
+        let request = deadline::watch(
+            &cutoff,
+            &mut clock,
+            || socket_handle.client_reads(),
+            request,
+        );
         // Boxed: an idle connection must not keep room for it.
         let reused = Box::pin(until_cut(request, &stop.stages, &socket_handle)).await;
         requests += 1;

@@ -63,8 +63,8 @@ pub(in crate::server) struct SocketHandle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     held: Mutex<Held>,
-    /// See [`SocketHandle::taking`]: 0 for yes, the largest number for no, else since when.
-    taking: AtomicU64,
+    /// See [`SocketHandle::client_reads`]: 0 for yes, the largest number for no, else since when.
+    client_reads: AtomicU64,
     /// See [`SocketHandle::send_on`]: one of the three below.
     outbox: AtomicU8,
 }
@@ -111,7 +111,7 @@ impl GateStream {
             holding: false,
             socket_handle: SocketHandle(Arc::new(Shared {
                 held: Mutex::new(held),
-                taking: AtomicU64::new(0),
+                client_reads: AtomicU64::new(0),
                 outbox: AtomicU8::new(EMPTY),
             })),
         })
@@ -241,11 +241,14 @@ impl GateStream {
     fn note_stuck(&mut self, stuck: bool) {
         if self.stuck != stuck {
             self.stuck = stuck;
-            let taking = match stuck {
+            let client_reads = match stuck {
                 true => u64::MAX,
                 false => Coarse::now().as_millis(),
             };
-            self.socket_handle.0.taking.store(taking, Ordering::Relaxed);
+            self.socket_handle
+                .0
+                .client_reads
+                .store(client_reads, Ordering::Relaxed);
         }
     }
 
@@ -327,8 +330,8 @@ impl SocketHandle {
     }
 
     /// Whether the client takes what it is sent.
-    pub(in crate::server) fn taking(&self) -> ClientReads {
-        match self.0.taking.load(Ordering::Relaxed) {
+    pub(in crate::server) fn client_reads(&self) -> ClientReads {
+        match self.0.client_reads.load(Ordering::Relaxed) {
             0 => ClientReads::Yes,
             u64::MAX => ClientReads::No,
             since => ClientReads::Since(Coarse::from_millis(since)),
