@@ -72,6 +72,7 @@
 //! [`upstream::warm`] connected ahead, or connects. [`tcp::relay`] moves bytes until one side is
 //! done. A client that cannot be served is told so in its own protocol by [`tcp::refuse`].
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod account;

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::server::Gateway;
 
 /// Runs until Ctrl-C.
-pub fn run(add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Error> {
+pub(super) fn run(add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Error> {
     let one = origin("one")?;
     let two = origin("two")?;
     let dead = dead_port()?;

@@ -18,7 +18,7 @@ use crate::route::{Table, normalise, strip_prefix, with_slashes};
 use crate::snapshot::Snapshot;
 
 /// What is asked about.
-pub struct Question<'q> {
+pub(super) struct Question<'q> {
     pub method: &'q str,
     /// A path, a URL, or the name of a TCP route.
     pub url: &'q str,
@@ -26,7 +26,7 @@ pub struct Question<'q> {
 }
 
 /// Explains what the gateway would do.
-pub fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explained, Error> {
+pub(super) fn explain(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explained, Error> {
     match is_http(question.url) {
         true => explain_http(snapshot, question),
         false => tcp::explain(snapshot, question.url),

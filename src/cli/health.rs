@@ -20,7 +20,7 @@ use crate::server::process::paths::{Mode, Paths};
 ///
 /// # Errors
 /// No running gateway was found, and the file does not tell where one would be.
-pub fn of(file: &Path) -> Result<ExitCode, Error> {
+pub(super) fn of(file: &Path) -> Result<ExitCode, Error> {
     let read = config::load(file);
     // A key that was added since the start leads nowhere; the name that goes without it may.
     let configured = match &read {
@@ -64,7 +64,7 @@ pub fn of(file: &Path) -> Result<ExitCode, Error> {
 ///
 /// # Errors
 /// It is no address with a port, or its name does not resolve.
-pub fn at(addr: &str) -> Result<ExitCode, Error> {
+pub(super) fn at(addr: &str) -> Result<ExitCode, Error> {
     let resolved = addr.to_socket_addrs().map_err(|source| {
         Error::io(format!(
             "--admin {addr}: write an address like 127.0.0.1:9901"

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::server::process::daemon::point_output_at;
 
 /// The running log. What was logged last is written when it is dropped.
-pub struct ProcessLog {
+pub(super) struct ProcessLog {
     lines: SyncSender<Line>,
     asked: Arc<Asked>,
     /// One more descriptor of the file.
@@ -32,7 +32,7 @@ impl ProcessLog {
     ///
     /// # Errors
     /// The file cannot be opened, or no thread be started.
-    pub fn start(file: Option<&Path>, filter: &str) -> Result<ProcessLog, Error> {
+    pub(super) fn start(file: Option<&Path>, filter: &str) -> Result<ProcessLog, Error> {
         let sink = match file {
             Some(path) => Sink::File(path.to_owned(), open(path)?),
             None => Sink::Other(Box::new(io::stderr())),
@@ -51,7 +51,7 @@ impl ProcessLog {
     }
 
     /// What opens the file again (log rotation).
-    pub fn reopening(&self) -> Reopening {
+    pub(super) fn reopening(&self) -> Reopening {
         Reopening {
             lines: self.lines.clone(),
             asked: self.asked.clone(),
@@ -62,7 +62,7 @@ impl ProcessLog {
     ///
     /// # Errors
     /// There is no further descriptor.
-    pub fn output(&self) -> Result<Option<File>, Error> {
+    pub(super) fn output(&self) -> Result<Option<File>, Error> {
         self.asked.output.store(true, Ordering::Release);
         let file = self.file.as_ref().map(File::try_clone).transpose();
         file.map_err(|source| Error::io("server.log_file: cannot be opened twice").because(source))
@@ -70,7 +70,7 @@ impl ProcessLog {
 }
 
 /// Opens the log's file again.
-pub struct Reopening {
+pub(super) struct Reopening {
     lines: SyncSender<Line>,
     asked: Arc<Asked>,
 }
@@ -78,7 +78,7 @@ pub struct Reopening {
 impl Reopening {
     /// Before the next line is written, the file of the same name is opened, which may be another
     /// one. When that fails, the log says so and goes on in the old one. Never waits.
-    pub fn now(&self) {
+    pub(super) fn now(&self) {
         self.asked.reopen.store(true, Ordering::Release);
         // A queue without room has a line that wakes the writer.
         let _ = self.lines.try_send(Line::Text(Vec::new()));

@@ -12,7 +12,7 @@ use crate::http::exchange::Exchange;
 use crate::http::retry::Failure;
 
 /// Tells the endpoint of the current try, and the log, how it failed.
-pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
+pub(super) fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
     let Some(lease) = &ctx.lease else { return };
     match failure {
         // An idle connection may be closed. Which statuses are errors is the upstream's to say.
@@ -47,7 +47,7 @@ pub fn endpoint(ctx: &Exchange, failure: Failure, error: &Error) {
 }
 
 /// A request could not be sent again although the endpoint had only closed an idle connection.
-pub fn stale(ctx: &Exchange) {
+pub(super) fn stale(ctx: &Exchange) {
     if let (Some(route), Some(endpoint)) = (&ctx.route, &ctx.endpoint) {
         let why = "before a response: closed a connection that was used again";
         route.upstream.failed(endpoint, why);

@@ -50,7 +50,7 @@ impl Client {
 }
 
 /// Whether `ip` is in `trusted_proxies`. An IPv4 address that came as IPv6 counts as IPv4.
-pub fn is_trusted(ip: IpAddr, trusted_proxies: &[IpNet]) -> bool {
+pub(super) fn is_trusted(ip: IpAddr, trusted_proxies: &[IpNet]) -> bool {
     let ip = ip.to_canonical();
     trusted_proxies.iter().any(|net| net.contains(&ip))
 }

@@ -18,7 +18,7 @@ use http::header::{HeaderMap, HeaderValue};
 use crate::http::deadline::Coarse;
 
 /// When connections end, by descriptor.
-pub struct KeepAliveTimes {
+pub(super) struct KeepAliveTimes {
     blocks: Box<[OnceLock<Box<Block>>]>,
 }
 
@@ -26,14 +26,14 @@ pub struct KeepAliveTimes {
 type Block = [AtomicU64; BLOCK];
 
 impl KeepAliveTimes {
-    pub fn new() -> KeepAliveTimes {
+    pub(super) fn new() -> KeepAliveTimes {
         KeepAliveTimes {
             blocks: (0..BLOCKS).map(|_| OnceLock::new()).collect(),
         }
     }
 
     /// The endpoint of this connection waits for another request until then.
-    pub fn until(&self, socket: RawFd, end: Coarse) {
+    pub(super) fn until(&self, socket: RawFd, end: Coarse) {
         let Some((block, within)) = self.place(socket) else {
             return;
         };
@@ -43,7 +43,7 @@ impl KeepAliveTimes {
     }
 
     /// Until when the endpoint keeps this connection open, if it said so with its last response.
-    pub fn take(&self, socket: RawFd) -> Option<Coarse> {
+    pub(super) fn take(&self, socket: RawFd) -> Option<Coarse> {
         let (block, within) = self.place(socket)?;
         let entry = &block.get()?[within];
         match entry.load(Ordering::Relaxed) {
@@ -64,7 +64,7 @@ impl KeepAliveTimes {
 
 /// How long the sender of a response with these fields waits for the next request, less the second
 /// that both ways and two clocks may take: the shortest `timeout` of its `Keep-Alive` fields.
-pub fn named(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn named(headers: &HeaderMap) -> Option<Duration> {
     let fields = headers.get_all("keep-alive").iter();
     let seconds = fields.filter_map(timeout).min()?;
     Some(Duration::from_secs(seconds.min(LONGEST).saturating_sub(1)))

@@ -18,7 +18,7 @@ use crate::upstream::key;
 
 /// The route of a request and the target to send: path normalised, with its slashes and without its
 /// prefix where asked.
-pub fn matched(
+pub(super) fn matched(
     request: &RequestHeader,
     routes: &Table<Arc<Route>>,
 ) -> Result<(Arc<Route>, String), End> {
@@ -71,14 +71,14 @@ fn origin_form(raw: &str) -> Cow<'_, str> {
 }
 
 /// The length that the request says its body has.
-pub fn content_length(request: &RequestHeader) -> Option<u64> {
+pub(super) fn content_length(request: &RequestHeader) -> Option<u64> {
     let length = request.headers.get(header::CONTENT_LENGTH)?;
     length.to_str().ok()?.parse().ok()
 }
 
 /// What `balance: hash` picks by; `None` when the request does not have it. Of a path that is what
 /// goes on to the endpoint, without the query.
-pub fn hash_key(
+pub(super) fn hash_key(
     route: &Route,
     request: &RequestHeader,
     client: Option<IpAddr>,

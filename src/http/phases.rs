@@ -32,10 +32,10 @@ use crate::telemetry::{Reporter, RequestEnd};
 use crate::upstream::Outcome;
 
 /// A phase, as Pingora awaits it.
-pub type Phase<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+pub(super) type Phase<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
 /// A phase that is over.
-pub fn over<'f>(result: Result<()>) -> Phase<'f, Result<()>> {
+pub(super) fn over<'f>(result: Result<()>) -> Phase<'f, Result<()>> {
     match result {
         Ok(()) => Box::pin(Over),
         Err(error) => Box::pin(ready(Err(error))),
@@ -43,12 +43,12 @@ pub fn over<'f>(result: Result<()>) -> Phase<'f, Result<()>> {
 }
 
 /// A phase that lets the request go on to its endpoint.
-pub fn go_on<'f>() -> Phase<'f, Result<bool>> {
+pub(super) fn go_on<'f>() -> Phase<'f, Result<bool>> {
     Box::pin(GoOn)
 }
 
 /// The last phase.
-pub fn logged<'f>() -> Phase<'f, ()> {
+pub(super) fn logged<'f>() -> Phase<'f, ()> {
     Box::pin(Logged)
 }
 
@@ -85,7 +85,7 @@ impl Future for Logged {
 ///
 /// # Errors
 /// It lay in the pool for longer than the endpoint keeps it open. Nothing was sent.
-pub fn connected(
+pub(super) fn connected(
     fd: RawFd,
     reused: bool,
     ctx: &mut Exchange,
@@ -113,7 +113,7 @@ pub fn connected(
 }
 
 /// The head of a try, before it is sent.
-pub fn upstream_request(
+pub(super) fn upstream_request(
     session: &mut Session,
     request: &mut RequestHeader,
     ctx: &mut Exchange,
@@ -156,7 +156,7 @@ pub fn upstream_request(
 }
 
 /// A part of the client's body.
-pub fn request_body(
+pub(super) fn request_body(
     session: &mut Session,
     body: &mut Option<Bytes>,
     end_of_stream: bool,
@@ -192,7 +192,7 @@ pub fn request_body(
 }
 
 /// A response header of the endpoint, whose try may not be the last.
-pub fn upstream_response(
+pub(super) fn upstream_response(
     session: &mut Session,
     response: &mut ResponseHeader,
     ctx: &mut Exchange,
@@ -255,7 +255,11 @@ fn body_silence(session: &Session, response: &ResponseHeader, ctx: &Exchange) ->
 }
 
 /// A part of the endpoint's body.
-pub fn heard(ctx: &Exchange, end_of_stream: bool, keep_alive: &KeepAliveTimes) -> Result<()> {
+pub(super) fn heard(
+    ctx: &Exchange,
+    end_of_stream: bool,
+    keep_alive: &KeepAliveTimes,
+) -> Result<()> {
     if end_of_stream {
         keep(ctx, keep_alive);
     }
@@ -281,7 +285,7 @@ fn keep(ctx: &Exchange, keep_alive: &KeepAliveTimes) {
 }
 
 /// The response header that the client gets. `closing` is true while draining.
-pub fn response(
+pub(super) fn response(
     session: &mut Session,
     response: &mut ResponseHeader,
     ctx: &mut Exchange,
@@ -342,7 +346,7 @@ fn framed_for(session: &mut Session, response: &mut ResponseHeader) -> Result<()
 }
 
 /// Counts and records a request that has ended. `cut` is why, when requests are cut off.
-pub fn log(
+pub(super) fn log(
     session: &mut Session,
     e: Option<&Error>,
     ctx: &mut Exchange,
@@ -384,7 +388,7 @@ pub fn log(
 }
 
 /// What the session says about sending its request again.
-pub fn sendable(session: &Session) -> Sendable {
+pub(super) fn sendable(session: &Session) -> Sendable {
     Sendable {
         idempotent: session.req_header().method.is_idempotent(),
         replayable: !session.as_ref().retry_buffer_truncated(),
@@ -393,13 +397,13 @@ pub fn sendable(session: &Session) -> Sendable {
 }
 
 /// The response that was sent, unless it was only an interim one (RFC 9110, section 15.2).
-pub fn final_response(session: &Session) -> Option<&ResponseHeader> {
+pub(super) fn final_response(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|response| {
         !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
     })
 }
 
-pub fn last(end_of_stream: bool) -> Last {
+pub(super) fn last(end_of_stream: bool) -> Last {
     match end_of_stream {
         true => Last::Yes,
         false => Last::No,

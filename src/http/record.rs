@@ -10,7 +10,7 @@ use crate::http::exchange::Exchange;
 use crate::telemetry::{ClientAddress, Record, RequestEnd, wall_clock};
 
 /// The record of a request that has ended.
-pub fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEnd) -> Record<'a> {
+pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEnd) -> Record<'a> {
     let request = session.req_header();
     let text = |name| {
         request

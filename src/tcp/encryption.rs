@@ -18,7 +18,7 @@ pub enum PostgresTls {
 }
 
 /// How a session goes on after its client asked for TLS.
-pub enum Settled {
+pub(super) enum Settled {
     /// In TLS: what follows cannot be read.
     Encrypted,
     /// In clear, with what the server has said already; its client has sent its next packet.

@@ -17,14 +17,14 @@ use crate::tcp::parameters::ClientParameters;
 use crate::tcp::stats::SessionStats;
 
 /// Where a session comes from.
-pub struct Origin {
+pub(super) struct Origin {
     pub client: SocketAddr,
     pub listener: Arc<str>,
     pub started: Instant,
 }
 
 /// A session that filters know of. Its Drop tells them the end.
-pub struct Filtered {
+pub(super) struct Filtered {
     chain: TcpChain,
     /// How many of the chain were asked.
     asked: usize,
@@ -37,7 +37,7 @@ pub struct Filtered {
 }
 
 impl Filtered {
-    pub fn new(
+    pub(super) fn new(
         origin: Origin,
         route: Arc<TcpRoute>,
         parameters: Box<ClientParameters>,
@@ -55,7 +55,7 @@ impl Filtered {
     }
 
     /// Asks the filters. The route that the session goes on to, or why it does not.
-    pub async fn connect(
+    pub(super) async fn connect(
         &mut self,
         snapshot: &Snapshot,
         opened: Instant,
@@ -95,7 +95,7 @@ impl Filtered {
     }
 
     /// The session is over.
-    pub fn finished(mut self, reason: Reason, stats: &SessionStats) {
+    pub(super) fn finished(mut self, reason: Reason, stats: &SessionStats) {
         self.reason = reason;
         self.bytes = (stats.up, stats.down);
     }

@@ -9,20 +9,20 @@ use crate::tcp::relay::Seen;
 use crate::wire::postgres::{self, Progress, StartupTracker};
 
 /// Watches a Postgres login in clear for the key that cancels the session's queries.
-pub struct Login {
+pub(super) struct Login {
     tracker: StartupTracker,
     reported: bool,
 }
 
 impl Login {
-    pub fn new() -> Login {
+    pub(super) fn new() -> Login {
         Login {
             tracker: StartupTracker::new(),
             reported: false,
         }
     }
 
-    pub fn see(&mut self, bytes: &[u8]) -> Seen {
+    pub(super) fn see(&mut self, bytes: &[u8]) -> Seen {
         match self.tracker.advance(bytes) {
             Progress::Going => Seen::More,
             Progress::Ready | Progress::Refused(_) | Progress::Malformed => Seen::Enough,
@@ -30,12 +30,12 @@ impl Login {
     }
 
     /// The server starts, recovers or ends (57P03).
-    pub fn cannot_connect_now(&self) -> bool {
+    pub(super) fn cannot_connect_now(&self) -> bool {
         self.tracker.progress() == Progress::Refused(*b"57P03")
     }
 
     /// The key, the first time it is known.
-    pub fn key(&mut self) -> Option<&postgres::CancelKey> {
+    pub(super) fn key(&mut self) -> Option<&postgres::CancelKey> {
         if self.reported {
             return None;
         }

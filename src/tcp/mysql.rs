@@ -27,7 +27,7 @@ use crate::transport::Transport;
 use crate::wire::mysql::{self, Answer, Command, Greeting, Packet};
 
 /// A session that goes on in a relay.
-pub struct Begun {
+pub(super) struct Begun {
     pub client: Transport,
     pub server: Transport,
     /// What the server gets first, and what the client does.

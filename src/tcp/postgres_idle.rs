@@ -9,11 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::wire::postgres::{self, IdleTracker, Start};
 
 /// Where a session in clear stands.
-pub struct PostgresIdle(Mutex<IdleTracker>);
+pub(super) struct PostgresIdle(Mutex<IdleTracker>);
 
 impl PostgresIdle {
     /// Of a client that has sent `first`. `None` where that is no start of a session.
-    pub fn after(first: &[u8]) -> Option<PostgresIdle> {
+    pub(super) fn after(first: &[u8]) -> Option<PostgresIdle> {
         let Start::Startup(startup) = postgres::parse_start(first) else {
             return None;
         };
@@ -22,16 +22,16 @@ impl PostgresIdle {
         Some(PostgresIdle(Mutex::new(tracker)))
     }
 
-    pub fn client_sent(&self, bytes: &[u8]) {
+    pub(super) fn client_sent(&self, bytes: &[u8]) {
         self.lock().client_sent(bytes);
     }
 
-    pub fn server_sent(&self, bytes: &[u8]) {
+    pub(super) fn server_sent(&self, bytes: &[u8]) {
         self.lock().server_sent(bytes);
     }
 
     /// Everything is answered, and the next word is the client's.
-    pub fn waits_for_client(&self) -> bool {
+    pub(super) fn waits_for_client(&self) -> bool {
         self.lock().is_ready()
     }
 

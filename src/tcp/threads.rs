@@ -194,7 +194,7 @@ const STREAMING: u64 = 2000;
 /// Sessions of one client that are looked at.
 const MAX_LOOKED_AT: usize = 4096;
 /// How long a login may take beside the one that counts.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::config::{Balance, EndpointSpec, HashOn, UpstreamSpec};
 
 /// A few lines of text.
-pub struct Explained {
+pub(crate) struct Explained {
     pub text: String,
     /// Whether there is a route.
     pub found: bool,

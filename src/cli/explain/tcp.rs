@@ -15,7 +15,7 @@ use crate::wire::sniff::Sniffed;
 use crate::wire::tls::ClientHello;
 
 /// Explains a URL of a database, or the name of a route.
-pub fn explain(snapshot: &Snapshot, url: &str) -> Result<Explained, Error> {
+pub(super) fn explain(snapshot: &Snapshot, url: &str) -> Result<Explained, Error> {
     let config = &*snapshot.config;
     let mut text = format!("{}\n", without_password(url));
     let Some((scheme, rest)) = url.split_once("://") else {

@@ -28,7 +28,7 @@ use crate::filter::{BadSetting, Context, Files, Filter, Phases, Response, Result
 /// Settings of `basic_auth`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Lines of `user:hash` with bcrypt (`htpasswd -B`) or argon2id hashes, beside the configuration
     /// when the path is relative. Read again by a reload.
     users_file: String,

@@ -27,7 +27,7 @@ use crate::wire::http1::is_authority;
 /// `$${` stands for `${` itself.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub(super) struct Settings {
     /// What changes on the way to the endpoint.
     request: Changes,
     /// What changes on the way to the client.

@@ -16,7 +16,7 @@ use crate::filter::{BadSetting, Context, Filter, Phases, Response, Result, Verdi
 /// Settings of `ip_access`: networks such as `10.0.0.0/8` and `fd00::/8`, or single addresses.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Who may come in; everyone when empty.
     allow: Vec<String>,
     /// Who may not, allowed or not.

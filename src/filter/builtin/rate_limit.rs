@@ -23,7 +23,7 @@ use crate::filter::{BadSetting, Context, Filter, Phases, Response, ResponseHead,
 /// Settings of `rate_limit`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(super) struct Settings {
     /// For each client in `per_secs`.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     requests: u64,

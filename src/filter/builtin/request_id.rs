@@ -16,7 +16,7 @@ use crate::filter::{BadSetting, Context, Filter, Phases, ResponseHead, Result, V
 /// Settings of `request_id`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub(super) struct Settings {
     /// The header that carries the id to the endpoint and to the client.
     header: String,
     /// Whether an id that the client sends is kept, if it is 1 to 128 visible ASCII characters.

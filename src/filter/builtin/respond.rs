@@ -13,7 +13,7 @@ use crate::filter::{BadSetting, Context, Filter, Phases, Response, Result, Verdi
 /// Settings of `respond`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub(super) struct Settings {
     /// From 200 to 599.
     #[schemars(range(min = 200, max = 599))]
     status: u16,

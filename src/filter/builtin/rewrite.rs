@@ -20,7 +20,7 @@ use crate::wire::http1::escaped;
 /// query, which is kept, and with escapes where RFC 3986 wants them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Another beginning of the path.
     prefix: Option<Prefix>,
     /// Another path by a regular expression.

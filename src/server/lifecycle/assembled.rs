@@ -79,7 +79,7 @@ impl Assembled {
     ///
     /// # Errors
     /// The process that this one was to replace goes on.
-    pub fn run(
+    pub(crate) fn run(
         self,
         stop: Stop,
         again: Stop,

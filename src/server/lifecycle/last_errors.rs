@@ -11,7 +11,7 @@ use crate::telemetry::rfc3339;
 use crate::upstream::{LastError, Upstream};
 
 /// Words and time (RFC 3339, UTC); null where nothing went wrong yet.
-pub fn shown(error: Option<LastError>) -> Value {
+pub(super) fn shown(error: Option<LastError>) -> Value {
     error.map_or(
         Value::Null,
         |error| json!({"at": rfc3339(error.at), "text": error.text}),
@@ -19,7 +19,7 @@ pub fn shown(error: Option<LastError>) -> Value {
 }
 
 /// A line of YAML that says nothing, for each endpoint of `upstream` that had an error.
-pub fn comments(upstream: &Arc<Upstream>) -> Vec<String> {
+pub(super) fn comments(upstream: &Arc<Upstream>) -> Vec<String> {
     let line = |endpoint: String, error: &LastError| {
         let (upstream, at) = (upstream.label(), rfc3339(error.at));
         let text = &error.text;

@@ -13,7 +13,7 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 
 /// The losses from `before` to `after`, in the order of the routes.
-pub fn lowered(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+pub(super) fn lowered(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let mut lines = lost_tls(&before.config, &after.config);
     lines.extend(lost_guards(before, after));
     lines

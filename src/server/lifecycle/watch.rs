@@ -16,7 +16,7 @@ use crate::config::tree::MAX_BYTES;
 
 /// What was seen of the file last.
 #[derive(Default)]
-pub struct Watch {
+pub(super) struct Watch {
     seen: Option<Mark>,
     /// What was told of last: not told of again.
     told: Option<Content>,
@@ -32,7 +32,7 @@ type Content = Option<Vec<u8>>;
 impl Watch {
     /// Whether `file` has a content that is neither `in_force` nor what was told of before. Blocks,
     /// also for as long as the file changes, at most [`LONGEST`].
-    pub fn changed(&mut self, file: &Path, in_force: &[u8]) -> bool {
+    pub(super) fn changed(&mut self, file: &Path, in_force: &[u8]) -> bool {
         let mut mark = Mark::of(file);
         if self.seen == Some(mark) {
             return false;
@@ -81,7 +81,7 @@ fn read(file: &Path) -> Content {
 }
 
 /// How often the file is looked at.
-pub const PERIOD: Duration = Duration::from_secs(1);
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// How long it must be left alone to be taken for whole.
 const SETTLED: Duration = Duration::from_millis(200);
 /// How long that is waited for.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::server::drain::Stop;
 
 /// What is heard from now on.
-pub struct Heard {
+pub(crate) struct Heard {
     /// Done at the first TERM or INT.
     pub stop: Stop,
     /// Done at the second one.
@@ -34,7 +34,7 @@ pub struct Signals {
 ///
 /// # Errors
 /// The system refuses.
-pub fn listen() -> Result<Heard, Error> {
+pub(crate) fn listen() -> Result<Heard, Error> {
     let failed = |source: std::io::Error| Error::io("cannot listen to signals").because(source);
     // Streams outlive the runtime they were made in: any other of the process drives them.
     let runtime = tokio::runtime::Builder::new_current_thread()

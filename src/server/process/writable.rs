@@ -14,7 +14,7 @@ use crate::error::Error;
 
 /// # Errors
 /// A configuration error that names the key and the path.
-pub fn check(config: &Config) -> Result<(), Error> {
+pub(crate) fn check(config: &Config) -> Result<(), Error> {
     let server = &config.server;
     let access_log = match &server.access_log {
         AccessLog::File(path) => Some(path),

@@ -18,7 +18,7 @@ use crate::upstream::{Endpoint, dial};
 use crate::wire::mysql::{self, Answer, Greeting};
 
 /// A login at the server that a KILL may be meant for.
-pub struct Second {
+pub(super) struct Second {
     pub server: Transport,
     pub at: SocketAddr,
     pub id: u32,
@@ -27,7 +27,7 @@ pub struct Second {
 }
 
 /// A server that was connected to and waits for a login.
-pub struct Greeted {
+pub(super) struct Greeted {
     /// `None` once the login is under way.
     stream: Option<Transport>,
     at: SocketAddr,
@@ -36,14 +36,14 @@ pub struct Greeted {
 }
 
 /// What a client answered, and how many bytes it was asked with.
-pub struct Proof {
+pub(super) struct Proof {
     pub packet: Vec<u8>,
     pub asked: usize,
 }
 
 impl Second {
     /// Ends it in order.
-    pub fn leave(mut self) {
+    pub(super) fn leave(mut self) {
         tokio::spawn(async move {
             let quit = async {
                 self.server.write_all(&mysql::quit()).await?;
@@ -56,7 +56,7 @@ impl Second {
 
 impl Greeted {
     /// Connects to `endpoint`. `None`: it does not greet in time, or not as is known here.
-    pub async fn by(endpoint: &Endpoint, preface: &[u8]) -> Option<Greeted> {
+    pub(super) async fn by(endpoint: &Endpoint, preface: &[u8]) -> Option<Greeted> {
         let stream = dial::connect(endpoint, PATIENCE).await.ok()?;
         let mut greeted = Greeted {
             stream: Some(stream.into()),
@@ -79,7 +79,7 @@ impl Greeted {
     }
 
     /// Asks the client for a proof by this server's salt. `None`: it left instead.
-    pub async fn ask(&self, client: &mut Transport, number: u8) -> Option<Proof> {
+    pub(super) async fn ask(&self, client: &mut Transport, number: u8) -> Option<Proof> {
         let switch = mysql::switch_to_native(number, &self.salt);
         let ask = async {
             client.write_all(&switch).await?;
@@ -92,7 +92,7 @@ impl Greeted {
     }
 
     /// Logs in as `login` did elsewhere, with `proof`. `None`: it is not let in.
-    pub async fn log_in(mut self, login: &[u8], proof: &Proof) -> Option<Second> {
+    pub(super) async fn log_in(mut self, login: &[u8], proof: &Proof) -> Option<Second> {
         let answer = match Answer::read(login) {
             Answer::Login(login) => login.proving(&proof.packet[4..])?,
             Answer::Opaque => return None,
