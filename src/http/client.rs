@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::header::{self, HeaderMap};
 use ipnet::IpNet;
 
-use crate::http::forward::X_FORWARDED_FOR;
+use crate::http::fields::X_FORWARDED_FOR;
 
 /// Who sent a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Client {
+pub(super) enum Client {
     /// The other end of the connection.
     Peer(IpAddr),
     /// Whom a trusted proxy names.
@@ -26,7 +26,7 @@ impl Client {
     /// Whom a trusted `peer` sent this request for: the last in `X-Forwarded-For`, or without one
     /// in `Forwarded` (RFC 7239), that is no trusted proxy; where all of them are, the first.
     /// Without either field it is the peer's own request.
-    pub fn behind(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> Client {
+    pub(super) fn behind(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> Client {
         let named = headers.get_all(X_FORWARDED_FOR);
         if named.iter().next().is_some() {
             // RFC 9110, section 5.3: several lines are one list.
@@ -41,7 +41,7 @@ impl Client {
     }
 
     /// The address; an IPv4 one that came as IPv6 is IPv4.
-    pub fn ip(self) -> Option<IpAddr> {
+    pub(super) fn ip(self) -> Option<IpAddr> {
         match self {
             Client::Peer(ip) | Client::Named(ip) => Some(ip.to_canonical()),
             Client::Unknown => None,

@@ -62,6 +62,9 @@ impl Fields {
     }
 }
 
+/// The addresses that a request came through, as proxies write them.
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 fn is_plain(connection: &HeaderValue) -> bool {
     let options = connection.as_bytes();
     options.eq_ignore_ascii_case(b"keep-alive") || options.eq_ignore_ascii_case(b"close")

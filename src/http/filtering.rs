@@ -6,7 +6,7 @@ use crate::filter::{Attempt, RequestId};
 
 /// Kept from phase to phase.
 #[derive(Default)]
-pub struct Filtering {
+pub(super) struct Filtering {
     pub(super) extensions: Extensions,
     pub(super) attempt: Attempt,
     /// How many filters of the chain have let the request pass: those that see its response.
@@ -15,12 +15,12 @@ pub struct Filtering {
 
 impl Filtering {
     /// A new try begins.
-    pub fn begin_try(&mut self) {
+    pub(super) fn begin_try(&mut self) {
         self.attempt.extensions.clear();
     }
 
     /// The id that a filter gave the request.
-    pub fn request_id(&self) -> Option<&RequestId> {
+    pub(super) fn request_id(&self) -> Option<&RequestId> {
         self.extensions.get()
     }
 }

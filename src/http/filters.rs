@@ -45,7 +45,7 @@ pub async fn request(session: &mut Session, ctx: &mut Exchange) -> Requested {
         ctx.filters.passed = route.filters.len();
         return Requested::Unfiltered;
     }
-    let deadline = tokio::time::Instant::from_std(ctx.deadline);
+    let deadline = tokio::time::Instant::from_std(ctx.times.deadline);
     let normalised = normaliser(route);
     let Some((chain, mut cx, passed)) = context(session, ctx) else {
         return Requested::Unfiltered;
@@ -107,8 +107,9 @@ pub fn request_body(
     session: &mut Session,
     ctx: &mut Exchange,
     body: &mut Option<Bytes>,
-    last: Last,
+    end_of_stream: bool,
 ) -> Result<()> {
+    let last = last(end_of_stream);
     let Some((chain, mut cx, passed)) = taking_part(session, ctx, Phases::REQUEST_BODY) else {
         return Ok(());
     };
@@ -157,8 +158,9 @@ pub fn response_body(
     session: &mut Session,
     ctx: &mut Exchange,
     body: &mut Option<Bytes>,
-    last: Last,
+    end_of_stream: bool,
 ) -> Result<()> {
+    let last = last(end_of_stream);
     let Some((chain, mut cx, passed)) = taking_part(session, ctx, Phases::RESPONSE_BODY) else {
         return Ok(());
     };
@@ -173,6 +175,12 @@ pub fn log(session: &mut Session, ctx: &mut Exchange, end: &filter::End) {
     if let Some((chain, mut cx, _)) = taking_part(session, ctx, Phases::LOG) {
         chain.log(&mut cx, end);
     }
+}
+
+/// Sends the gateway's own response, as the filters leave it. Returns its status.
+pub async fn refuse(session: &mut Session, ctx: &mut Exchange, end: End) -> Result<u16> {
+    let answer = respond::refusal(end)?;
+    deliver(session, ctx, answer).await
 }
 
 /// Sends an answer of the gateway's or of a filter's, as the filters leave it. Returns its status.
@@ -250,8 +258,12 @@ fn context<'a>(
         trusted: ctx.trusted,
         route: &route.label,
         upstream: route.upstream.label(),
-        endpoint: ctx.endpoint.as_deref().map(|endpoint| endpoint.label()),
-        tries: ctx.tries,
+        endpoint: ctx
+            .attempt
+            .endpoint
+            .as_deref()
+            .map(|endpoint| endpoint.label()),
+        tries: ctx.tries.counted,
         target: &mut ctx.target,
         stripped: route.stripped(),
         replaced: None,
@@ -260,4 +272,11 @@ fn context<'a>(
         idle: false,
     };
     Some((&route.filters, cx, passed))
+}
+
+fn last(end_of_stream: bool) -> Last {
+    match end_of_stream {
+        true => Last::Yes,
+        false => Last::No,
+    }
 }

@@ -15,7 +15,7 @@ use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::config::Upgrades;
-use crate::http::fields::{self, Fields};
+use crate::http::fields::{self, Fields, X_FORWARDED_FOR};
 
 /// What a request becomes for one endpoint.
 pub struct Outgoing<'a> {
@@ -280,7 +280,6 @@ fn after<'h>(lines: impl Iterator<Item = &'h [u8]>, last: &HeaderValue) -> Resul
 
 /// `X-Forwarded-For`, `-Proto`, `-Host`, `Host` and `Via`.
 const MOST_ADDED: usize = 5;
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const HOP_BY_HOP: [HeaderName; 5] = [

@@ -35,6 +35,7 @@ pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEn
             .as_ref()
             .map_or("", |route| route.upstream.label()),
         endpoint: ctx
+            .attempt
             .endpoint
             .as_ref()
             .map_or("", |endpoint| endpoint.label()),
@@ -49,10 +50,10 @@ pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEn
         status: end.status,
         bytes_in: session.body_bytes_read() as u64,
         bytes_out: session.body_bytes_sent() as u64,
-        tries: ctx.tries + u32::from(ctx.resent) + u32::from(ctx.moved),
-        queue: ctx.queued,
-        connect: ctx.connect,
-        first_byte: ctx.first_byte,
+        tries: ctx.tries.total(),
+        queue: ctx.times.queued,
+        connect: ctx.attempt.connect,
+        first_byte: ctx.times.first_byte,
         total: end.total,
         request_id: match ctx.filters.request_id() {
             Some(id) => id.as_str().as_bytes(),
@@ -60,7 +61,7 @@ pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEn
         },
         user_agent: text(header::USER_AGENT),
         ..Record::at(
-            wall_clock(ctx.started + end.total),
+            wall_clock(ctx.times.started + end.total),
             arrival.map_or("", |arrival| &arrival.listener),
             end.reason,
         )

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use harbr_router::config;
-use harbr_router::filter::{End, Last};
+use harbr_router::filter::End;
 use harbr_router::http::exchange::Exchange;
 use harbr_router::http::filters::{self, Requested};
 use harbr_router::snapshot::{Additions, Snapshot};
@@ -50,9 +50,9 @@ impl OneRequest {
             (session, client)
         });
         let mut exchange = Exchange::new(Instant::now());
-        exchange.route = snapshot.routes.lookup(None, "/").cloned();
-        exchange.target = "/".to_owned();
-        exchange.deadline = Instant::now() + Duration::from_secs(3600);
+        exchange.begin(Instant::now());
+        let route = snapshot.routes.lookup(None, "/").expect("a route");
+        exchange.route_to(route.clone(), "/".to_owned());
         OneRequest {
             session,
             exchange,
@@ -70,13 +70,13 @@ impl OneRequest {
             requested,
             Requested::Unfiltered | Requested::Passed
         ));
-        exchange.filters.begin_try();
+        exchange.begin_try();
         let mut body = Some(Bytes::from_static(b"body"));
         let passed = [
             filters::upstream_request(session, exchange, &mut self.up),
-            filters::request_body(session, exchange, &mut body, Last::Yes),
+            filters::request_body(session, exchange, &mut body, true),
             filters::response(session, exchange, &mut self.down),
-            filters::response_body(session, exchange, &mut body, Last::Yes),
+            filters::response_body(session, exchange, &mut body, true),
         ];
         assert!(passed.iter().all(Result::is_ok));
         let end = End {

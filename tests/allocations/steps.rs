@@ -117,7 +117,7 @@ impl Steps {
         measure("logging", &mut || {
             at_once(proxy.logging(session, None, ctx))
         });
-        assert_eq!(&*ctx.route.as_ref().expect("it was routed").label, "/api");
+        assert_eq!(&*ctx.route().expect("it was routed").label, "/api");
         assert_eq!(up.headers["x-forwarded-for"], "203.0.113.7");
     }
 
