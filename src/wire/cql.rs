@@ -1,6 +1,6 @@
 //! Cassandra's native protocol as far as a gateway needs it: first bytes, refusal, probe.
 //!
-//! Its own file because it is one frame format. Invariant: only the nine bytes of a header decide.
+//! Invariant: only the nine bytes of a frame header decide.
 //!
 //! Source: Apache Cassandra, `native_protocol_v3.spec` to `native_protocol_v5.spec`, sections 2, 9.
 
@@ -9,7 +9,7 @@ use super::reader::Reader;
 use super::signature::SignatureMatch;
 use super::verdict::Verdict;
 
-/// OPTIONS in version 4, which a server answers before anybody is authenticated.
+/// OPTIONS in version 4, which a server answers before authentication.
 pub(super) const PROBE: &[u8] = b"\x04\0\0\0\x05\0\0\0\0";
 
 /// Bytes of a frame header since version 3; versions 1 and 2 have one less.
@@ -18,7 +18,7 @@ const HEADER_BYTES: usize = 9;
 /// Whether a client begins like this: OPTIONS or STARTUP of version 3 or later.
 pub(super) fn fits(bytes: &[u8]) -> SignatureMatch {
     let ok = |at: usize, test: fn(u8) -> bool| bytes.get(at).is_none_or(|byte| test(*byte));
-    // Compression is agreed on by STARTUP, nobody traces it: only the beta flag may be set. That
+    // Compression is agreed on by STARTUP, no driver traces it: only the beta flag may be set. That
     // also keeps MongoDB messages of 259 or 515 bytes apart.
     if !(ok(0, |version| matches!(version, 3..=6 | 0x41 | 0x42))
         && ok(1, |flags| matches!(flags, 0 | 0x10))

@@ -1,10 +1,9 @@
 //! HTTP/1 framing, read strictly: where a request head ends, whether it may pass, and which bytes
 //! after it are its body.
 //!
-//! Its own module because request smuggling lives in the difference between two readers of one
-//! message: this one stands in front of Pingora's and refuses whatever could be read in two ways,
-//! so behind it only one reading is left. Invariant: what is accepted here, Pingora frames
-//! identically (a test feeds both).
+//! Request smuggling lives in the difference between two readers of one message: this one stands in
+//! front of Pingora's and refuses whatever could be read in two ways, so behind it only one reading
+//! is left. Invariant: what is accepted here, Pingora frames identically (a test feeds both).
 //!
 //! Sources: RFC 9112 (HTTP/1.1), RFC 9110 (HTTP semantics), RFC 3986 (URIs).
 

@@ -1,8 +1,8 @@
 //! The databases that speak HTTP (CouchDB, InfluxDB, Elasticsearch) on a TCP route: first bytes,
 //! refusal and probe in each product's own words.
 //!
-//! Its own file because a TCP session has no HTTP stack above it. Invariant: of a request only its
-//! method and its end are looked for; strict reading is [`super::http1`]'s.
+//! A TCP session has no HTTP stack above it. Invariant: of a request only its method and its end
+//! are looked for; strict reading is [`super::http1`]'s.
 //!
 //! Sources: RFC 9112; the products' API references ("_up", "ping", error bodies).
 
@@ -30,8 +30,8 @@ pub(super) fn has_head(request: &[u8]) -> bool {
         || request.windows(3).any(|three| three == b"\n\r\n")
 }
 
-/// The response that refuses: 503 with Retry-After, 404 when no route matched, or 403 when a
-/// filter says no; then the connection ends. Products other than the three get `application/problem+json`.
+/// The response that refuses: 503 with Retry-After, 404 when no route matched, or 403 when a filter
+/// says no; then the connection ends. Products other than the three get `application/problem+json`.
 pub(super) fn response(db: DbType, refusal: Refusal, why: &str, request: &[u8]) -> Vec<u8> {
     let (status, title, retry) = match refusal {
         Refusal::NoRoute => (404, "Not Found", ""),

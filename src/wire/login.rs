@@ -1,8 +1,8 @@
 //! Logging in to a server to learn its role, without a socket.
 //!
-//! Its own module because a check with a password is a conversation, where a probe is one question.
-//! Invariant: a login reads bounded messages, runs one query that changes nothing, and leaves
-//! politely; no secret gets into an error text.
+//! A check with a password is a conversation, where a probe is one question. Invariant: a login
+//! reads bounded messages, runs only queries that change nothing, and closes as its protocol
+//! prescribes; no secret gets into an error text.
 //!
 //! Passwords go over the connection as the server asks: PostgreSQL's `password` method and Redis
 //! send them in clear.
@@ -23,8 +23,8 @@ pub use conversation::{Login, LoginStep, Role, Term};
 /// The login for this database. `None` where there is no role to learn (Cassandra, SQL Server,
 /// Oracle, the HTTP ones, plain TCP).
 ///
-/// MongoDB says its role to everybody, Redis without a password does too: `user` and `password` are
-/// left out there. PostgreSQL is asked in its database `postgres`.
+/// MongoDB says its role without a login, Redis without a password does too: `user` and `password`
+/// are left out there. PostgreSQL is asked in its database `postgres`.
 pub fn login(db: DbType, user: Option<&str>, password: Option<&str>) -> Option<Box<dyn Login>> {
     let word = password.unwrap_or_default();
     match db {

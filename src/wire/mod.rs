@@ -1,11 +1,11 @@
 //! What is known of each protocol on the wire: functions and small states over bytes.
 //!
-//! Its own floor because it is the part that reads what strangers send. Invariant: no sockets, no
+//! A layer of its own because it reads what untrusted peers send. Invariant: no sockets, no
 //! runtime, no panic; every reader here is bounded and can be fed one byte at a time.
 //!
-//! [`sniff`] tells the protocols apart, [`refusal`] says no in each of them, [`probe`] asks whether
-//! a server lives, [`login`] also which role it has, [`replay`] knows what may be said twice. The other
-//! modules are one protocol each.
+//! [`sniff`] distinguishes the protocols, [`refusal`] refuses in each of them, [`probe`] asks
+//! whether a server is alive, [`login`] also which role it has, [`replay`] knows what may be sent
+//! twice. The other modules are one protocol each.
 
 mod cql;
 pub mod http1;

@@ -1,8 +1,8 @@
 //! MongoDB's wire protocol as far as a gateway needs it: first bytes, `hello`, refusal.
 //!
-//! Its own file because it is one message format. Invariant: of a document only the top level is
-//! read, everything else is skipped by its length. `hello` needs no credentials, so the probe
-//! learns the role as well.
+//! Invariant: of a document only the top level is read, everything else is skipped by its length.
+//! `hello` needs no credentials, so the probe learns the role as well. One message format, and two
+//! fifths of the file its tests.
 //!
 //! Sources: MongoDB manual, "MongoDB Wire Protocol"; bsonspec.org; the driver specification
 //! "Server Discovery and Monitoring".
@@ -117,7 +117,7 @@ fn error(code: i32, name: &str, text: &str, first: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// `hello`, which a server answers before anybody is authenticated.
+/// `hello`, which a server answers before authentication.
 pub(super) fn probe() -> Vec<u8> {
     let document = bson::write(&[("hello", Value::Int32(1)), ("$db", Value::String(b"admin"))]);
     message(0, OP_MSG, &op_msg(document))

@@ -1,8 +1,7 @@
 //! MySQL's and MariaDB's packets as far as a gateway needs them: the refusal before a handshake,
 //! what a server says first, and how to leave it without a login.
 //!
-//! Its own file because it is the protocol in which the server speaks first. Invariant: a packet's
-//! length is believed up to a bound only.
+//! The server speaks first. Invariant: a packet's length is believed up to a bound only.
 //!
 //! Source: MySQL Internals, "Client/Server Protocol": packets, ERR_Packet, Handshake v10.
 
@@ -63,16 +62,22 @@ pub(super) fn judge(answer: &[u8]) -> Verdict {
 /// One packet at the start of what a server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
+    /// Not all of it is there yet.
     NeedMore,
+    /// All of it is there.
     Whole {
+        /// Its sequence number, which each packet of an exchange counts up from 0.
         number: u8,
+        /// Its content: 1 to `MAX_PACKET_BYTES` bytes.
         payload: &'a [u8],
+        /// What follows it.
         rest: &'a [u8],
     },
     /// Empty, or longer than `MAX_PACKET_BYTES`.
     Malformed,
 }
 
+/// Reads the packet that `bytes` begin with: 3 bytes of length, 1 of number, the payload.
 pub fn read_packet(bytes: &[u8]) -> Packet<'_> {
     let mut reader = Reader::new(bytes);
     let Some([low, middle, high]) = reader.array() else {
@@ -104,6 +109,7 @@ pub(super) fn error_text(payload: &[u8]) -> String {
     format!("{code} {}", printable(text))
 }
 
+/// A packet with this sequence number; `payload` is shorter than 16 MiB.
 pub fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_le_bytes();
     let mut bytes = Vec::with_capacity(payload.len() + 4);
@@ -122,14 +128,17 @@ pub fn error(number: u8, code: u16, state: &[u8; 5], text: &str) -> Vec<u8> {
     )
 }
 
-/// Leaves a session that nobody needs.
+/// COM_QUIT: ends a session that is not needed any more.
 pub fn quit() -> Vec<u8> {
     packet(0, &[COM_QUIT])
 }
 
 const COM_QUIT: u8 = 1;
+/// First byte of an OK_Packet.
 pub const OK: u8 = 0;
+/// First byte of an ERR_Packet.
 pub const ERR: u8 = 0xff;
+/// First byte of a server's greeting: the protocol version, 10.
 pub const GREETING: u8 = 0x0a;
 
 /// Longest packet believed: greetings, authentication and errors have some hundred bytes.

@@ -1,19 +1,22 @@
 //! PostgreSQL's protocol 3 as far as a gateway needs it: how a session starts, how it is cancelled,
 //! how it is refused, and when it is idle.
 //!
-//! Its own module because the start of a session is read even where a route stands alone.
-//! Invariant: at most one startup packet is ever held; what passes afterwards is only counted.
+//! The start of a session is read even where a route has its listener alone. Invariant: at most one
+//! startup packet is ever held; what passes afterwards is only counted.
 //!
 //! Source: PostgreSQL manual, "Frontend/Backend Protocol", Message Formats.
 
+mod frame;
+mod idle_tracker;
 mod startup;
-mod stream;
+mod startup_tracker;
 
+pub use idle_tracker::IdleTracker;
 pub use startup::{
     CancelKey, GSSENC_REQUEST, MAX_STARTUP_BYTES, SSL_REQUEST, Start, StartupMessage, parse_start,
 };
 pub(super) use startup::{only_starts, startup_packet};
-pub use stream::{IdleTracker, Progress, StartupTracker};
+pub use startup_tracker::{Progress, StartupTracker};
 
 /// Whether the last bytes of a server are a ReadyForQuery: it waits for the client, and a message of
 /// its own may follow.

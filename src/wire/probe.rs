@@ -1,7 +1,8 @@
-//! Health probes without credentials: what to send to a server, and whether its answer is life.
+//! Health probes without credentials: what to send to a server, and whether its answer shows that
+//! it is alive.
 //!
-//! Its own file because it is one table over all protocols. Invariant: no probe logs in, leaves a
-//! line in a server's log that is not asked for, or counts as a failed login.
+//! One table over all protocols. Invariant: no probe logs in, leaves a line in a server's log that
+//! is not asked for, or counts as a failed login.
 
 use super::reader::Reader;
 use super::{cql, http_db, mongodb, mysql, postgres, printable, redis, tds, tns};
@@ -58,9 +59,9 @@ pub fn begin_session() -> Vec<u8> {
     ])
 }
 
-/// Whether a Postgres server serves whoever connected when this one did, by the start of its answer
-/// to [`begin_session`]. Only 57P03 says no: it starts, recovers or ends. Any other refusal is
-/// about the user.
+/// Whether a Postgres server serves a client that connected when this one did, by the start of its
+/// answer to [`begin_session`]. Only 57P03 says no: it starts, recovers or ends. Any other refusal
+/// is about the user.
 pub fn takes_clients(answer: &[u8]) -> Verdict {
     let Some((kind, rest)) = answer.split_first() else {
         return Verdict::NeedMore;

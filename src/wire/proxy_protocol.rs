@@ -1,7 +1,7 @@
 //! The PROXY protocol: who the client was, in front of what it sends.
 //!
-//! Its own file because it is spoken before every other protocol. Invariant: a header is read
-//! strictly and whole, or refused; it never takes more than [`MAX_BYTES`].
+//! Spoken before every other protocol. Invariant: a header is read strictly and whole, or refused;
+//! it never takes more than [`MAX_BYTES`].
 //!
 //! Source: HAProxy, `proxy-protocol.txt`, revision 2020/03/05, sections 2.1 and 2.2.
 
@@ -18,11 +18,13 @@ pub const MAX_BYTES: usize = 4096 + 16;
 /// What the first bytes of a connection are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
+    /// Fits a header so far, and is not whole.
     NeedMore,
     /// No PROXY header.
     Absent,
     /// Begins like one and is none.
     Malformed,
+    /// A whole header; the client's own bytes follow it.
     Header(Header),
 }
 
@@ -39,7 +41,9 @@ pub struct Header {
 /// Both ends of a proxied connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
+    /// The client's end.
     pub source: SocketAddr,
+    /// The end that the client connected to: the proxy's own.
     pub destination: SocketAddr,
 }
 

@@ -1,7 +1,7 @@
-//! A position in bytes that nobody vouches for.
+//! A position in bytes that cannot be trusted, for every binary codec here.
 //!
-//! Its own file because every binary codec here reads the same way. Invariant: nothing is read
-//! past the end and nothing is allocated; `None` means that the bytes end too early.
+//! Invariant: nothing is read past the end and nothing is allocated; `None` means that the bytes
+//! end too early.
 
 /// Reads from the front of a slice.
 #[derive(Clone, Copy, Debug)]

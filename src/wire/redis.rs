@@ -1,7 +1,7 @@
 //! Redis (and Valkey) as far as a gateway needs it: first bytes, refusal, probe.
 //!
-//! Its own file because RESP is text and shares nothing with the binary protocols. Invariant: a
-//! command is read for its name and its length, its arguments are only skipped.
+//! Invariant: a command is read for its name and its length, its arguments are only skipped. Long
+//! because commands and replies are read here, for clients, probes and logins.
 //!
 //! Source: redis.io, "Redis serialization protocol specification".
 
@@ -9,7 +9,7 @@ use super::printable;
 use super::signature::SignatureMatch;
 use super::verdict::Verdict;
 
-/// `PING`, which a server answers before anybody is authenticated.
+/// `PING`, which a server answers before authentication.
 pub(super) const PROBE: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// Whether a client of Redis begins like this: a RESP array, or a command typed by hand.
@@ -128,7 +128,7 @@ pub(super) fn is_set_up(verb: &[u8]) -> bool {
 }
 
 /// Whether these are whole commands that set up the client's own connection, and nothing else:
-/// HELLO, AUTH, PING, SELECT, COMMAND, and CLIENT where it concerns nobody else.
+/// HELLO, AUTH, PING, SELECT, COMMAND, and CLIENT where it concerns no other connection.
 pub(super) fn only_sets_up(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         let Command::Named {

@@ -1,9 +1,9 @@
-//! Which first words of a client may be said to a second server, because they have no effect on
-//! the first.
+//! Which first bytes of a client may be sent to a second server, because they have no effect on the
+//! first.
 //!
-//! Its own file because it is one question over all protocols, and a wrong yes runs a command
-//! twice. Invariant: no unless every byte is known to be without effect; what cannot be read is a
-//! no. Asked by TCP sessions whose connection was gone before the server had answered.
+//! One question over all protocols; a wrong yes runs a command twice. Invariant: no unless every
+//! byte is known to be without effect; what cannot be read is a no. Asked by TCP sessions whose
+//! connection was gone before the server had answered.
 
 use super::{mongodb, postgres, redis, tls};
 use crate::config::DbType;
@@ -14,7 +14,7 @@ use crate::config::DbType;
 /// | database | what |
 /// |---|---|
 /// | Postgres | SSLRequest, GSSENCRequest, StartupMessage, passwords |
-/// | Redis | HELLO, AUTH, PING, SELECT, COMMAND, and CLIENT where it concerns nobody else |
+/// | Redis | HELLO, AUTH, PING, SELECT, COMMAND, and CLIENT where it concerns no other connection |
 /// | MongoDB | `hello`, `isMaster` |
 /// | these three | a ClientHello of TLS, without early data |
 pub fn is_harmless(db: DbType, sent: &[u8]) -> bool {

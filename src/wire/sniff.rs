@@ -1,10 +1,10 @@
 //! Which protocol a connection speaks, from its first bytes.
 //!
-//! Its own file because it is the one table where all protocols meet. Invariant: a decision does
-//! not change when more bytes come, and after [`MAX_BYTES`] there is one.
+//! The one table where all protocols meet. Invariant: a decision does not change when more bytes
+//! come, and after [`MAX_BYTES`] there is one.
 //!
 //! Each protocol says of the bytes so far: no, maybe, or yes; the first in [`classify`] that does
-//! not say no decides. They are ordered so that whoever needs few bytes comes first. What keeps
+//! not say no decides. They are ordered so that one that needs few bytes comes first. What keeps
 //! them apart: a first MongoDB message is shorter than 64 KiB, so its third and fourth byte are 0.
 
 use super::postgres::{CancelKey, Start, StartupMessage, parse_start};
@@ -21,16 +21,27 @@ pub const MAX_BYTES: usize = 16 * 1024;
 pub enum Sniffed {
     /// Fits more than one protocol, or one that says more in the bytes to come.
     NeedMore,
+    /// A whole ClientHello (RFC 8446 4.1.2).
     Tls(ClientHello),
+    /// A Postgres client asks for TLS and waits for one byte.
     PostgresSsl,
+    /// A Postgres client asks for GSSAPI encryption and waits for one byte.
     PostgresGssenc,
+    /// A Postgres client cancels the query of the session with this key.
     PostgresCancel(CancelKey),
+    /// A Postgres client logs in, in clear.
     PostgresStartup(StartupMessage),
+    /// A RESP array, or a command typed by hand.
     Redis,
+    /// A message of MongoDB that answers nothing: OP_MSG, or OP_QUERY of older drivers.
     Mongodb,
+    /// Cassandra's OPTIONS or STARTUP, version 3 or later.
     Cql,
+    /// A PRELOGIN of SQL Server, in clear.
     Tds,
+    /// A CONNECT of Oracle.
     Tns,
+    /// A method of HTTP/1, or the preface of HTTP/2: a database that speaks HTTP.
     Http,
     /// None of these.
     Unknown,

@@ -1,7 +1,6 @@
 //! SQL Server's TDS as far as a gateway needs it: first bytes, PRELOGIN, refusal, probe.
 //!
-//! Its own file because it is one packet format. Invariant: packets are walked by their headers,
-//! a login is skipped and never kept.
+//! Invariant: packets are walked by their headers, a login is skipped and never kept.
 //!
 //! Source: MS-TDS 2.2.3 (packets), 2.2.6.4 (LOGIN7), 2.2.6.5 (PRELOGIN), 2.2.7.10 (ERROR).
 

@@ -1,7 +1,7 @@
 //! Oracle's TNS as far as a gateway needs it: first bytes, refusal, probe.
 //!
-//! Its own file because it is one packet format, known from its use and not from a standard.
-//! Invariant: only the header of a packet and the version of a CONNECT decide.
+//! The packet format is known from its use and not from a standard. Invariant: only the header of a
+//! packet and the version of a CONNECT decide.
 
 use super::printable;
 use super::reader::Reader;

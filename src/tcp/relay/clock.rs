@@ -1,8 +1,8 @@
 //! The timer of a relay: when nothing has moved for too long.
 //!
-//! Its own file because a timer that is set anew with every read costs more than the read is worth.
-//! Invariants: moving bytes only notes the time; the timer is touched when it fires, or when it has
-//! to fire earlier than it would; a session that waits for nothing has none.
+//! A timer that is set anew with every read costs more than the read is worth. Invariants: moving
+//! bytes only notes the time; the timer is touched when it fires, or when it has to fire earlier
+//! than it would; a session that waits for nothing has none.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,7 +38,7 @@ impl Clock {
     /// Ready when nothing has moved for `patience`.
     pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>, patience: Duration) -> Poll<()> {
         loop {
-            // Later than time can tell: never.
+            // Later than time can express: never.
             let Some(due) = self.last.checked_add(patience) else {
                 return Poll::Pending;
             };

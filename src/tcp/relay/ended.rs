@@ -21,6 +21,7 @@ pub struct Ended {
     pub up: u64,
     /// Bytes written to the client.
     pub down: u64,
+    /// The sockets that the caller has still to close, by protocol.
     pub rest: Rest,
 }
 
@@ -29,13 +30,15 @@ pub struct Ended {
 pub enum Rest {
     /// Both sides are closed, by reset where one was due.
     Closed,
-    /// Both are open (`drained`, `idle_timeout`), so that the client can be told in its own
-    /// protocol.
+    /// Both are open (`drained`, `idle_timeout`), so that the client can be notified in its
+    /// own protocol.
     Open {
+        /// For a goodbye in its protocol, unless `cut`.
         client: Transport,
+        /// Dropped by the caller, or left by a login that is refused (MySQL, `silent`).
         server: Transport,
         /// Bytes of the server were lost on the way to the client: it is in the middle of a
-        /// message and cannot be told anything.
+        /// message and can receive nothing else.
         cut: bool,
         /// The last six bytes of the server; `None` when they were spliced.
         last: Option<[u8; 6]>,
@@ -45,7 +48,7 @@ pub enum Rest {
     /// The server said something and closed without reading what it was sent first. The client has
     /// its words, and is to be closed in order.
     LastWords { client: Transport },
-    /// The client left without a byte; the server has not been told.
+    /// The client left without a byte; the server has not received its end.
     Abandoned { server: Transport },
     /// The server went before it sent a byte. `sent` is all that came from the client.
     Unanswered { client: Transport, sent: Bytes },

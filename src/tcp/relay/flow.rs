@@ -1,13 +1,12 @@
 //! One direction of a relay: from a source to a sink.
 //!
-//! Its own file because here is the order of what is done, so that no byte is lost, doubled or
-//! reordered, whether they are copied or spliced and whenever it changes from one to the other.
-//! Invariants: nothing is read while something read before is still to be written, so what a slow
-//! sink costs is bounded; a flow at rest holds no memory but itself; the end of the stream is
-//! passed on after the last byte.
+//! It fixes the order of the steps, so that no byte is lost, doubled or reordered, whether they are
+//! copied or spliced and whenever it changes from one to the other. Invariants: nothing is read
+//! while something read before is still to be written, so what a slow sink costs is bounded; a flow
+//! at rest holds no memory but itself; the end of the stream is passed on after the last byte.
 //!
-//! `copy` and `splice` are the two ways to move a portion, `mode` chooses between them, `gather` lets
-//! the source of a long streak wait, `past` is what is remembered of the bytes.
+//! `copy` and `splice` are the two ways to move a portion, `mode` chooses between them, `gather`
+//! lets the source of a long streak wait, `past` is what is remembered of the bytes.
 
 mod buffer;
 mod copy;
@@ -60,9 +59,9 @@ pub(super) enum Step {
     Moved,
     /// Nothing to do until the task is woken.
     Pending,
-    /// The source has no more. The next step tells the sink.
+    /// The source has no more. The next step passes the end on to the sink.
     Ended,
-    /// The sink was told. The flow is over.
+    /// The sink has received the end. The flow is over.
     Finished,
     /// The source broke. The flow is over.
     SourceFailed(Loss),
@@ -158,12 +157,12 @@ impl<'a> Flow<'a> {
         self.kept.take().map(|kept| kept.into_bytes())
     }
 
-    /// Whether the source may have bytes that it does not tell of.
+    /// Whether the source may have bytes that it does not wake for.
     pub(super) fn gathers(&self) -> bool {
         self.gather.is_asked()
     }
 
-    /// The source tells of every byte again, also of those it has already.
+    /// The source wakes for every byte again, also of those it has already.
     pub(super) fn release<S: Socket>(&mut self, source: &mut S) {
         self.gather.release(source);
     }

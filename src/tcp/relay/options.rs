@@ -18,7 +18,7 @@ pub struct Relay<'a> {
     pub half_open_timeout: Duration,
     /// Where bulk gets its pipes from, if both sides are plain. `None`: everything is copied.
     pub pipes: Option<Arc<Pipes>>,
-    /// Hears how many bytes went where, often, but not for each read.
+    /// Called with how many bytes went where, often, but not for each read.
     pub count: &'a (dyn Fn(Direction, u64) + Send + Sync),
     /// Not of the client: written to the server before anything of the client's.
     pub preface: Bytes,
@@ -34,18 +34,21 @@ pub struct Relay<'a> {
     pub on_client_bytes: Option<Observer<'a>>,
     /// Sees what is read from the server.
     pub on_server_bytes: Option<Observer<'a>>,
+    /// What a server gets whose client leaves before its first byte. Default: `PassEnd`.
     pub silent_client: SilentClient,
     /// Dropped when one side has ended: what is left is little work for the thread.
     pub carried: Option<Carried>,
+    /// What the protocol of this session allows. Default: `ServerBehavior::NONE`.
     pub behavior: &'a ServerBehavior<'a>,
     /// While the server has not sent a byte, so many of the client's are kept. If the server goes
-    /// before it sends one and all of them fit, the session ends as [`Rest::Unanswered`](super::Rest::Unanswered) and the
-    /// client has noticed nothing. 0: none.
+    /// before it sends one and all of them fit, the session ends as
+    /// [`Rest::Unanswered`](super::Rest::Unanswered) and the client has noticed nothing. 0: none.
     pub keep_unanswered: usize,
 }
 
 /// What is known of the protocol that is spoken.
 pub struct ServerBehavior<'a> {
+    /// When `Relay::idle_timeout` may end a session in which nothing moves.
     pub idle: Idle<'a>,
     /// What is done for a session that is stopped while an answer is due.
     pub graceful_end: Option<GracefulEnd<'a>>,
@@ -71,10 +74,10 @@ impl ServerBehavior<'_> {
 pub enum Idle<'a> {
     /// Always.
     Silent,
-    /// Unless the client spoke last, or has not taken all of its answer: it waits for one. Where each
-    /// request has one.
+    /// Unless the client spoke last, or has not taken all of its answer: it waits for one. Where
+    /// each request has one.
     Answered,
-    /// When this says so.
+    /// When this returns true.
     When(&'a (dyn Fn() -> bool + Send + Sync)),
 }
 
@@ -106,10 +109,10 @@ pub enum Seen {
 /// What becomes of the server of a client that ends or breaks before its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SilentClient {
-    /// It hears of it, like any other.
+    /// It receives the end, like any other.
     PassEnd,
-    /// It hears nothing and is handed back ([`Rest::Abandoned`](super::Rest::Abandoned)). For MySQL and MariaDB, which
-    /// count a handshake that ends, however it ends, against our address.
+    /// It receives nothing and is handed back ([`Rest::Abandoned`](super::Rest::Abandoned)). For
+    /// MySQL and MariaDB, which count a handshake that ends, however it ends, against our address.
     HandBack,
 }
 

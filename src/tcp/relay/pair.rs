@@ -1,9 +1,9 @@
 //! Both directions of one session, with their sockets and what ends them.
 //!
-//! Its own file because here the two directions meet: whose end or failure means what for the
-//! other, for the session's reason, and for how each socket is closed. Invariants: both get their
-//! turn in equal portions; a failed sink does not end the session before the other direction has
-//! delivered what its source still had.
+//! The two directions meet here: whose end or failure means what for the other, for the session's
+//! reason, and for how each socket is closed. Invariants: both get their turn in equal portions; a
+//! failed sink does not end the session before the other direction has delivered what its source
+//! still had. Long because each way to end needs the state of both directions.
 
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
@@ -89,8 +89,8 @@ impl<'a> Relay<'a> {
     /// future that is moved in would be stored twice). Both streams should be
     /// [tuned](crate::upstream::tune).
     ///
-    /// Less than 500 bytes while it runs. A task that keeps the [`Relay`] in a block which ends before the
-    /// `await` has no room for that, too.
+    /// Less than 500 bytes while it runs. A task that keeps the [`Relay`] in a block which ends
+    /// before the `await` has no room for that, too.
     pub fn run<S>(
         self,
         client: Transport,
@@ -127,7 +127,8 @@ impl<'a> Pair<'a> {
             server,
             up: Flow::new(relay.to_server, relay.on_client_bytes)
                 .having_passed(relay.passed_up)
-                // Before the preface, which is not of the client and is not sent again as if it were.
+                // Before the preface, which is not of the client and is not sent again as if it
+                // were.
                 .keeping(keep)
                 .after(relay.preface),
             down: Flow::new(relay.to_client, relay.on_server_bytes)
@@ -219,7 +220,7 @@ impl<'a> Pair<'a> {
         })
     }
 
-    /// Whether the server has answered everything, as far as can be told.
+    /// Whether the server has answered everything, as far as can be seen.
     fn is_answered(&self, graceful_end: GracefulEnd<'a>) -> bool {
         match self.behavior.idle {
             Idle::When(is_idle) => is_idle(),
@@ -322,7 +323,7 @@ impl<'a> Pair<'a> {
             (true, Some(idle)) => Some(idle.min(self.half_open_timeout)),
         };
         loop {
-            // A source is not read while its sink is slow, so its reset would not be heard of.
+            // A source is not read while its sink is slow, so its reset would not be noticed.
             let stuck = self.up.has_pending() || self.down.has_pending();
             let check = stuck.then(|| STUCK * self.checks.saturating_add(1));
             let patience = match (limit, check) {
@@ -362,14 +363,14 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Whether another server could take over unseen, and there is somebody to take over for.
+    /// Whether another server could take over unseen, and there is a client to take over for.
     fn can_be_replayed(&self) -> bool {
         self.up.keeps() && (self.up.bytes_read() > 0 || self.up.stage() == Stage::Open)
     }
 
     pub(super) fn close(mut self, end: End) -> Ended {
         let (up, down) = (self.up.bytes_written(), self.down.bytes_written());
-        // Before the client is told anything.
+        // Before anything is sent to the client.
         let is_left = matches!(end, End::Over | End::ServerFailed) && self.client_has_left();
         let over = matches!(end, End::Over).then(|| self.reason_when_over(is_left));
         let has_last_words = !is_left && self.are_last_words(end);
@@ -384,7 +385,7 @@ impl<'a> Pair<'a> {
             }
             (End::Over, _) => {
                 let failed = |flow: &Flow| flow.stage() == Stage::Failed;
-                // The sink that failed is gone; the other side hears of it.
+                // The sink that failed is gone; the other side receives a reset.
                 if failed(&self.up) {
                     close_with_reset(client);
                 }
@@ -489,8 +490,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Whether nothing but the end is to come from `stream`. What it sent before is lost, so this is for
-/// when nobody is there to take it.
+/// Whether nothing but the end is to come from `stream`. What it sent before is lost, so this is
+/// for when nobody is there to take it.
 fn is_at_end(stream: &mut Transport) -> bool {
     if let Some(stream) = stream.plain() {
         return is_socket_at_end(stream);
@@ -506,7 +507,7 @@ fn is_at_end(stream: &mut Transport) -> bool {
     false
 }
 
-/// Asks the system itself: tokio may not have heard of the end yet.
+/// Asks the system itself: tokio may not have noticed the end yet.
 fn is_socket_at_end(stream: &TcpStream) -> bool {
     let socket = SockRef::from(stream);
     let mut dropped = [MaybeUninit::uninit(); 1024];

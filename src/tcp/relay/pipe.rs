@@ -1,9 +1,9 @@
 //! Kernel pipes for `splice(2)`, shared by all relays of one gateway.
 //!
-//! Its own file because pipes are descriptors, and descriptors must have an owner and a bound.
-//! Invariants: never more than `most` pipes exist; a pipe that comes back with bytes in it is
-//! closed, so nobody can ever get another session's bytes; a [`Pipe`] is filled only while it is
-//! empty, since a full pipe and an empty socket give the same error.
+//! Pipes are descriptors, which need an owner and a bound. Invariants: never more than `most` pipes
+//! exist; a pipe that comes back with bytes in it is closed, so no session can ever get another
+//! one's bytes; a [`Pipe`] is filled only while it is empty, since a full pipe and an empty socket
+//! give the same error.
 
 use std::fmt;
 use std::io;

@@ -1,8 +1,8 @@
 //! What a relay does to a socket, and how sockets of sessions are torn down.
 //!
-//! Its own file because it is the one place of the relay that reads and writes a [`Transport`]: what is in
-//! `flow` runs over anything that is a [`Socket`], in tests over a schedule. Invariant: readiness
-//! is given up only after the system said `WouldBlock`, so no event is lost.
+//! The one place of the relay that reads and writes a [`Transport`]: what is in `flow` runs over
+//! anything that is a [`Socket`], in tests over a schedule. Invariant: readiness is given up only
+//! after the system answered `WouldBlock`, so no event is lost.
 
 use std::io;
 use std::pin::Pin;
@@ -71,12 +71,12 @@ impl Socket for Transport {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(stream) = self.plain() {
-            // Tokio writes only what it has heard is writable, and of a socket that is new to this
-            // runtime it has heard nothing: mostly there is room.
+            // Tokio writes only after an event says writable, and a socket that is new to this
+            // runtime has had none: mostly there is room.
             match send(stream, bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // The system tells it once: another write would be told of a broken pipe.
+                // The system reports it once: another write would get a broken pipe.
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
@@ -129,10 +129,10 @@ fn spliceable(transport: &Transport) -> io::Result<&TcpStream> {
         .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-/// Closes with RST, so that the peer hears of a failure and not of an end. What has not left yet is
+/// Closes with RST, so that the peer sees a failure and not an end. What has not left yet is
 /// thrown away.
 pub fn close_with_reset(stream: Transport) {
-    // A socket that cannot be set so has nobody left who could be told.
+    // A socket that cannot be set so has no peer left to notify.
     let _gone = SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO));
 }
 

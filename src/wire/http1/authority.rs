@@ -1,8 +1,8 @@
 //! `host [":" port]`, as it stands in `Host` and in an absolute-form target.
 //!
-//! Its own file because both places must agree on one grammar (RFC 9112 3.2, RFC 3986 3.2.2).
-//! Invariant: nothing that one parser could split elsewhere than another passes: no userinfo, no
-//! second colon, no stray bracket.
+//! Both places must agree on one grammar (RFC 9112 3.2, RFC 3986 3.2.2). Invariant: nothing that
+//! one parser could split elsewhere than another passes: no userinfo, no second colon, no stray
+//! bracket.
 
 use std::net::Ipv6Addr;
 

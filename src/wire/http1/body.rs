@@ -1,8 +1,8 @@
 //! Which bytes after a head are that request's body.
 //!
-//! Its own file because it is a second small machine, with its own grammar (RFC 9112 6.2, 7.1).
-//! Invariant: every byte given is looked at once; a body that breaks the grammar ends in an error
-//! and never in a guess where the next request starts.
+//! A state machine for RFC 9112 6.2 (Content-Length) and 7.1 (chunked). Invariant: every byte given
+//! is looked at once; a body that breaks the grammar ends in an error and never in a guess where
+//! the next request starts.
 
 use super::{BodyFraming, MAX_FIELD_NAME_BYTES, MAX_FIELDS, is_field_text, is_tchar};
 

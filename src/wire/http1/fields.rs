@@ -1,7 +1,7 @@
 //! The header fields of a head, and what those that frame it say together.
 //!
-//! Its own file because framing is decided from several fields at once (RFC 9112 6). Invariant:
-//! fields that contradict each other never pass.
+//! Framing is decided from several fields at once (RFC 9112 6). Invariant: fields that contradict
+//! each other never pass.
 
 use std::ops::Range;
 
@@ -100,7 +100,7 @@ impl Fields {
     }
 
     /// RFC 9112 3.2, 3.2.2. An absolute-form target that names another host than `Host` is refused
-    /// instead of overriding it: someone in front of us may have looked at `Host`. Answers whether
+    /// instead of overriding it: a proxy in front of us may have looked at `Host`. Answers whether
     /// there is a `Host`.
     pub(super) fn check_host(&self, bytes: &[u8], request: &RequestLine) -> Result<bool, Refusal> {
         let (Some(host), Some(named)) = (&self.host, &request.named) else {
@@ -180,7 +180,7 @@ fn length(text: &[u8]) -> Result<u64, Refusal> {
 }
 
 /// `chunked` and nothing else (RFC 9112 6.1, 7). A registered coding gets the 501 that 6.1 asks
-/// for; everything else is somebody trying to be read in two ways.
+/// for; everything else is an attempt to be read in two ways.
 fn transfer_encoding(text: &[u8]) -> Result<Chunked, Refusal> {
     if text.eq_ignore_ascii_case(b"chunked") {
         return Ok(Chunked);

@@ -1,9 +1,9 @@
 //! The scanner that decides about one request head.
 //!
-//! Its own file because it is the whole gate: everything that is refused before a request exists is
-//! refused here, with the RFC section beside it. Invariant: each byte is looked at once to find
-//! line ends and once when its line is whole, however the bytes are cut into reads, and the verdict
-//! does not depend on the cuts.
+//! Everything that is refused before a request exists is refused here or in a file that is called
+//! from here, with the RFC section beside it. Invariant: each byte is looked at once to find line
+//! ends and once when its line is whole, however the bytes are cut into reads, and the verdict does
+//! not depend on the cuts.
 
 use super::framing::{BodyFraming, Version};
 use super::refusal::{Refusal, bad, too_large};
@@ -58,6 +58,7 @@ pub struct HeadSummary {
     /// The host and port of an absolute-form target.
     pub(super) authority: Option<Range<usize>>,
     pub(super) has_host: bool,
+    /// The version in the request line.
     pub version: Version,
     /// How to find the end of the body.
     pub body: BodyFraming,
@@ -104,8 +105,8 @@ impl HeadScanner {
                     self.scanned += 1;
                     Ok(None)
                 }
-                // RFC 9110 5.5 (values), RFC 9112 3 (request line). Refused at once, so that
-                // someone who speaks TLS to this port is not kept waiting for a line end.
+                // RFC 9110 5.5 (values), RFC 9112 3 (request line). Refused at once, so that a
+                // client that speaks TLS to this port is not kept waiting for a line end.
                 byte if !is_field_text(byte) => Err(bad("control byte")),
                 _ => {
                     self.scanned += 1;

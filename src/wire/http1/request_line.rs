@@ -1,7 +1,7 @@
 //! The first line of a head: method, target, version.
 //!
-//! Its own file because it has a grammar of its own (RFC 9112 3). Invariant: a line that passes has
-//! one reading; with its escapes the target is of a form that Pingora holds unchanged.
+//! Its grammar is that of RFC 9112 3. Invariant: a line that passes has one reading; with its
+//! escapes the target is of a form that Pingora holds unchanged.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub(super) struct RequestLine {
     pub(super) target: Range<usize>,
     /// How many bytes of the target go on as escapes.
     pub(super) escapes: usize,
-    /// Whom an absolute-form target names.
+    /// The host that an absolute-form target names.
     pub(super) named: Option<Named>,
     pub(super) version: Version,
 }
@@ -41,7 +41,7 @@ impl RequestLine {
     ) -> Result<(RequestLine, Result<(), Refusal>), Refusal> {
         let text = &bytes[line.clone()];
         // Exactly one SP between three parts: RFC 9112 3 lets recipients split on any whitespace,
-        // which moves the target for whoever splits otherwise.
+        // which moves the target for a reader that splits otherwise.
         let mut spaces = text
             .iter()
             .enumerate()

@@ -1,8 +1,8 @@
 //! The bytes of a request target: which go on as they are, which as escapes, and which not at all.
 //!
-//! Its own file because clients send more than RFC 3986 lets them, and a byte that two servers read
-//! differently must not reach one of them. Invariant: what comes out of [`escaped`] is in the
-//! grammar of RFC 3986 (but for `[` and `]`, which every server takes) and means what came in.
+//! Clients send more than RFC 3986 lets them, and a byte that two servers read differently must not
+//! reach one of them. Invariant: what comes out of [`escaped`] is in the grammar of RFC 3986 (but
+//! for `[` and `]`, which every server takes) and means what came in.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Kept,
-    /// Percent-encoded: RFC 3986 has no place for it, and nobody takes it for anything else. A
+    /// Percent-encoded: RFC 3986 has no place for it, and no server takes it for anything else. A
     /// backslash is among them because some servers take a raw one for a slash.
     Escaped,
     /// A control character or a space, which end a target for some readers, or `#`, at which some

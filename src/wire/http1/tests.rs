@@ -1,4 +1,5 @@
-//! The table, cut into every kind of piece; limits; chunked bodies; and random bytes.
+//! The table, cut into every kind of piece; limits; chunked bodies; and random bytes. Long because
+//! it tests all files of this folder together, as a connection uses them.
 
 use proptest::prelude::*;
 

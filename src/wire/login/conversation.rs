@@ -14,6 +14,7 @@ pub enum Role {
 pub struct Term {
     /// Which history: terms of others mean nothing beside it.
     pub group: u64,
+    /// Compared within one `group`: the higher number is the later primary.
     pub number: u64,
 }
 
@@ -25,7 +26,12 @@ pub enum LoginStep {
     /// Write this, then read more.
     Send(Vec<u8>),
     /// Logged in and answered. Write the termination (it may be empty) and close.
-    Done { role: Role, termination: Vec<u8> },
+    Done {
+        /// Primary or replica.
+        role: Role,
+        /// What to write before the close; may be empty.
+        termination: Vec<u8>,
+    },
     /// Close. The text is fit for a log: what the server said, or what it lacks.
     Failed(String),
 }

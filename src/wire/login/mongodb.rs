@@ -1,6 +1,6 @@
 //! Reading MongoDB's role, and a primary's term, from `hello`, which needs no login.
 //!
-//! Its own file to stand beside the conversations that do log in. Invariant: one question.
+//! Invariant: one question.
 
 use super::conversation::{Held, Login, LoginStep, Role, Term};
 use crate::wire::mongodb::{Hello, probe, read_hello};

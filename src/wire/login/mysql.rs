@@ -1,7 +1,7 @@
 //! Logging in to MySQL or MariaDB and asking whether it takes writes, and whether it serves at all.
 //!
-//! Its own file because it is one conversation. Invariant: a login that was begun is finished or
-//! refused by the server, and left by COM_QUIT: it never counts as an abandoned handshake.
+//! Invariant: a login that was begun is finished or refused by the server, and left by COM_QUIT: it
+//! never counts as an abandoned handshake. One conversation, and two fifths of the file its tests.
 //!
 //! Sources: MySQL Internals, "Connection Phase", "caching_sha2_password", "Text Protocol";
 //! MariaDB documentation, "Connecting".

@@ -1,7 +1,7 @@
 //! Logging in to PostgreSQL and asking `pg_is_in_recovery()`, and a primary for its timeline.
 //!
-//! Its own file because it is one conversation. Invariant: a message is read whole and once, and
-//! one that does not belong where it comes ends the login.
+//! Invariant: a message is read whole and once, and one that does not belong where it comes ends
+//! the login. One conversation, and nearly half of the file its tests.
 //!
 //! Source: PostgreSQL manual, "Message Flow" and "SASL Authentication".
 
@@ -264,7 +264,7 @@ fn new_nonce() -> String {
 }
 
 /// The timeline of the moment: `pg_control_checkpoint()` has that of the last checkpoint, which may
-/// be older than a promotion. Both functions are for everybody.
+/// be older than a promotion. Every user may call both functions.
 const TIMELINE: &[u8] = b"SELECT system_identifier, pg_walfile_name(pg_current_wal_lsn()) \
     FROM pg_control_system()\0";
 

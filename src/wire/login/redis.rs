@@ -1,7 +1,7 @@
 //! Logging in to Redis and reading its role from `INFO replication`.
 //!
-//! Its own file because it is one conversation. Invariant: three commands at most, none that changes
-//! anything. INFO is answered also by a server that serves nobody (LOADING, MASTERDOWN): PING is not.
+//! Invariant: three commands at most, none that changes anything. INFO is answered also by a server
+//! that takes no clients (LOADING, MASTERDOWN): PING is not.
 
 use super::conversation::{Held, Login, LoginStep, Role};
 use crate::wire::printable;

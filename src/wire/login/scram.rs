@@ -1,7 +1,7 @@
 //! SCRAM-SHA-256 as a client, without channel binding.
 //!
-//! Its own file because it is an exchange of its own inside PostgreSQL's. Invariant: the server is
-//! authenticated as well, and cannot ask for more work than [`MAX_ITERATIONS`].
+//! An exchange inside PostgreSQL's login. Invariant: the server is authenticated as well, and
+//! cannot ask for more work than [`MAX_ITERATIONS`].
 //!
 //! Sources: RFC 5802, RFC 7677. Passwords are taken as their UTF-8 bytes: those for which SASLprep
 //! (RFC 4013) changes something must be written in their prepared form.

@@ -1,7 +1,7 @@
 //! BSON: a small writer, and a reader of the top level of a document.
 //!
-//! Its own file because it is a format of its own. Invariant: the reader visits each byte at most
-//! once and does not recurse; lengths that lie end it.
+//! Invariant: the reader visits each byte at most once and does not recurse; lengths that lie end
+//! it.
 //!
 //! Source: bsonspec.org, version 1.1.
 

@@ -1,9 +1,9 @@
 //! The two packets in which a session of MySQL or MariaDB begins: the server's greeting and the
 //! client's answer.
 //!
-//! Its own file because a health check's login and a gateway between the two read the same packets.
-//! What is passed on unchanged is never taken apart: an answer is rewritten in the one field that
-//! proves the password, all others stay byte by byte.
+//! Read by a health check's login and by a gateway between the two. What is passed on unchanged is
+//! never taken apart: an answer is rewritten in the one field that proves the password, all others
+//! stay byte by byte.
 //!
 //! Source: MySQL Internals, "Connection Phase Packets": Handshake v10, HandshakeResponse41,
 //! AuthSwitchRequest.
@@ -16,7 +16,9 @@ use crate::wire::reader::Reader;
 pub struct Greeting<'a> {
     /// By which `KILL` names the session.
     pub id: u32,
+    /// What a password is hashed with: 20 bytes as a rule, without the NUL that ends them.
     pub salt: Vec<u8>,
+    /// The server's authentication plugin, such as [`NATIVE`] or `caching_sha2_password`.
     pub method: &'a [u8],
 }
 
@@ -66,6 +68,7 @@ pub struct Login<'a> {
 }
 
 impl<'a> Answer<'a> {
+    /// Reads the payload of the client's first packet.
     pub fn read(payload: &'a [u8]) -> Answer<'a> {
         match Login::read(payload) {
             Some(login) => Answer::Login(login),
@@ -131,6 +134,7 @@ pub fn switch_to_native(number: u8, salt: &[u8]) -> Vec<u8> {
     packet(number, &[&[SWITCH], NATIVE, &[0], salt, &[0]].concat())
 }
 
+/// The authentication plugin that hashes with SHA-1; what servers without plugins use.
 pub const NATIVE: &[u8] = b"mysql_native_password";
 const SWITCH: u8 = 0xfe;
 

@@ -1,8 +1,8 @@
 //! `KILL` in a client's command.
 //!
-//! Its own file because whose thread a number names decides whose query ends. Invariant: a command
-//! that a server would take for a KILL of a thread is never taken for something else; what is none
-//! may be read to its end without being understood.
+//! The thread that its number names decides whose query ends. Invariant: a command that a server
+//! would take for a KILL of a thread is never taken for something else; what is none may be read to
+//! its end without being understood.
 //!
 //! Sources: MySQL Reference Manual, "KILL Statement", "Comments"; MariaDB documentation, "KILL";
 //! MySQL Internals, "COM_QUERY", "COM_PROCESS_KILL".
@@ -16,6 +16,7 @@ pub enum Command {
     Kill(u64),
     /// What drivers send of their own before their first real one: `SET`, `SELECT @@…`, ping.
     Setup,
+    /// Concerns no thread by its id; to be passed on as it is.
     Other,
 }
 
@@ -61,7 +62,7 @@ fn of_text(text: &[u8]) -> Command {
         {
             continue;
         }
-        // `KILL QUERY ID n` counts queries, `KILL USER name` means everybody of a name.
+        // `KILL QUERY ID n` counts queries, `KILL USER name` means every session of a user.
         let id = std::str::from_utf8(word)
             .ok()
             .and_then(|word| word.parse().ok());

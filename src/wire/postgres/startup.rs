@@ -1,8 +1,8 @@
 //! The first packet of a PostgreSQL client: a request for TLS or GSSAPI, a cancel request, or the
 //! StartupMessage with user and database.
 //!
-//! Its own file because it is read before anybody knows who is talking. Invariant: a length that
-//! lies is refused before a byte is waited for because of it.
+//! Read before the client is known. Invariant: a length that lies is refused before a byte is
+//! waited for because of it.
 
 use crate::wire::reader::Reader;
 
@@ -26,10 +26,15 @@ const MAX_KEY_BYTES: usize = 256;
 /// What a client's first packet is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
+    /// Fits so far, and is not whole.
     NeedMore,
+    /// [`SSL_REQUEST`].
     Ssl,
+    /// [`GSSENC_REQUEST`].
     Gssenc,
+    /// A CancelRequest, with the session whose query it ends.
     Cancel(CancelKey),
+    /// A StartupMessage of protocol 3, any minor version.
     Startup(StartupMessage),
     /// Not PostgreSQL, or a packet that contradicts itself.
     Malformed,
@@ -42,6 +47,7 @@ pub struct StartupMessage {
     pub user: String,
     /// The user's name when the client named no database, as servers read it.
     pub database: String,
+    /// The parameter `application_name`. `None`: not sent.
     pub application_name: Option<String>,
     /// The length of the packet in bytes.
     pub length: usize,

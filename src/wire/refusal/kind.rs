@@ -5,7 +5,7 @@
 pub enum Refusal {
     /// More clients than the route or the gateway takes.
     TooManyConnections,
-    /// No place became free in time.
+    /// No permit became free in time.
     QueueTimeout,
     /// No healthy endpoint, or none that could be connected to.
     Unavailable,

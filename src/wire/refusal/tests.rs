@@ -1,12 +1,15 @@
 //! What clients of each protocol read when they are refused.
 //!
-//! Its own file because it is a table as long as the code it checks. Invariant: bytes are compared
-//! whole, and every case runs cut into single bytes as well.
+//! A table as long as the code it checks. Invariant: bytes are compared whole, and every case runs
+//! cut into single bytes as well.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::postgres::{CancelKey, GSSENC_REQUEST, SSL_REQUEST};
+use super::refuser::MAX_TAKEN_BYTES;
+use crate::config::DbType;
+use crate::wire::postgres::{self, CancelKey, GSSENC_REQUEST, SSL_REQUEST};
+use crate::wire::{redis, tds, tns};
 
 const ALL: [Refusal; 6] = [
     Refusal::TooManyConnections,
@@ -71,7 +74,7 @@ fn a_client_that_speaks_tls_reads_an_alert() {
         }
         assert_eq!(step, Step::Done(vec![21, 3, 3, 0, 2, 2, 80]), "{cut}");
     }
-    // Not after it was told that there is no TLS, whether the two came together or not.
+    // Not after the answer that there is no TLS, whether the two came together or not.
     let rest = [&SSL_REQUEST[..], hello].concat();
     for cut in 0..rest.len() {
         let mut refuser = Refuser::new(DbType::Postgres, Refusal::Unavailable, "why");
@@ -227,7 +230,7 @@ fn a_client_whose_servers_have_tls_reads_an_alert_in_it() {
     // In clear all is as ever.
     let (said, over) = written(&mut refuser(), &[&startup()]);
     assert!(over && said.starts_with(b"E"));
-    // Whoever is told yes and goes on in clear is not understood.
+    // A client that is answered `S` and goes on in clear gets no refusal.
     let mut refuser = refuser();
     assert_eq!(refuser.advance(&SSL_REQUEST), Step::Send(b"S".to_vec()));
     assert_eq!(refuser.advance(&startup()), Step::Done(Vec::new()));

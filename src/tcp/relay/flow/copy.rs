@@ -1,8 +1,8 @@
 //! Copying: a read into the buffer of the thread, and a write out of it.
 //!
-//! Its own file because here is what a byte costs that is not spliced. Invariants: the buffer is
-//! lent for one step, so it is never more than one for each thread and holds nothing between two
-//! steps; memory is taken only for what a slow sink leaves over.
+//! What a byte costs that is not spliced. Invariants: the buffer is lent for one step, so it is
+//! never more than one for each thread and holds nothing between two steps; memory is taken only
+//! for what a slow sink leaves over.
 
 use std::task::{Context, Poll};
 

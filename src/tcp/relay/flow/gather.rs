@@ -1,9 +1,9 @@
 //! The silence of a source that was asked to wait until it has a good deal.
 //!
-//! Its own file because whoever asks for silence owes an end of it: the last bytes of an answer may
-//! be too few to be told of. Invariant: a source that was asked is known here until it is released;
-//! each byte is told of where it cannot be asked. Asked by `copy.rs` and `splice.rs` in a
-//! long streak; released by `splice.rs` when that is over, and by `pair.rs` after [`GATHER`].
+//! A caller that asks for silence must end it: the last bytes of an answer may be too few for a
+//! wake-up. Invariant: a source that was asked is known here until it is released; where it cannot
+//! be asked, each byte wakes. Asked by `copy.rs` and `splice.rs` in a long streak; released by
+//! `splice.rs` when that is over, and by `pair.rs` after [`GATHER`].
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// Lets the source be silent until it has a good deal: to be woken costs more than the bytes do.
+    /// Lets the source be silent until it has a good deal: to be woken costs more than the bytes
+    /// do.
     pub(super) fn ask<S: Socket>(&mut self, source: &mut S) {
         if !self.asked {
             // Where it cannot be set, everything goes on as before.
@@ -24,15 +25,15 @@ impl Gather {
         }
     }
 
-    /// Whether the source may have bytes that it does not tell of.
+    /// Whether the source may have bytes that it does not wake for.
     pub(super) fn is_asked(&self) -> bool {
         self.asked
     }
 
-    /// The source tells of every byte again, also of those it has already.
+    /// The source wakes for every byte again, also of those it has already.
     pub(super) fn release<S: Socket>(&mut self, source: &mut S) {
         if std::mem::take(&mut self.asked) {
-            // An error means that the socket is gone, which it tells by itself.
+            // An error means that the socket is gone, which it reports by itself.
             let _gone = source.set_low_water(1);
         }
     }

@@ -1,8 +1,8 @@
 //! How a flow moves its bytes at present, and what makes it change that.
 //!
-//! Its own file because it is the one part of a flow that guesses what comes next; every number of
-//! the guess is here. Invariant: it knows lengths only, neither bytes nor sockets, so a wrong guess
-//! costs time and never a byte. Told by `flow.rs` what was read, by `splice.rs` the rest.
+//! The one part of a flow that guesses what comes next; every number of the guess is here.
+//! Invariant: it knows lengths only, neither bytes nor sockets, so a wrong guess costs time and
+//! never a byte. `flow.rs` reports what was read, `splice.rs` the rest.
 
 use super::buffer::BUFFER;
 

@@ -1,9 +1,9 @@
 //! What a flow remembers of the bytes that have passed: the first of them and the last.
 //!
-//! Its own file because no byte is moved with it: both are copies, for what a session does when its
-//! server is gone or when it is stopped. Invariants: [`Kept`] never holds more than it may, nor has
-//! a gap among the reads it was told of; [`Tail`] shows six bytes or none. Noted by `flow.rs` with
-//! each read into a buffer; `splice.rs` clears the [`Tail`].
+//! Both are copies, for what a session does when its server is gone or when it is stopped; no byte
+//! is moved with them. Invariants: [`Kept`] never holds more than it may, nor has a gap among the
+//! reads that were reported to it; [`Tail`] shows six bytes or none. Noted by `flow.rs` with each
+//! read into a buffer; `splice.rs` clears the [`Tail`].
 
 use bytes::Bytes;
 

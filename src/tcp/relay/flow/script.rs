@@ -1,6 +1,6 @@
 //! A socket that does what is written down, and how a flow is driven between two of them.
 //!
-//! Its own file because every part of a flow is tested against the same schedules.
+//! Every part of a flow is tested against the same schedules.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,8 +1,8 @@
 //! Splicing: bytes that go from socket to socket through a pipe and are never seen.
 //!
-//! Its own file because here a flow has bytes outside of its own memory. Invariants: a pipe is held
-//! only while there are bytes in it, and then nothing is read before they are written; where there
-//! is no pipe, or the system cannot splice, the same step copies instead.
+//! Here a flow has bytes outside of its own memory. Invariants: a pipe is held only while there are
+//! bytes in it, and then nothing is read before they are written; where there is no pipe, or the
+//! system cannot splice, the same step copies instead.
 
 use std::io;
 use std::sync::Arc;

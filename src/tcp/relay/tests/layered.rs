@@ -2,6 +2,7 @@
 
 use tokio::io::split;
 
+use super::bulk::{Pace, receive, send};
 use super::*;
 use crate::transport::masked::Masked;
 

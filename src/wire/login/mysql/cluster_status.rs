@@ -1,8 +1,8 @@
 //! What a check that is logged in asks MySQL or MariaDB, and what the answers say.
 //!
-//! Its own file because it is about the state of the server, where the login is about packets.
-//! Invariants: SHOW alone, which needs no privilege, touches no table and is answered also by a node
-//! that refuses all else; an answer is bounded.
+//! About the state of the server, where the login is about packets. Invariants: SHOW alone, which
+//! needs no privilege, touches no table and is answered also by a node that refuses all else; an
+//! answer is bounded.
 //!
 //! Sources: MySQL Internals, "Text Protocol"; MariaDB documentation, "Galera Cluster Status
 //! Variables"; Galera documentation, "Monitoring Cluster Status"; the numbers of
