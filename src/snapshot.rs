@@ -1,6 +1,6 @@
 //! The immutable table that one configuration is compiled into, and the one pointer to it.
 //!
-//! Its own file, on a floor of its own, because start and reload are the same path: text, config,
+//! A layer of its own, because start and reload are the same path: text, config,
 //! [`Snapshot::build`], [`SnapshotHandle::swap`]. Invariants: a snapshot never changes; a request
 //! loads it once and lives in it to its end; an upstream whose spec is equal to the one before
 //! keeps its `Arc` and with it health, counts and connections.
@@ -31,11 +31,13 @@ pub struct Additions {
 
 /// Everything that serves requests, compiled from one configuration.
 pub struct Snapshot {
+    /// What it was compiled from.
     pub config: Arc<Config>,
     /// Counts up from 1 with each snapshot that served.
     pub generation: u64,
     /// Of the configuration's text: equal texts have equal hashes.
     pub hash: u64,
+    /// The HTTP routes, by host pattern and path prefix.
     pub routes: Table<Arc<Route>>,
     /// The TCP routes of each listener, by its configured address.
     pub tcp: BTreeMap<SocketAddr, Arc<TcpTable>>,
@@ -46,7 +48,7 @@ pub struct Snapshot {
     /// Where requests are counted that matched no route (`route="-"`).
     pub unrouted: HttpRouteMetrics,
     /// An upstream of an HTTP route has `max_connections`: unused connections to servers must be
-    /// found whoever asks, so that they are not opened a second time.
+    /// found by every thread, so that they are not opened a second time.
     pub counts_http_connections: bool,
 }
 
@@ -179,6 +181,7 @@ pub struct SnapshotHandle {
 }
 
 impl SnapshotHandle {
+    /// Puts the first snapshot in force.
     pub fn new(snapshot: Snapshot) -> SnapshotHandle {
         SnapshotHandle {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),

@@ -51,7 +51,9 @@ pub(super) struct Origin {
 pub struct Failed {
     /// Its name, as in the configuration.
     pub filter: Arc<str>,
+    /// The method of `Filter` or `TcpFilter` that failed, such as `request` or `connect`.
     pub phase: &'static str,
+    /// What the filter returned, or its panic's message.
     pub error: Box<dyn std::error::Error + Send + Sync>,
     /// Its place in the chain: how many come before it.
     pub nth: usize,
@@ -72,6 +74,7 @@ impl Chain {
         &self.inner.steps
     }
 
+    /// Whether the route has no filters; every phase then costs one look at an empty list.
     pub fn is_empty(&self) -> bool {
         self.inner.steps.is_empty()
     }
@@ -235,8 +238,8 @@ impl Chain {
         all.skip_while(move |(nth, _)| *nth >= among)
     }
 
-    /// A filter was called in `phase`. Where it says that it skips that, its first call shows whether it
-    /// does.
+    /// A filter was called in `phase`. Where it says that it skips that, its first call shows
+    /// whether it does.
     fn called(&self, nth: usize, phase: Phases, named: &str, cx: &Context<'_>) {
         if let Found::Work = self.inner.skipped.called(nth, phase, cx.idle) {
             error!(
@@ -272,7 +275,7 @@ impl<F: ?Sized> Step<F> {
         }
     }
 
-    /// Says so in the log; an error of the chain, unless the filter is to be passed over.
+    /// Logs the failure; an error of the chain, unless the filter is to be passed over.
     pub(super) fn failed(
         &self,
         nth: usize,

@@ -36,12 +36,13 @@ pub struct Context<'a> {
 /// What belongs to one try of a request; empty again when the next one begins.
 #[derive(Clone, Debug, Default)]
 pub struct Attempt {
+    /// Values by their type, which filters reach by [`Context::attempt`].
     pub extensions: Extensions,
 }
 
 impl Context<'_> {
-    /// The client: the peer of the connection, or whom a trusted proxy named. `None` where such a
-    /// proxy names nobody in a way that can be read: it must not get what a known client may.
+    /// The client: the peer of the connection, or the address that a trusted proxy named. `None`
+    /// where such a proxy names none that can be read: it must not get what a known client may.
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.client
     }
@@ -109,6 +110,7 @@ impl Context<'_> {
         self.extensions
     }
 
+    /// The same, to insert into or to remove from.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         self.extensions
     }
@@ -152,14 +154,17 @@ impl<'a> RequestHead<'a> {
         RequestHead { head, of: Of::Try }
     }
 
+    /// As the client sent it; filters cannot change it.
     pub fn method(&self) -> &Method {
         &self.head.method
     }
 
+    /// The target as the client sent it; in `upstream_request`, the one that the endpoint gets.
     pub fn uri(&self) -> &Uri {
         &self.head.uri
     }
 
+    /// The header fields with the changes of earlier filters.
     pub fn headers(&self) -> &HeaderMap {
         &self.head.headers
     }
@@ -234,10 +239,12 @@ impl<'a> ResponseHead<'a> {
         ResponseHead { head }
     }
 
+    /// Of the endpoint's response, or of the one that a filter or the gateway made.
     pub fn status(&self) -> StatusCode {
         self.head.status
     }
 
+    /// The header fields with the changes of the filters that were called before this one.
     pub fn headers(&self) -> &HeaderMap {
         &self.head.headers
     }

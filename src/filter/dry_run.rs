@@ -1,8 +1,8 @@
-//! What a route's filters would do to a request that nobody sends.
+//! What a route's filters would do to a request that is only described, for `explain`.
 //!
-//! The filters are the real ones, over a request that is only written down, so that what is said
-//! cannot differ from what is done. Invariant: a filter that is not of this crate is named and never
-//! called, because its code may do anything.
+//! The filters are the real ones, over a request that is only written down, so that what is
+//! reported cannot differ from what is done. Invariant: a filter that is not of this crate is named
+//! and never called, because its code may do anything.
 
 use std::net::IpAddr;
 
@@ -21,13 +21,17 @@ use super::{Attempt, Context, Filter, RequestHead, Response, ResponseHead, Verdi
 pub struct DryRunRequest<'a> {
     /// Request line and fields, to the empty line.
     pub head: String,
+    /// The client's address (`--client`). `None`: not given; `ip_access` then decides nothing.
     pub client: Option<IpAddr>,
+    /// The key of the matched route, as written.
     pub route: &'a str,
+    /// The upstream's name, or the route's key where the upstream has none.
     pub upstream: &'a str,
     /// Path and query as matched.
     pub target: String,
     /// The prefix that was taken out of it.
     pub stripped: &'a str,
+    /// Normalises a target that a filter chooses, as `merge_slashes` of the route says.
     pub normalise: Normalise,
 }
 
@@ -40,6 +44,7 @@ pub struct DryRun {
     pub answer: Option<Response>,
     /// A filter fails, and the request ends.
     pub failed: bool,
+    /// Path and query after the last filter that was called, normalised.
     pub target: String,
     /// The `Host` that the filters choose.
     pub host: Option<String>,
@@ -54,7 +59,7 @@ impl Chain {
         let mut cx = Context {
             session: &mut session,
             client: written.client,
-            // Who writes a request down says by what its client came.
+            // The written head says in `X-Forwarded-Proto` what its client speaks.
             trusted: true,
             route: written.route,
             upstream: written.upstream,
@@ -179,7 +184,7 @@ fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// Whose values are nobody's business.
+/// Fields whose values are not shown.
 const SECRET: [HeaderName; 3] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,

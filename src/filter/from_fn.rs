@@ -79,7 +79,7 @@ where
 
 /// What an async closure makes may go from one thread to another. `AsyncFn` itself cannot ask for
 /// that: to name the future of a closure that borrows from itself takes return type notation
-/// (rust-lang/rust#109417). A clone that is called once borrows from nobody.
+/// (rust-lang/rust#109417). A clone that is called once borrows nothing.
 pub trait CallAsync<A> {
     type Future: Future<Output = Result<Verdict>> + Send;
 
@@ -117,7 +117,7 @@ where
     }
 }
 
-/// One filter for several routes, or one whose state somebody else looks at.
+/// One filter for several routes, or one whose state other code reads, too.
 #[async_trait]
 impl<F: Filter + ?Sized> Filter for Arc<F> {
     fn phases(&self) -> Phases {

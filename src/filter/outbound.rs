@@ -1,8 +1,9 @@
 //! What a filter may reach beyond its own request: another upstream of the configuration.
 //!
-//! Only traits: a filter opens no sockets, and this floor knows no upstreams. Who runs the gateway
-//! implements [`Outbound`] and hands it to the [`Registry`](super::Registry). Invariant: a call goes
-//! over that upstream's own limits, health and balancing, and ends at its deadline.
+//! Only traits: a filter opens no sockets, and this layer knows no upstreams. The code that runs
+//! the gateway implements [`Outbound`] and hands it to the [`Registry`](super::Registry).
+//! Invariant: a call goes over that upstream's own limits, health and balancing, and ends at its
+//! deadline.
 
 use std::error::Error;
 use std::fmt;

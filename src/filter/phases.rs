@@ -1,6 +1,6 @@
 //! A filter of HTTP requests: the phases of a request, and what a filter may do in each.
 //!
-//! Invariant: a method that is not written does nothing, and says so.
+//! Invariant: a method that is not written does nothing and calls [`Context::take_no_part`].
 
 use std::ops::BitOr;
 
@@ -94,7 +94,9 @@ pub enum Verdict {
 /// Whether a part of a body is its last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Last {
+    /// The body ends with this part, which may be empty.
     Yes,
+    /// More parts follow, unless the client or the endpoint leaves first.
     No,
 }
 
@@ -103,6 +105,7 @@ pub enum Last {
 pub struct End {
     /// The status that the client got; 0 when it got none.
     pub status: u16,
+    /// The word of the access log and of the `reason` label; `ok` where nothing went wrong.
     pub reason: Reason,
     /// From the whole head to here.
     pub duration: std::time::Duration,
@@ -113,13 +116,21 @@ pub struct End {
 pub struct Phases(u8);
 
 impl Phases {
+    /// No phase: for a filter whose settings leave it nothing to do.
     pub const NONE: Phases = Phases(0);
+    /// [`Filter::request`]: once, before an endpoint is picked.
     pub const REQUEST: Phases = Phases(1);
+    /// [`Filter::request_body`]: for each part, in each try.
     pub const REQUEST_BODY: Phases = Phases(1 << 1);
+    /// [`Filter::upstream_request`]: once for each try.
     pub const UPSTREAM_REQUEST: Phases = Phases(1 << 2);
+    /// [`Filter::response`]: once, for the head that the client gets.
     pub const RESPONSE: Phases = Phases(1 << 3);
+    /// [`Filter::response_body`]: for each part that the client gets.
     pub const RESPONSE_BODY: Phases = Phases(1 << 4);
+    /// [`Filter::log`]: once, when the request has ended.
     pub const LOG: Phases = Phases(1 << 5);
+    /// Every phase; what [`Filter::phases`] returns unless it is written.
     pub const ALL: Phases = Phases((1 << 6) - 1);
 
     pub(crate) const fn bits(self) -> u8 {

@@ -15,6 +15,7 @@ pub struct Response {
     pub status: Option<StatusCode>,
     /// Framing headers among them (`Content-Length`, `Transfer-Encoding`, `Connection`) are ignored.
     pub headers: HeaderMap,
+    /// Sent whole with its length; ignored where `status` is `None`.
     pub body: Bytes,
     /// The word for the access log and the metrics.
     pub reason: Reason,

@@ -1,8 +1,8 @@
 //! The phases that filters say they skip, and whether that is true.
 //!
-//! A trait does not know which of its methods are written: a filter that says too little is found
-//! when it is called. Invariants: a written method is called whatever `phases` says; one that is not
-//! costs one call.
+//! A trait does not know which of its methods are written: a filter that names too few phases is
+//! found when it is called. Invariants: a written method is called whatever `phases` says; one that
+//! is not costs one call.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -26,7 +26,7 @@ struct Step {
 
 /// What the one call in a phase that was left out showed.
 pub(super) enum Found {
-    /// It was in no doubt, or somebody else has found out.
+    /// It was in no doubt, or another thread has found out.
     Nothing,
     /// The filter has work there.
     Work,

@@ -38,7 +38,7 @@ pub enum TcpVerdict {
 /// What is known of a session when it begins.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpContext<'a> {
-    /// The peer, or whom a trusted proxy named by a PROXY header.
+    /// The peer, or the client that a trusted proxy named by a PROXY header.
     pub client: SocketAddr,
     /// The listener's address as written.
     pub listener: &'a str,
@@ -59,10 +59,12 @@ pub struct TcpContext<'a> {
 /// How a session ended.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpEnd {
+    /// The word of the access log and of the `reason` label; `ok` where nothing went wrong.
     pub reason: Reason,
     /// Bytes from the client to the server.
     pub bytes_up: u64,
     /// Bytes from the server to the client.
     pub bytes_down: u64,
+    /// From the accepted connection to here.
     pub duration: Duration,
 }

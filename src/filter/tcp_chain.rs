@@ -18,7 +18,9 @@ pub struct TcpChain {
 /// What the filters of a route say of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Passage<R> {
+    /// Every filter lets it go on: an endpoint is picked next.
     Allowed,
+    /// A filter refused it: the client gets its protocol's refusal, reason `filter_refused`.
     Refused,
     /// It goes on to another route.
     To(R),
@@ -35,6 +37,7 @@ impl TcpChain {
         &self.steps
     }
 
+    /// Whether the route has no filters.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }

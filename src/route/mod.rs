@@ -24,18 +24,27 @@ pub use table::{Table, Tried, Why};
 pub struct Route {
     /// The key as written: the `route` label.
     pub label: Arc<str>,
+    /// Host pattern and path prefix, parsed.
     pub key: RouteKey,
+    /// `timeout_ms`, `retry_count`, `connect_timeout_ms` and `try_timeout_ms`.
     pub tries: Tries,
+    /// `strip_prefix`: the endpoint gets the path without the route's prefix; default `false`.
     pub strip_prefix: bool,
+    /// `preserve_host`: the endpoint gets the client's `Host`, not its own name; default `true`.
     pub preserve_host: bool,
+    /// `upgrade`: the protocols that a request may switch to (RFC 9110 7.8); default any one.
     pub upgrade: Upgrades,
+    /// `merge_slashes`: the endpoint gets one slash where the client sent several.
     pub merge_slashes: bool,
+    /// Where requests go; shared with every route that names the same upstream.
     pub upstream: Arc<Upstream>,
     /// How long an unused connection is kept; zero where none is.
     pub keepalive_idle: Duration,
     /// Separates Pingora's connection pool by upstream and TLS settings.
     pub group_key: u64,
+    /// `filters`, in the order of the file, after those that the embedder adds to every route.
     pub filters: Chain,
+    /// Where its requests are counted, under the label `route`.
     pub metrics: HttpRouteMetrics,
 }
 

@@ -1,8 +1,8 @@
 //! Which TCP route a connection belongs to, from the listener it came to and its first bytes.
 //!
-//! No I/O. Its own file because it is the whole rule of shared listeners; that the routes of one
-//! listener can be told apart was proven when the configuration was read. Invariant: the choice
-//! depends on the first bytes alone, never on which endpoint is up.
+//! No I/O. The whole rule of shared listeners; that the routes of one listener can be distinguished
+//! was proven when the configuration was read. Invariant: the choice depends on the first bytes
+//! alone, never on which endpoint is up.
 
 use std::sync::Arc;
 
@@ -18,13 +18,21 @@ use crate::wire::tls::ClientHello;
 pub struct TcpRoute {
     /// The key as written: the `route` label.
     pub label: Arc<str>,
+    /// `db_type`, or what scheme and port of the upstream imply.
     pub db_type: DbType,
+    /// `timeout_ms`, `retry_count`, `connect_timeout_ms` and `try_timeout_ms`.
     pub tries: Tries,
+    /// Where sessions go; shared with every route that names the same upstream.
     pub upstream: Arc<Upstream>,
+    /// `target`: the role that an endpoint must have; default `any`.
     pub target: Target,
+    /// `idle_timeout_secs`. `None`, the default: a session may be silent for as long as it likes.
     pub idle_timeout: Option<std::time::Duration>,
+    /// `proxy_protocol`: the version of the header that the server is sent. `None`: no header.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// `filters`, in the order of the file, after those that the embedder adds to every route.
     pub filters: TcpChain,
+    /// Where its sessions are counted, under the label `route`.
     pub metrics: TcpRouteMetrics,
     matches: TcpMatch,
     default: bool,
@@ -61,6 +69,7 @@ pub struct TcpTable {
 }
 
 impl TcpTable {
+    /// A table of these `routes`, at least one, in the order of the file.
     pub fn new(routes: Vec<Arc<TcpRoute>>, metrics: &Metrics) -> TcpTable {
         TcpTable {
             routes,
@@ -73,6 +82,7 @@ impl TcpTable {
         self.alone().map_or(&self.unrouted, |route| &route.metrics)
     }
 
+    /// All of them, in the order of the file.
     pub fn routes(&self) -> &[Arc<TcpRoute>] {
         &self.routes
     }
@@ -92,7 +102,7 @@ impl TcpTable {
             .find(|route| sniff::speaks_first(route.db_type))
     }
 
-    /// The route for a client that sent `first`. `None`: nobody's.
+    /// The route for a client that sent `first`. `None`: no route takes it.
     pub fn select(&self, first: &Sniffed) -> Option<&Arc<TcpRoute>> {
         if let Some(route) = self.alone() {
             return Some(route);
@@ -158,7 +168,7 @@ impl TcpTable {
         named.or_else(|| {
             // What else a route asks for is said inside of TLS.
             let mut unnamed = candidates().filter(|route| route.matches == TcpMatch::default());
-            // Two of them cannot be told apart by this hello: the default decides.
+            // This hello does not distinguish two of them: the default decides.
             unnamed.next().filter(|_| unnamed.next().is_none())
         })
     }

@@ -1,9 +1,9 @@
 //! Host and path to the route that takes them.
 //!
-//! Its own file because it is the one data structure of matching; it knows nothing of what a route
-//! is. Invariant: a lookup costs the same with ten routes and with ten thousand. It hashes the host
-//! once for each of its labels and the path once for each segment, as deep as the deepest prefix.
-//! Built with every snapshot; asked by the HTTP proxy once per request and by `explain`.
+//! Built with every snapshot; read by the HTTP proxy once per request and by `explain`. It does not
+//! know what a route is. Invariant: a lookup costs the same with ten routes and with ten thousand.
+//! It hashes the host once for each of its labels and the path once for each segment, as deep as
+//! the deepest prefix. One data structure, and nearly half of the file its tests.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -138,13 +138,15 @@ impl<T> Table<T> {
 pub struct Why<'t, T> {
     /// The route that takes the request.
     pub chosen: Option<(&'t RouteKey, &'t T)>,
-    /// The host patterns that fit and were looked into, in order; the last one has the chosen route.
+    /// The host patterns that fit and were looked into, in order; the last one has the chosen
+    /// route.
     pub tried: Vec<Tried<'t>>,
 }
 
 /// One host pattern that fits a request.
 #[derive(Debug)]
 pub struct Tried<'t> {
+    /// The pattern as it was looked up: a name in lower case, a wildcard without its `*.`.
     pub host: HostPattern,
     /// Its routes whose prefix fits, longest first; the first one wins. May be empty.
     pub matching: Vec<&'t RouteKey>,
@@ -168,7 +170,8 @@ impl Class<'_> {
     }
 }
 
-/// The prefixes of one host pattern: a tree with one level for each segment, whose keys are decoded.
+/// The prefixes of one host pattern: a tree with one level for each segment, whose keys are
+/// decoded.
 #[derive(Debug, Default)]
 struct Prefixes {
     /// The route whose prefix ends here.
@@ -513,7 +516,7 @@ mod tests {
         assert!(!table.is_empty());
     }
 
-    /// The rules of the documentation, written as they are told: a look at every route.
+    /// The rules as the documentation has them: a look at every route.
     fn reference<'k>(keys: &'k [RouteKey], host: Option<&str>, path: &str) -> Option<&'k str> {
         let rank = |key: &RouteKey| match (&key.host, host) {
             (HostPattern::Exact(name), Some(host)) => (name == host).then_some(usize::MAX),

@@ -1,8 +1,7 @@
 //! The access log: one line for each request and each connection.
 //!
-//! Its own file because the one thing that matters here is that a worker never waits for a disk.
-//! Invariant: logging is formatting and one copy into memory; the queue is bounded in bytes and in
-//! lines, and what does not fit is dropped and counted.
+//! Invariants: a worker never waits for a disk: logging is formatting and one copy into memory; the
+//! queue is bounded in bytes and in lines, and what does not fit is dropped and counted.
 
 mod record;
 mod timestamp;
@@ -103,7 +102,7 @@ impl AccessLog {
         desk.line.clear();
         record.write(&mut desk.line, &mut desk.second);
         on.queue.push(&desk.line);
-        // Fails only while the thread ends, when nobody wants the buffer anymore.
+        // Fails only while the thread ends, when the buffer is not needed any more.
         let _ = DESK.try_with(|kept| kept.set(desk));
     }
 
@@ -121,7 +120,7 @@ impl AccessLog {
         self.on.as_ref().is_none_or(|on| on.queue.flush(within))
     }
 
-    /// Writes what is queued and stops, or gives up after `within`.
+    /// Writes what is queued and stops; what is not written after `within` is lost.
     fn close(&mut self, within: Duration) {
         let Some(on) = self.on.take() else { return };
         let closed = on.queue.close(within);
@@ -133,7 +132,7 @@ impl AccessLog {
                 }
             }
             Writer::Running(_) => log::warn!("the access log is stuck, its last lines are lost"),
-            // Nobody wrote, and this thread must not wait for a disk either.
+            // The writer was never started, and this thread must not wait for a disk either.
             Writer::Ready(_) => on.queue.abandon(),
             Writer::Gone => {}
         }
@@ -164,7 +163,7 @@ struct State {
     /// Lines that were ever queued, and those that are through.
     queued: u64,
     through: u64,
-    /// Somebody waits: no lingering.
+    /// A caller waits in `flush`: no lingering.
     urgent: bool,
     reopen: bool,
     closing: bool,
@@ -268,7 +267,7 @@ impl Queue {
         !waited.unwrap_or_else(PoisonError::into_inner).0.running
     }
 
-    /// Takes no more lines and drops those there are: nobody will write them.
+    /// Takes no more lines and drops those there are: no thread will write them.
     fn abandon(&self) {
         let mut state = self.locked();
         state.closing = true;

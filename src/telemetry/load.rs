@@ -1,6 +1,7 @@
 //! How many connections a thread carries, HTTP and TCP alike.
 //!
-//! The thread that accepts counts up; a TCP session gives its count back when it is as good as over.
+//! The thread that accepts counts up; a guard counts down when it is dropped, a TCP session's
+//! before the session has fully ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ pub struct Load(Arc<AtomicUsize>);
 pub struct Carried(Load);
 
 impl Load {
+    /// Connections carried now, HTTP and TCP together; may be out of date when it is read.
     pub fn connections(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

@@ -66,7 +66,8 @@ impl Metrics {
         HttpRouteMetrics(self.route(route))
     }
 
-    /// Handle for the sessions of a TCP route; `-` for those that matched none. Its `tcp_proxy_*` counters are shown from now on.
+    /// Handle for the sessions of a TCP route; `-` for those that matched none. Its `tcp_proxy_*`
+    /// counters are shown from now on.
     pub fn tcp_route(&self, route: &str) -> TcpRouteMetrics {
         TcpRouteMetrics::new(self.route(route))
     }
@@ -82,7 +83,7 @@ impl Metrics {
         ))
     }
 
-    /// Handle for the health of an endpoint, shown as healthy until told otherwise.
+    /// Handle for the health of an endpoint, shown as healthy until it is reported otherwise.
     pub fn endpoint_healthy(&self, upstream: &str, endpoint: &str) -> EndpointHealthy {
         let key = (upstream.to_owned(), endpoint.to_owned());
         EndpointHealthy(Held::take(&self.endpoints, &self.families, key, || {

@@ -1,7 +1,7 @@
 //! The one place where the end of a request or a session is reported: counted and recorded.
 //!
-//! Whoever ends one says how; what follows from that is here. Invariant: a record is made only
-//! where somebody keeps it.
+//! The caller says how it ended; what follows from that is here. Invariant: a record is made only
+//! where the access log is on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,9 @@ pub struct Reporter {
 pub struct RequestEnd {
     /// What was sent to the client; 0 when nothing was.
     pub status: u16,
+    /// Why it ended, for the access log and the `reason` label.
     pub reason: Reason,
+    /// From the start to here.
     pub total: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! `basic_auth`: a user and a password before anything else happens (RFC 7617).
 //!
 //! Invariants: a password is checked on a thread for blocking work, so many at once and no more; a
-//! name that nobody has costs as much time as one that somebody has; no password is kept, only a
+//! name that no user has costs as much time as one that a user has; no password is kept, only a
 //! keyed hash of one that was right.
 //!
 //! `Authorization` goes on to the endpoint, as with nginx and Envoy; `headers` with
@@ -46,7 +46,7 @@ pub(super) struct BasicAuth {
     users: Arc<Users>,
     /// Of each user, a keyed hash of the last name and password that were right.
     verified: Box<[Mutex<Option<Tag>>]>,
-    /// Keyed with what nobody knows.
+    /// With a random key, made anew with the filter.
     mac: Hmac<Sha256>,
     challenge: HeaderValue,
     /// Passwords that are checked at once.
@@ -116,6 +116,7 @@ impl Filter for BasicAuth {
 pub struct User(Arc<str>);
 
 impl User {
+    /// The name as the file of users has it, without password and settings.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -152,7 +153,7 @@ impl BasicAuth {
         let number = known.unwrap_or_else(|| self.stand_in(&credentials.user));
         let hash = self.users.account(number).hash.clone();
         let is_right = tokio::task::spawn_blocking(move || {
-            // Held until the work is done, also when nobody waits for it any more.
+            // Held until the work is done, also when its request has ended.
             let _slot = slot;
             hash.is_of(&credentials.password)
         });
@@ -165,8 +166,8 @@ impl BasicAuth {
         }
     }
 
-    /// Whose hash is checked for a name that nobody has: always the same one for the same name, so
-    /// that it takes as long as if somebody had it.
+    /// The user whose hash is checked for a name that no user has: always the same one for the same
+    /// name, so that it takes as long as if a user had it.
     fn stand_in(&self, user: &str) -> usize {
         let tag = self.tag(&[user]);
         usize::from(tag[0]) << 8 | usize::from(tag[1])
@@ -198,7 +199,7 @@ impl BasicAuth {
     }
 }
 
-/// A place among those that wait, given back by Drop.
+/// A slot among the requests that wait for a check, given back by Drop.
 struct Turn<'a>(&'a AtomicUsize);
 
 impl<'a> Turn<'a> {

@@ -1,15 +1,15 @@
 //! Token buckets of many clients in bounded memory.
 //!
-//! It knows neither HTTP nor clocks: a key, a time, and an answer. Invariants:
-//! no key ever gets more than its own bucket holds, exactly; never more than `max_keys` are kept;
-//! no lock is held across an await.
+//! It knows neither HTTP nor clocks: a key, a time, and an answer. Invariants: no key ever gets
+//! more than its own bucket holds, exactly; never more than `max_keys` are kept; no lock is held
+//! across an await.
 //!
 //! A bucket is one number, the time at which it is full again (the "theoretical arrival time" of
-//! the generic cell rate algorithm, ITU-T I.371): one that is full says nothing and is dropped. When as many
-//! clients as are kept are all in debt, a newcomer takes the place, and with it the debt, of the
-//! one that owes least (as Space-Saving counts: Metwally, Agrawal, El Abbadi, 2005). So a flood of
-//! addresses makes newcomers wait as if they had been there before, lets none in for free, and
-//! locks nobody out who had a place; places become free at the rate that is set.
+//! the generic cell rate algorithm, ITU-T I.371): one that is full says nothing and is dropped.
+//! When as many clients as are kept are all in debt, a newcomer takes the slot, and with it the
+//! debt, of the one that owes least (as Space-Saving counts: Metwally, Agrawal, El Abbadi, 2005).
+//! So a flood of addresses makes newcomers wait as if they had been there before, lets none in for
+//! free, and locks no client out that had a slot; slots become free at the rate that is set.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -276,7 +276,7 @@ mod tests {
         for key in 0..100 {
             buckets.take(key, ms(0));
         }
-        // Owes most, so the last one to lose the place.
+        // Owes most, so the last one to lose its slot.
         for _ in 0..4 {
             assert_eq!(buckets.take(7, ms(0)).wait, None);
         }

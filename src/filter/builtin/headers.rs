@@ -1,8 +1,7 @@
 //! `headers`: sets, adds and removes headers of requests and responses.
 //!
-//! Invariants: framing headers are refused at load; what a template
-//! makes is a valid value or is not sent, and a `set` without a value leaves none of the client's in
-//! its place.
+//! Invariants: framing headers are refused at load; what a template makes is a valid value or is
+//! not sent, and a `set` without a value leaves none of the client's in its place.
 //!
 //! On a request, what the gateway does not write itself is changed in the request phase: once, for
 //! every try, and seen by the filters behind. What the gateway writes for each try (`Host`, `Via`,

@@ -2,10 +2,11 @@
 //!
 //! The counting is in `buckets`. Invariant: a request is charged once, however often it is tried.
 //!
-//! Clients are distinguished by their address, IPv6 ones by its first 64 bits: a customer has a network
-//! of that size at the least, and all of its addresses. With `key: header:NAME` it is the header's
-//! value; a client chooses it, so limit only by what was checked before. Requests without the
-//! header, or with several of it, share one bucket, and so do clients whose address is not known.
+//! Clients are distinguished by their address, IPv6 ones by its first 64 bits: a customer has a
+//! network of that size at the least, and all of its addresses. With `key: header:NAME` it is the
+//! header's value; a client chooses it, so limit only by what was checked before. Requests without
+//! the header, or with several of it, share one bucket, and so do clients whose address is not
+//! known.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -132,8 +133,8 @@ impl Filter for RateLimit {
 #[derive(Debug)]
 enum Key {
     ClientIp,
-    /// By two hashes of its value, of keys that nobody knows: a value may be long, and what is kept
-    /// of it must not be.
+    /// By two hashes of its value, with random keys: a value may be long, and what is kept of it
+    /// must not be.
     Header(HeaderName, [RandomState; 2]),
 }
 
@@ -174,8 +175,8 @@ impl Key {
     }
 }
 
-/// What the response says of the limit, as of draft-ietf-httpapi-ratelimit-headers-06: how many a full bucket
-/// holds, how many are left, and in how many seconds it is full.
+/// What the response says of the limit, as of draft-ietf-httpapi-ratelimit-headers-06: how many a
+/// full bucket holds, how many are left, and in how many seconds it is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Quota {
     limit: u64,

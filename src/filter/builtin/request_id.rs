@@ -1,7 +1,7 @@
 //! `request_id`: one id for a request, on its way in and out.
 //!
-//! Invariant: an id is 1 to 128 visible ASCII characters, whoever chose it, and stays the same over
-//! all tries. [`RequestId::of`] is what `${request_id}` uses.
+//! Invariant: an id is 1 to 128 visible ASCII characters, also one that a client chose, and stays
+//! the same over all tries. [`RequestId::of`] is what `${request_id}` uses.
 
 use std::sync::Arc;
 
@@ -90,6 +90,7 @@ impl RequestId {
             .clone()
     }
 
+    /// As it is sent in the header: 32 hexadecimal digits where the gateway made it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -144,8 +144,8 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>> {
     Ok(pieces)
 }
 
-/// A word as nginx writes it, or one of ours without braces, which would be sent as it stands, to
-/// everybody. Any other `$1` or `$filter` may be meant.
+/// A word as nginx writes it, or one of ours without braces, which would be sent as it stands with
+/// every request. Any other `$1` or `$filter` may be meant.
 pub(super) fn foreign_word(text: &str) -> Option<&str> {
     let mut words = text.match_indices('$').map(|(at, _)| {
         let more = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';

@@ -12,6 +12,7 @@ pub struct Second {
 }
 
 impl Second {
+    /// One that has no text yet: the first time written makes it.
     pub const fn new() -> Second {
         Second {
             of: 0,

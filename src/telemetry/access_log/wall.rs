@@ -1,8 +1,8 @@
 //! What the clock on the wall showed at an instant.
 //!
-//! Its own file because it knows both clocks. A worker has read the monotonic one when a request
-//! ends; reading the other, too, costs as much again. Invariant: within a second after the system's
-//! time was set, it is the time that is told.
+//! A worker has read the monotonic clock when a request ends; reading the other, too, costs as much
+//! again. Invariant: within a second after the system's time was set, it is the time that is
+//! returned.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};

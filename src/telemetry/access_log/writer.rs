@@ -1,8 +1,8 @@
 //! Where the lines go: a file or standard output, written by one thread.
 //!
-//! Its own file because only this side may wait for a disk. Invariant: every line that was taken is
-//! either written whole or counted as dropped, and the file never holds half a line followed by
-//! another. Run by the access log on its own thread.
+//! Its own file because only this side, which the access log runs on its own thread, may wait for a
+//! disk. Invariant: every line that was taken is either written whole or counted as dropped, and
+//! the file never holds half a line followed by another.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use prometheus::IntCounter;
 /// An open destination of lines.
 pub(super) struct Output {
     sink: Sink,
-    /// The last write failed. Told when it begins and when it ends, not for each line.
+    /// The last write failed. Logged when it begins and when it ends, not for each line.
     failing: bool,
     /// A write broke off inside a line.
     torn: bool,

@@ -1,8 +1,8 @@
 //! Second names of counters whose first names are on dashboards already.
 //!
-//! Its own file because nothing counts under these: what was gathered under the one name is shown
-//! under the other as well. Invariant: both have the same samples with the same values in one
-//! scrape, and counting costs what it did. Called when metrics are rendered.
+//! Nothing counts under these: what was gathered under the one name is shown under the other as
+//! well when metrics are rendered. Invariant: both have the same samples with the same values in
+//! one scrape, and counting costs the same as without them.
 
 use prometheus::proto::MetricFamily;
 

@@ -1,4 +1,4 @@
-//! How long a label lives: as long as somebody holds a handle of it.
+//! How long a label lives: as long as a handle of it is held.
 //!
 //! The same for routes, listeners and endpoints. Invariant: a child is in the output as long as it is
 //! held; so memory stays flat however often the configuration changes.

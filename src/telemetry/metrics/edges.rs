@@ -1,7 +1,7 @@
 //! What a listener and an endpoint hold: the two edges of the gateway.
 //!
-//! Its own file because neither knows of routes. Invariant: what a guard counted up, its Drop counts
-//! down. Handles are held by the server's listeners and by the endpoints of upstreams.
+//! Handles are held by the server's listeners and by the endpoints of upstreams; neither knows of
+//! routes. Invariant: what a guard counted up, its Drop counts down.
 
 use std::sync::{Arc, OnceLock};
 

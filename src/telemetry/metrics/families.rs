@@ -1,7 +1,7 @@
 //! Every metric family: its name, its help and its labels.
 //!
-//! Dashboards rely on these names: whoever wants to know one looks here, and nobody makes one
-//! elsewhere. Invariant: every label value comes from the configuration or from a fixed set of words.
+//! Dashboards rely on these names, and none is made elsewhere. Invariant: every label value comes
+//! from the configuration or from a fixed set of words.
 
 use prometheus::core::Collector;
 use prometheus::{

@@ -1,8 +1,8 @@
 //! What a route holds to count its requests or sessions.
 //!
-//! Its own file because it is what the request path touches. Invariant: no name is looked up and no
-//! lock is taken for a request that ends well; what a guard counted up, its Drop counts down.
-//! Handles are held by the snapshot's routes, used by http and tcp.
+//! Handles are held by the snapshot's routes and used by `http` and `tcp` for every request and
+//! session. Invariant: no name is looked up and no lock is taken for a request that ends well; what
+//! a guard counted up, its Drop counts down.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
