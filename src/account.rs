@@ -1,8 +1,8 @@
 //! Who the process becomes once it has bound its sockets: `server.user` and `server.group`.
 //!
-//! Its own file because both ends of it must agree: BUILD looks the names up, the server changes to
-//! them. Invariant: after [`Account::assume`] nothing of the account before is left, neither its
-//! supplementary groups nor a way back.
+//! Both ends of it must agree: BUILD looks the names up, the server changes to them. Invariant:
+//! after [`Account::assume`] nothing of the account before is left, neither its supplementary
+//! groups nor a way back.
 
 use std::ffi::CString;
 

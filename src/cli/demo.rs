@@ -1,7 +1,7 @@
 //! `harbr-router demo`: two tiny origins and the gateway in front of them, to try it out.
 //!
-//! The origins live in threads of this process, on free ports; the gateway is the real one, with the
-//! printed configuration.
+//! The origins live in threads of this process, on free ports; the gateway is the real one, with
+//! the printed configuration.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,7 +1,7 @@
 //! `harbr-router explain`: which route a request would take, and why.
 //!
-//! It uses the same matching as `route/` and `http/`, so that it cannot say something else. Resolves
-//! and binds nothing.
+//! It uses the same matching as `route/` and `http/`, so that it cannot say something else.
+//! Resolves and binds nothing.
 
 mod lines;
 mod tcp;

@@ -1,8 +1,8 @@
 //! `harbr-router health`: asks the running gateway whether it is ready.
 //!
 //! For health checks of containers: it needs no curl in the image and answers within seconds.
-//! Invariant: a gateway that runs is judged by what it says, never by what somebody has written into
-//! its file since it read it; the file is read only when no running gateway says where its admin
+//! Invariant: a gateway that runs is judged by its own answer, never by what was written into its
+//! file since it read it; the file is read only when no running gateway reports where its admin
 //! listener is.
 
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use crate::server::process::paths::{Mode, Paths};
 /// Asks the gateway that was started with `file`, which need not be valid any more.
 ///
 /// # Errors
-/// No running gateway was found, and the file does not tell where one would be.
+/// No running gateway was found, and the file does not name where one would be.
 pub(super) fn of(file: &Path) -> Result<ExitCode, Error> {
     let read = config::load(file);
     // A key that was added since the start leads nowhere; the name that goes without it may.

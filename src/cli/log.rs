@@ -1,10 +1,10 @@
 //! The process log: to stderr, or to `server.log_file`, written by a thread of its own.
 //!
-//! A log that nobody reads (a full pipe, a hung disk) must not stop the gateway: failing requests are
-//! logged by the workers that serve all others. Invariant: whoever logs never waits; a line that
-//! finds no room is dropped, and the log says how many were as soon as there is room again; a line is
-//! in the file that was there when it was logged, or in the one after. Embedders bring a logger of
-//! their own.
+//! A log that nobody reads (a full pipe, a hung disk) must not stop the gateway: failing requests
+//! are logged by the workers that serve all others. Invariant: a caller that logs never waits; a
+//! line that finds no room is dropped, and the number of dropped lines is logged as soon as there
+//! is room again; a line is in the file that was there when it was logged, or in the one after.
+//! Embedders bring a logger of their own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -77,7 +77,7 @@ pub(super) struct Reopening {
 
 impl Reopening {
     /// Before the next line is written, the file of the same name is opened, which may be another
-    /// one. When that fails, the log says so and goes on in the old one. Never waits.
+    /// one. When that fails, it is logged and the old one is kept. Never waits.
     pub(super) fn now(&self) {
         self.asked.reopen.store(true, Ordering::Release);
         // A queue without room has a line that wakes the writer.
@@ -194,7 +194,7 @@ fn write_all(mut sink: Sink, waiting: &Receiver<Line>, dropped: &AtomicU64, aske
             sink.reopen(asked);
         }
         let sink = sink.writer();
-        // There is no other place to tell that the log itself cannot be written.
+        // There is no other place to report that the log itself cannot be written.
         match line {
             Line::Text(line) => {
                 let _ = sink.write_all(&line);

@@ -1,8 +1,8 @@
 //! How the program's allocator treats memory that was freed.
 //!
-//! Its own file because it calls `mallopt(3)`, which nobody wraps. It is the process's, so only the
-//! command line calls it, never a gateway that is part of somebody's program. The program itself has
-//! an allocator of its own; this is for those who call [`cli::main_with`](super::main_with).
+//! `mallopt(3)`, which no crate wraps. It holds for the whole process, so only the command line
+//! calls it, never a gateway that is part of another program. The program itself has an allocator
+//! of its own; this is for those who call [`cli::main_with`](super::main_with).
 #![allow(unsafe_code)]
 
 /// Keeps a few megabytes that were freed for the next buffer. glibc gives back what is free above

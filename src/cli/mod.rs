@@ -2,8 +2,8 @@
 //!
 //! [`main`] is all that our binary needs, and [`main_with`] all that an embedder's does to have the
 //! same command line with its own filters. Invariants: a verb returns its exit code and never ends
-//! the process itself; an embedder's code runs after the process forked, never before. Exit codes: 0 fine, 2 usage, 78
-//! bad or missing configuration (EX_CONFIG of sysexits.h), 1 anything else.
+//! the process itself; an embedder's code runs after the process forked, never before. Exit codes:
+//! 0 fine, 2 usage, 78 bad or missing configuration (EX_CONFIG of sysexits.h), 1 anything else.
 
 mod demo;
 mod explain;

@@ -112,6 +112,7 @@ impl StreamCut {
 /// Whether a client takes what it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientReads {
+    /// It takes what it gets.
     Yes,
     /// It does again, since then.
     Since(Coarse),
@@ -125,11 +126,13 @@ pub enum ClientReads {
 pub struct Coarse(Duration);
 
 impl Coarse {
+    /// Read from the system's coarse clock, a few milliseconds late at most.
     pub fn now() -> Coarse {
         // Every Linux since 2.6.32 has this clock.
         Coarse(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Into::into))
     }
 
+    /// `wait` later.
     pub fn after(self, wait: Duration) -> Coarse {
         Coarse(self.0.saturating_add(wait))
     }
@@ -139,6 +142,7 @@ impl Coarse {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// As [`as_millis`](Coarse::as_millis) wrote it.
     pub fn from_millis(millis: u64) -> Coarse {
         Coarse(Duration::from_millis(millis))
     }

@@ -14,7 +14,9 @@ use crate::wire::http1::Malformed;
 /// Why a request ended other than well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
+    /// The word for the log and the metrics.
     pub reason: Reason,
+    /// Whose fault it was; `None` where it ended well.
     pub fault: Option<Fault>,
     /// Which rule the client broke, to be told to it.
     pub detail: Option<&'static str>,

@@ -12,12 +12,17 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 pub struct Fields(u16);
 
 impl Fields {
+    /// `Connection` (RFC 9110, section 7.6.1).
     pub const CONNECTION: Fields = Fields(1);
+    /// `Upgrade` (RFC 9110, section 7.8).
     pub const UPGRADE: Fields = Fields(1 << 1);
+    /// `Transfer-Encoding` (RFC 9112, section 6.1).
     pub const TRANSFER_ENCODING: Fields = Fields(1 << 2);
+    /// `Content-Length` (RFC 9110, section 8.6).
     pub const CONTENT_LENGTH: Fields = Fields(1 << 3);
     /// Any other that is for one hop alone (RFC 9110, section 7.6.1).
     pub const OTHER_HOP_BY_HOP: Fields = Fields(1 << 4);
+    /// `Via` (RFC 9110, section 7.6.3).
     pub const VIA: Fields = Fields(1 << 5);
     /// What only a proxy can say of its client, but for the three fields that every request gets
     /// from us (`X-Forwarded-For`, `-Proto`, `-Host`).

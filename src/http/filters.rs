@@ -26,10 +26,13 @@ use crate::wire::http1::escaped;
 pub enum Requested {
     /// No filter saw it.
     Unfiltered,
+    /// All of them have let it pass.
     Passed,
     /// A filter answers it.
     Answered {
+        /// What is sent.
         answer: Box<Answer>,
+        /// What is logged.
         reason: Reason,
     },
     /// It ends like this.

@@ -1,9 +1,9 @@
 //! Pingora's `ProxyHttp`: which phase of a request is whose.
 //!
 //! It is the one place where Pingora's calls meet our words, and decides nothing: the request is
-//! [`request`](super::request), a try [`dispatch`](super::dispatch) and, when it fails,
-//! [`failure`](super::failure), the endpoint's answer [`response`](super::response), the end
-//! [`finish`](super::finish). Invariant: the snapshot is loaded once per request, and whatever way a
+//! `request`, a try `dispatch` and, when it fails,
+//! `failure`, the endpoint's answer `response`, the end
+//! `finish`. Invariant: the snapshot is loaded once per request, and whatever way a
 //! request ends, `logging` counts and records it with exactly one reason. Requests that the edge
 //! refuses never come here; `server/` records those.
 
@@ -46,6 +46,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Serves by the snapshot in force, and reports each request to `reporter`.
     pub fn new(
         snapshots: SnapshotHandle,
         reporter: Reporter,

@@ -46,7 +46,9 @@ pub fn status(reason: Reason, fault: Option<Fault>) -> u16 {
 
 /// A response made here, before it is sent.
 pub struct Answer {
+    /// Its status and fields; framing is decided when it is written.
     pub head: ResponseHeader,
+    /// All of it.
     pub body: Bytes,
 }
 

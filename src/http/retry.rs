@@ -69,6 +69,7 @@ pub struct Situation {
 /// What to do about a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
+    /// The failure reaches the client.
     GiveUp,
     /// On a connection that is surely fresh; not counted as a retry and without back-off.
     Resend,

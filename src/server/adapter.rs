@@ -1,10 +1,10 @@
 //! A TCP route in a Pingora server of your own.
 //!
-//! Its own file because it is the other way in: where [`Gateway`](crate::server::Gateway) owns the
-//! process, here Pingora's [`Server`](pingora_core::server::Server) does, with its listeners,
-//! runtimes and signals. What happens to a connection is the same: the session runs in our own
-//! relay, with the route's limits, queue, warm sockets, health and refusals. Invariants: what is
-//! counted comes back by Drop, as in a gateway; nothing but plain TCP is carried.
+//! The other way in: where [`Gateway`](crate::server::Gateway) owns the process, here Pingora's
+//! [`Server`](pingora_core::server::Server) does, with its listeners, runtimes and signals. What
+//! happens to a connection is the same: the session runs in our own relay, with the route's limits,
+//! queue, warm sockets, health and refusals. Invariants: what is counted comes back by Drop, as in
+//! a gateway; nothing but plain TCP is carried.
 //!
 //! ```no_run
 //! use harbr_router::pingora::prelude::*;
@@ -58,7 +58,7 @@ use crate::upstream::{Upstream, UpstreamSource, tune};
 ///
 /// It takes everything that its listeners accept; `max_connections` of the configuration counts
 /// its connections alone. When Pingora shuts down, sessions may go on for
-/// `server.drain_timeout_secs`, then they are told goodbye: Pingora's own `grace_period_seconds`
+/// `server.drain_timeout_secs`, then they receive a goodbye: Pingora's own `grace_period_seconds`
 /// must be a second longer.
 pub struct TcpApp {
     snapshot: Arc<Snapshot>,
@@ -149,7 +149,7 @@ impl TcpApp {
             client,
             first,
         } = taken;
-        // Fails only for a socket that is gone, which the next read tells.
+        // Fails only for a socket that is gone, which the next read reports.
         let _ = tune(&stream);
         let accepted = Accepted {
             stream: stream.into(),

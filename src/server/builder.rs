@@ -1,8 +1,8 @@
 //! What a [`Gateway`] is given before it runs: filters, balancers, discoveries, services.
 //!
-//! Its own file because it is what an embedder reads first, and nothing in it does anything yet.
-//! Invariant: what is added here stays for the life of the gateway, over reloads and, since the
-//! new process adds it, too, over upgrades. Read by `mod.rs` when it assembles.
+//! The builder methods of [`Gateway`]; none of them opens or starts anything. Invariant: what is
+//! added here stays for the life of the gateway, over reloads and, since the new process adds it,
+//! too, over upgrades. Read by `mod.rs` when it assembles.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,8 +32,8 @@ impl Gateway {
         Ok(Gateway::new(config))
     }
 
-    /// Adds an HTTP filter type, which `filters: [{type: name, …}]` may name from now on. `S` is its
-    /// settings; see [`Registry::http`].
+    /// Adds an HTTP filter type, which `filters: [{type: name, …}]` may name from now on. `S` is
+    /// its settings; see [`Registry::http`].
     pub fn filter<S, F>(
         mut self,
         name: impl Into<String>,

@@ -1,10 +1,9 @@
 //! Assembly and lifecycle: one [`Gateway`] from one [`Config`].
 //!
-//! The builder binds sockets, compiles the snapshot, and hands both to a Pingora server with one
-//! service that [accepts](edge::accept)s on all [listeners](edge::listener) and small ones for health checks, names and warm
-//! sockets. Invariant: nothing is global, so several gateways run in one process; what can fail (a
-//! taken port, a bad filter) fails before anything runs. It is over 400 lines because a builder's
-//! methods are one list.
+//! A [`Gateway`] binds sockets, compiles the snapshot, and hands both to a Pingora server with one
+//! service that [accepts](edge::accept) on all [listeners](edge::listener) and small ones for
+//! health checks, names and warm sockets. Invariant: nothing is global, so several gateways run in
+//! one process; what can fail (a taken port, a bad filter) fails before anything runs.
 
 pub mod adapter;
 mod builder;
@@ -102,7 +101,7 @@ impl Gateway {
     /// Runs until TERM or INT, then drains; a second one ends the drain at once. HUP reloads, USR1
     /// reopens log files, QUIT waits for a process that takes over, which may come without it as
     /// well. This process is the gateway's: its pid file is written, its account changed to
-    /// `server.user` once all is bound and open, its supervisor told.
+    /// `server.user` once all is bound and open, its supervisor notified.
     pub fn run(mut self) -> Result<(), Error> {
         let heard = signals::listen()?;
         let serving = std::mem::replace(&mut self.serving, Box::new(|| {}));
@@ -286,8 +285,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// The address of the HTTP listener, the first where there are several, with the real port where
-    /// 0 was configured.
+    /// The address of the HTTP listener, the first where there are several, with the real port
+    /// where 0 was configured.
     pub fn http_addr(&self) -> SocketAddr {
         // A configuration always has one.
         self.of(Kind::Http)

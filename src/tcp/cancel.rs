@@ -1,12 +1,12 @@
 //! Which server runs the query that a Postgres CancelRequest means.
 //!
 //! A client cancels on a connection of its own, with the key it was given at login, and a balancer
-//! that sends it to any endpoint loses it nearly always. Its own file because it is the only thing
-//! that one session must know of others. Invariants: an entry lives as long as its session, by
-//! Drop; a key that is known goes to its server, always; one that is not goes where its client has a
-//! session whose key was not seen (of an encrypted one nobody sees it), and only so often, because
-//! each costs a server a process and a line in its log, from sixteen bytes without a login. A server
-//! ignores a key that is not its own (PostgreSQL, "Canceling Requests in Progress").
+//! that sends it to any endpoint loses it nearly always. Invariants: an entry lives as long as its
+//! session, by Drop; a key that is known goes to its server, always; one that is not goes where its
+//! client has a session whose key was not seen (that of an encrypted one never is), and only so
+//! often, because each costs a server a process and a line in its log, from sixteen bytes without a
+//! login. A server ignores a key that is not its own (PostgreSQL, "Canceling Requests in
+//! Progress").
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -163,8 +163,8 @@ impl Window {
 }
 
 /// Carries one CancelRequest of `peer` to the server that runs the session, or, when its key is not
-/// known, to each that can. Never queued, and never limited where the key is known. The client hears
-/// nothing, as from a server.
+/// known, to each that can. Never queued, and never limited where the key is known. The client gets
+/// no answer, as from a server.
 pub async fn carry(
     key: &CancelKey,
     cancels: &Cancels,

@@ -1,8 +1,7 @@
 //! The way to a server: turn in the queue, endpoint, socket; again elsewhere when it fails.
 //!
-//! Its own file because it is the only phase of a session that is retried. Invariants: all of it
-//! happens within `timeout_ms`; a client that leaves frees its place; nothing of the client's was
-//! sent when a try is repeated.
+//! The phase of a session that is retried. Invariants: all of it happens within `timeout_ms`; a
+//! client that leaves frees its slot; nothing of the client's was sent when a try is repeated.
 
 use std::io;
 use std::net::IpAddr;
@@ -23,8 +22,11 @@ use crate::wire::sniff;
 
 /// A server connection, and what it took.
 pub struct Connected {
+    /// Connected and tuned. As `connect` returns it, nothing was sent or read on it.
     pub server: Transport,
+    /// The endpoint that it leads to. Held until the session ends.
     pub lease: Lease,
+    /// Whether it may have died unnoticed before its use.
     pub warmth: Warmth,
     /// To be started once the server has answered.
     pub next: Option<Next>,
@@ -35,15 +37,20 @@ pub struct Connected {
 pub enum Warmth {
     /// Connected ahead, never used.
     Warm,
+    /// Connected for this client, just now.
     Fresh,
 }
 
 /// What is known of the tries so far, for the log.
 #[derive(Debug, Default)]
 pub struct Efforts {
+    /// Endpoints picked, the first included: `tries` of the access log.
     pub tries: u32,
+    /// Time in the queue, of all picks together. `None`: no pick waited.
     pub queued: Option<Duration>,
+    /// Duration of the connect that succeeded; zero for a warm socket. `None`: none did.
     pub connect: Option<Duration>,
+    /// Label of the last endpoint tried. `None`: none, or no descriptor or port for the connect.
     pub endpoint: Option<String>,
     tried: Vec<EndpointId>,
     /// The one try at another endpoint that is not counted was made.
@@ -92,7 +99,7 @@ pub async fn connect(
                 }
                 lease.finish(failed.outcome());
                 if failed == Failed::ForWantHere {
-                    // It never heard of us.
+                    // Nothing reached it.
                     efforts.endpoint = None;
                 }
                 efforts.go_on(route, failed, deadline).await?;

@@ -11,9 +11,9 @@ pub enum PostgresTls {
     No,
     /// Its request goes to the server, which answers for itself.
     Asked,
-    /// We said yes in the server's name; the server must say so too.
+    /// We answered `S` in the server's name; the server must answer the same.
     Promised,
-    /// We said no, as all servers of the route did of late; the server must say so too.
+    /// We answered `N`, as all servers of the route did of late; the server must answer the same.
     Denied,
 }
 

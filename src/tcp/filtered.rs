@@ -1,8 +1,8 @@
-//! What the filters of a route say of a session, and what they are told of its end.
+//! What the filters of a route decide about a session, and the report of its end to them.
 //!
-//! Its own file because it is the only place where foreign code meets a session. Invariants: it is
-//! asked before there is an endpoint, within `timeout_ms`; whoever was asked is told the end, once,
-//! also when the session is broken off.
+//! The only place where foreign code meets a session. Invariants: filters are asked before there is
+//! an endpoint, within `timeout_ms`; each that was asked receives the end, once, also when the
+//! session is broken off.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Origin {
     pub started: Instant,
 }
 
-/// A session that filters know of. Its Drop tells them the end.
+/// A session that filters know of. Its Drop reports the end to them.
 pub(super) struct Filtered {
     chain: TcpChain,
     /// How many of the chain were asked.

@@ -1,9 +1,8 @@
-//! What a gateway sees of a Postgres login in clear: the key that cancels the session's queries, and
-//! whether the server takes sessions at all.
+//! What a gateway sees of a Postgres login in clear: the key that cancels the session's queries,
+//! and whether the server takes sessions at all.
 //!
-//! Its own file because it is the one thing that is read of a session after its opening. Invariant:
-//! it looks and changes nothing, and stops at the first ReadyForQuery, at a refusal, and where it
-//! is not Postgres in clear.
+//! Invariant: it looks and changes nothing, and stops at the first ReadyForQuery, at a refusal, and
+//! where it is not Postgres in clear.
 
 use crate::tcp::relay::Seen;
 use crate::wire::postgres::{self, Progress, StartupTracker};

@@ -3,12 +3,12 @@
 //!
 //! The server speaks first and its salt is in the client's proof, so a session cannot move once it
 //! is logged in, and what it wants is said only then. So a client that may be about to kill (one of
-//! its sessions waits for an answer, at another server) is asked for a second proof before it hears
-//! that it is in (AuthSwitchRequest), and logged in at that server too; its first command decides
-//! which of the two it has. Invariants: a KILL never reaches a server at which another session of
-//! the gateway has that id, unless it is the only one that has it; no server sees an abandoned
-//! handshake; what is passed on is passed on unchanged; whatever cannot be read (TLS, compression)
-//! is relayed as it is.
+//! its sessions waits for an answer, at another server) is asked for a second proof before it
+//! receives the OK of its login (AuthSwitchRequest), and logged in at that server too; its first
+//! command decides which of the two it has. Invariants: a KILL never reaches a server at which
+//! another session of the gateway has that id, unless it is the only one that has it; no server
+//! sees an abandoned handshake; what is passed on is passed on unchanged; whatever cannot be read
+//! (TLS, compression) is relayed as it is. Long because all steps of the login share one state.
 
 mod second;
 
@@ -312,7 +312,7 @@ impl LoginRelay<'_, '_> {
             }
         }
         let why = match owners.as_slice() {
-            // Nobody's that is known: its own server says so, or ends a session of somebody else's.
+            // Of no known session: its own server reports that, or ends a session from elsewhere.
             [] => return self.tell_server(length).await,
             [only] if *only == self.at => return self.tell_server(length).await,
             [only] => match self.second.take() {

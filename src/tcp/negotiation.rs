@@ -1,11 +1,11 @@
 //! Whether a Postgres session is encrypted, settled before it begins.
 //!
-//! Its own file because a client that asks for TLS and is told no need not begin a session: it may
-//! send a CancelRequest, which belongs to another server than the one that said no. So its next
-//! packet is read before anything is passed on. Invariants: a client is told what its own server
-//! answers; where it was told so before that server was picked, the server is asked all the same
-//! and the session ends if it says otherwise; a server that only said no has seen nothing of a
-//! session, and is not given to anybody else.
+//! A client that asks for TLS and receives `N` need not begin a session: it may send a
+//! CancelRequest, which belongs to another server than the one that answered. So its next packet is
+//! read before anything is passed on. Invariants: a client receives what its own server answers;
+//! where it was answered before that server was picked, the server is asked all the same and the
+//! session ends if it answers otherwise; a server that only answered `N` has seen nothing of a
+//! session, and is not given to another client.
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,8 +22,8 @@ use crate::upstream::{Encryption, Outcome};
 use crate::wire::postgres::{self, Start};
 
 impl Routed<'_> {
-    /// Asks the server for TLS in the client's place and tells the client what it does not know
-    /// yet. `Err`: the client, which has sent `first`, is still to be refused.
+    /// Asks the server for TLS in the client's place and answers the client where that is still
+    /// due. `Err`: the client, which has sent `first`, is still to be refused.
     pub(super) async fn settle_encryption(
         &mut self,
         settings: &TcpProxy,
@@ -103,7 +103,7 @@ impl Routed<'_> {
         timeout_at(self.deadline, ask).await.ok()?.ok()
     }
 
-    /// We told the client that there is TLS. Whether its server says so, too.
+    /// The client was answered `S`. Whether its server answers that, too.
     fn promised(&self, connected: &Connected, answer: u8) -> Result<Settled, Reason> {
         if answer == b'S' {
             return Ok(Settled::Encrypted);
@@ -113,7 +113,7 @@ impl Routed<'_> {
         Err(Reason::UpstreamError)
     }
 
-    /// We told the client what its servers have said of late: that there is no TLS.
+    /// The client was answered `N`, as its servers have answered of late.
     fn denied(&self, connected: &Connected, answer: u8) -> Result<Settled, Reason> {
         match answer {
             b'N' => Ok(Settled::InClear(Bytes::new())),
@@ -146,7 +146,7 @@ impl Routed<'_> {
                 opening::reply(stream, answer).await?;
                 return Ok(Settled::Encrypted);
             }
-            // Sent in clear before TLS stood: somebody in between may have (CVE-2021-23214).
+            // Sent in clear before TLS stood: a man in the middle may have (CVE-2021-23214).
             b'S' => return Err(Reason::BadRequest),
             // An error message, most likely: its other bytes follow.
             _ => return Ok(Settled::InClear(Bytes::copy_from_slice(&[answer]))),
@@ -163,7 +163,7 @@ impl Routed<'_> {
                     first.advance(postgres::GSSENC_REQUEST.len());
                     opening::reply(stream, b'N').await?;
                 }
-                // What is wrong with it, the server tells.
+                // What is wrong with it, the server reports.
                 _ => return Ok(Settled::InClear(Bytes::new())),
             }
         }

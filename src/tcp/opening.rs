@@ -1,10 +1,10 @@
 //! The opening of a session: what a client's first bytes say, up to the point where its route is
 //! known.
 //!
-//! Its own file because it is all the reading the gateway ever does of a session's bytes. Where the
-//! route needs none (one route on the listener that is not Postgres) nothing is awaited.
-//! Invariants: at most [`sniff::MAX_BYTES`] are held, at most `sniff_timeout` is waited, whatever
-//! the client sends and however slowly; what was read is passed on to the server unchanged.
+//! Where the route needs none of them (one route on the listener that is not Postgres) nothing is
+//! awaited. Invariants: at most [`sniff::MAX_BYTES`] are held, at most `sniff_timeout` is waited,
+//! whatever the client sends and however slowly; what was read is passed on to the server
+//! unchanged.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,9 @@ use crate::wire::tls::{self, Hello};
 pub enum Opening {
     /// A session on this route.
     Session {
+        /// Chosen by what the client said first, or as the only one of its listener.
         route: Arc<TcpRoute>,
+        /// Whether the client asked for TLS in Postgres, and what it was answered.
         tls: PostgresTls,
         /// For the filters of the route. `None` for a route without.
         parameters: Option<Box<ClientParameters>>,
@@ -112,7 +114,7 @@ pub async fn open(
             }
             (Sniffed::PostgresSsl, Some(SslRequest::Decline)) => b'N',
             _ => {
-                // Filters are told the same of a client whether it is known what its server says.
+                // Filters receive the same of a client whether its server's answer is known or not.
                 let told = || match tls {
                     PostgresTls::Denied => ClientParameters::default(),
                     _ => ClientParameters::of(&sniffed),
@@ -138,7 +140,7 @@ async fn by_name(
 ) -> Result<Opening, Reason> {
     first.advance(NEGOTIATION_BYTES);
     if !first.is_empty() {
-        // Sent in clear before TLS stood: somebody in between may have (CVE-2021-23214).
+        // Sent in clear before TLS stood: a man in the middle may have (CVE-2021-23214).
         return Err(Reason::BadRequest);
     }
     reply(stream, b'S').await?;

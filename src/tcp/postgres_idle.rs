@@ -1,8 +1,8 @@
 //! Whether a Postgres session waits for its client, or its client for the server.
 //!
-//! Its own file because both directions of a relay tell of it, and the timer asks. Invariant: it
-//! looks at messages and keeps none; in doubt the client waits, since a session that is cut while
-//! its server works leaves a query that runs for nobody.
+//! Both directions of a relay feed it, and the timer asks. Invariant: it looks at messages and
+//! keeps none; in doubt the client waits, since a session that is cut while its server works leaves
+//! a query that runs for nobody.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,8 +1,8 @@
-//! Telling a client no, in its own protocol.
+//! Refusing a client in its own protocol.
 //!
-//! Its own file because it is the only place that decides which refusal a reason is; the bytes are
-//! `wire/refusal.rs`'s. Invariants: a refusal takes at most a few seconds and reads a bounded
-//! amount; it lingers, so that the client reads it before the connection is closed.
+//! The only place that decides which refusal a reason is; the bytes are `wire/refusal.rs`'s.
+//! Invariants: a refusal takes at most a few seconds and reads a bounded amount; it lingers, so
+//! that the client reads it before the connection is closed.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::wire::{mysql, postgres};
 
 /// Refuses the client of a route, which ended with `reason` before a server connection stood.
 /// `first` is what it sent so far. Returned is what it turns out to want after all, and itself,
-/// which then was told nothing.
+/// which then has received nothing.
 pub async fn client(
     stream: Transport,
     route: &TcpRoute,
@@ -38,7 +38,7 @@ pub async fn client(
     tell(stream, refuser, first).await
 }
 
-/// Refuses a client whose protocol no route has told.
+/// Refuses a client whose protocol no route determines.
 pub async fn unmatched(stream: Transport, reason: Reason, first: &[u8]) {
     let Some(refusal) = refusal(reason) else {
         return;
@@ -49,8 +49,8 @@ pub async fn unmatched(stream: Transport, reason: Reason, first: &[u8]) {
 }
 
 /// Says goodbye to a client whose session is over although neither side ended it. Only Postgres
-/// has a word for that, and only where its server has ended a message: `last` are its last bytes. As
-/// from a server that ends, it may be the answer to a query.
+/// has a word for that, and only where its server has ended a message: `last` are its last bytes.
+/// As from a server that ends, it may be the answer to a query.
 pub async fn goodbye(
     mut stream: Transport,
     db_type: DbType,
@@ -69,7 +69,7 @@ pub async fn goodbye(
     let _ = timeout(CROSSING, rest).await;
 }
 
-/// Closes in order a client that has been told everything. What it has sent, or sends meanwhile,
+/// Closes in order a client that has received everything. What it has sent, or sends meanwhile,
 /// would turn the close into a reset.
 pub async fn linger(mut stream: Transport) {
     let rest = async {
@@ -94,7 +94,7 @@ pub async fn leave_mysql(mut server: Transport) {
     let _ = timeout(PATIENCE, goodbye).await;
 }
 
-/// Which refusal a reason is. `None`: nobody is there to hear it.
+/// Which refusal a reason is. `None`: there is no client to receive it.
 fn refusal(reason: Reason) -> Option<Refusal> {
     match reason {
         Reason::QueueTimeout => Some(Refusal::QueueTimeout),
@@ -140,7 +140,7 @@ async fn tell(
         }
         stream.shutdown().await?;
         // What the client sent meanwhile would turn our close into a reset, and it would never
-        // read what it was told.
+        // read the refusal.
         while stream.read(&mut buffer).await? > 0 {}
         Ok::<_, std::io::Error>(None)
     };
@@ -150,7 +150,7 @@ async fn tell(
     }
 }
 
-/// For what a client says before it has heard that its session is over.
+/// For what a client says before it has read that its session is over.
 const CROSSING: Duration = Duration::from_millis(200);
 /// For a client to read its refusal and go.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,11 +1,10 @@
 //! Two-way copy between a client and a server.
 //!
-//! Its own file because it is where every byte of every database passes. Invariants: what one side
-//! wrote before it ended reaches the other, in order and once; an end is passed on as an end (and
-//! the other direction goes on), a reset as a reset, which may overtake what a slow peer has not
-//! received, as it does without a gateway, but for one that only our own first bytes have caused;
-//! neither direction can starve the other, nor the relay its runtime; a session at rest holds no
-//! buffer, pipe or timer.
+//! Every byte of every database passes here. Invariants: what one side wrote before it ended
+//! reaches the other, in order and once; an end is passed on as an end (and the other direction
+//! goes on), a reset as a reset, which may overtake what a slow peer has not received, as it does
+//! without a gateway, but for one that only our own first bytes have caused; neither direction can
+//! starve the other, nor the relay its runtime; a session at rest holds no buffer, pipe or timer.
 //!
 //! One task moves both directions: `pair` is both with their sockets, `flow` one of them, `socket`
 //! what it needs of a socket, `pipe` holds the pipes for bulk, `clock` is the one timer.

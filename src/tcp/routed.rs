@@ -1,10 +1,10 @@
 //! A session whose route is known: lease, connect, relay, goodbye.
 //!
-//! Its own file because it is where a client and a server belong to each other, in the order in
-//! which it happens. Invariants: it owns both sockets until the end; a socket that carried a
-//! client's bytes is never given to another client; a warm socket that turns out dead before any
-//! byte came back is replaced once, unseen, unless the client has sent something that may have had
-//! an effect.
+//! A client and a server meet here; the methods stand in the order in which they happen.
+//! Invariants: it owns both sockets until the end; a socket that carried a client's bytes is never
+//! given to another client; a warm socket that turns out dead before any byte came back is replaced
+//! once, unseen, unless the client has sent something that may have had an effect. Long because
+//! every way out has to give back the same lease and sockets.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,15 +38,21 @@ use crate::wire::{refusal, replay, tls};
 
 /// What a session is from its opening to its end.
 pub struct Routed<'s> {
+    /// Warm sockets, pipes and cancels of the whole gateway.
     pub sessions: &'s Shared,
+    /// The routes of the listener, whose servers may get a cancel with an unknown key.
     pub table: &'s TcpTable,
+    /// As the opening chose it, or a filter of that route instead.
     pub route: &'s TcpRoute,
     /// By its proxy's word, where it has one.
     pub client: SocketAddr,
+    /// What the opening answered to an SSLRequest; the server has still to confirm it.
     pub tls: PostgresTls,
     /// A server connection must stand by then.
     pub deadline: Instant,
+    /// For the access log: tries and bytes.
     pub stats: &'s mut SessionStats,
+    /// Counts in its worker's load until one side of the relay has ended. `None`: not counted.
     pub carried: Option<Carried>,
 }
 
@@ -62,7 +68,7 @@ struct Pairing {
     first: Bytes,
     /// What the server has said already.
     answer: Bytes,
-    /// Whether what is said can be read, where the protocol tells.
+    /// Whether what is said can be read, where the protocol shows it.
     in_clear: InClear,
     /// Bytes that both have got already: up, down.
     passed: (u64, u64),
@@ -353,7 +359,7 @@ impl Routed<'_> {
             }
         }
         if !matches!(ended.rest, Rest::Unanswered { .. }) {
-            // What was sent in vain is sent again, and told once.
+            // What got no answer is sent again, and counted once.
             self.stats.up += ended.up;
         }
         self.stats.down += ended.down;
@@ -427,7 +433,7 @@ impl Routed<'_> {
         instead.await.ok_or(Reason::ConnectFailed)
     }
 
-    /// Tells the client no, unless what it is told no to turns out to be a cancel.
+    /// Refuses the client, unless what is refused turns out to be a cancel.
     pub async fn refuse(&self, stream: Transport, reason: Reason, first: &[u8]) {
         let refused = refuse::client(stream, self.route, reason, first).await;
         if let Some((key, stream)) = refused {
@@ -440,7 +446,7 @@ impl Routed<'_> {
         cancel::carry(key, &self.sessions.cancels, self.table, client, stream).await;
     }
 
-    /// Takes leave of whoever is still there.
+    /// Closes what is still open, by protocol.
     async fn part(&self, reason: Reason, rest: Rest) {
         match rest {
             Rest::Open {
@@ -472,5 +478,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// For a server to come to an end of a query that is cancelled.
 const LAST_ANSWER: Duration = Duration::from_millis(600);
 /// The first bytes of a client fit in here; a client that sent more before a dead warm socket was
-/// noticed is told that its server is gone.
+/// noticed is refused, as its server is gone.
 const KEEP_UNANSWERED: usize = 16 * 1024;

@@ -1,9 +1,9 @@
 //! One TCP session from accept to its log line.
 //!
-//! Its own file because it is the frame of every session: its route is found here, by its opening,
-//! and its end told; what lies between is [`Routed`]'s. Invariants: a client that cannot be served
-//! gets its protocol's own refusal; a session lives in the snapshot it started with, and ends with
-//! exactly one reason. Nothing of its payload is logged; of an unmatched start at most 16 bytes.
+//! The frame of every session: its route is found here, by its opening, and its end is reported;
+//! what lies between is [`Routed`]'s. Invariants: a client that cannot be served gets its
+//! protocol's own refusal; a session lives in the snapshot it started with, and ends with exactly
+//! one reason. Nothing of its payload is logged; of an unmatched start at most 16 bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,12 +38,15 @@ pub struct Sessions {
 pub struct Accepted {
     /// [Tuned](crate::upstream::tune).
     pub stream: Transport,
+    /// The TCP peer; a PROXY header of a trusted one replaces it.
     pub client: SocketAddr,
     /// What was read of it already; mostly nothing.
     pub first: BytesMut,
     /// The listener's address as written.
     pub listener: Arc<str>,
+    /// The routes of this listener, of `snapshot`.
     pub table: Arc<TcpTable>,
+    /// The configuration that holds for this session to its end, over reloads.
     pub snapshot: Arc<Snapshot>,
     /// In the load of the thread that it is served in.
     pub carried: Option<Carried>,

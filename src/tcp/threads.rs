@@ -1,9 +1,8 @@
 //! Which server has the thread that a `KILL` of MySQL or MariaDB means.
 //!
 //! A client kills on a connection of its own, with the id that its server's greeting gave it, and
-//! each server counts for itself. Its own file because it is the only thing that one session must
-//! know of others. Invariant: an entry lives as long as its session, by Drop. Looked at by `mysql`,
-//! for routes with several endpoints; others keep nothing here.
+//! each server counts for itself. Invariant: an entry lives as long as its session, by Drop. Looked
+//! at by `mysql`, for routes with several endpoints; others keep nothing here.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

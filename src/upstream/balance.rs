@@ -1,9 +1,9 @@
 //! Which of the usable endpoints comes next.
 //!
-//! Arithmetic over weights and counts, without health, queues or time. The file is long by its tests.
-//! Invariants: a [`Chooser`] never changes except for its position; whoever it returns has been
-//! entered (a place taken), so a caller cannot pick one that filled up meanwhile. Built when health or
-//! membership changes, asked once per pick.
+//! Arithmetic over weights and counts, without health, queues or time. Nearly half of the file is
+//! tests. Invariants: a [`Chooser`] never changes except for its position; the endpoint it returns
+//! has been entered (a slot taken), so a caller cannot pick one that filled up meanwhile. Built
+//! when health or membership changes, asked once per pick.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

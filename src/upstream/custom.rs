@@ -1,8 +1,8 @@
 //! Balancers that come from outside: `balance:` with a name of the embedder's.
 //!
-//! Foreign code takes part in a pick here. Invariants: it sees only
-//! endpoints that may be picked, and never none; one that panics or points beside them costs a
-//! warning, once for each upstream, and the pick goes on in turns.
+//! Foreign code takes part in a pick here. Invariants: it sees only endpoints that may be picked,
+//! and never none; one that panics or returns an index beside them costs a warning, once for each
+//! upstream, and the pick goes on in turns.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +33,7 @@ pub trait Balancer: Send + Sync + 'static {
 pub struct Candidate<'a> {
     /// `host:port` as configured; a name with several addresses is there several times.
     pub label: &'a str,
+    /// The resolved address that it is known by; a host with both families has a second one.
     pub addr: SocketAddr,
     /// 1 to 1000.
     pub weight: u32,
@@ -45,9 +46,9 @@ pub struct Candidate<'a> {
 pub struct Wish<'a> {
     /// The upstream's name, or the key of its route.
     pub upstream: &'a str,
-    /// FNV-1a (64 bits) of what `hash_on` names: of the 4 or 16 bytes of an address, of the bytes of
-    /// a path, header or cookie; the same in every gateway and version. `None` without `hash_on`,
-    /// and when the request does not have it.
+    /// FNV-1a (64 bits) of what `hash_on` names: of the 4 or 16 bytes of an address, of the bytes
+    /// of a path, header or cookie; the same in every gateway and version. `None` without
+    /// `hash_on`, and when the request does not have it.
     pub hash: Option<u64>,
 }
 
@@ -66,7 +67,7 @@ impl Balancers {
     /// Refuses a configuration that names a balancer which nobody registered.
     ///
     /// # Errors
-    /// Each such place, or a registered name that would never be heard because it is built in.
+    /// Each such place, or a registered name that would never be asked because it is built in.
     pub fn check(&self, config: &Config) -> Result<(), Error> {
         if let Some(name) = self.by_name.keys().find(|name| !BalancerRef::can_be(name)) {
             let text = match BALANCE_WORDS.contains(&name.as_str()) {

@@ -1,9 +1,9 @@
 //! From an endpoint to a connection, and what it means when there is none.
 //!
-//! Sessions, requests, checks and what is connected ahead reach an endpoint in
-//! the same way: at its one address, or at the one of two families that answers first (RFC 8305,
-//! section 5). Invariants: a family that does not answer costs at most [`ATTEMPT_DELAY`], and only
-//! until the other has served; what this machine is short of is never held against an endpoint.
+//! Sessions, requests, checks and what is connected ahead reach an endpoint in the same way: at its
+//! one address, or at the one of two families that answers first (RFC 8305, section 5). Invariants:
+//! a family that does not answer costs at most [`ATTEMPT_DELAY`], and only until the other has
+//! served; what this machine is short of is never held against an endpoint.
 
 use std::io;
 use std::net::SocketAddr;

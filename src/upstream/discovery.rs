@@ -1,9 +1,10 @@
 //! Names to addresses, in the background.
 //!
-//! The only place of this floor that resolves; long by its tests. Invariants: never on the
-//! request path; the last good answer is kept whatever happens, an empty answer is no answer; one
-//! log line for each change between answering and not answering. The system resolver knows no time
-//! to live, so a name is asked for again after [`REFRESH`], or what another one says.
+//! The only part of `upstream` that asks a resolver. Invariants: never on the request path; the
+//! last good answer is kept whatever happens, an empty answer is no answer; one log line for each
+//! change between answering and not answering. The system resolver knows no time to live, so a name
+//! is asked for again after [`REFRESH`], or what another one says. Long because half of it is
+//! tests.
 
 use std::collections::HashMap;
 use std::io;
@@ -54,6 +55,7 @@ impl Record {
 }
 
 impl Discovery {
+    /// Resolves nothing yet: that begins with `resolve_all_once` or `run`.
     pub fn new(upstreams: UpstreamSource, resolver: Arc<dyn Resolver>) -> Discovery {
         Discovery {
             upstreams,

@@ -1,8 +1,7 @@
 //! Passive ejection of one endpoint: how often it failed in a row, and until when it is out.
 //!
-//! Invariant: `until` is read without
-//! a lock and zero means "in"; how many of an upstream may be out at once is the upstream's
-//! business.
+//! Invariant: `until` is read without a lock and zero means "in"; how many of an upstream may be
+//! out at once is the upstream's business.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

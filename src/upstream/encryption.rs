@@ -1,9 +1,9 @@
 //! What a server answers to clients that ask for TLS inside its protocol.
 //!
-//! It is learnt in one place (a session, a check) and used in others (the
-//! opening of a session, a refusal), and outlives a reload with its endpoint. Invariants: the
-//! answer is one that this server gave, never a guess; one that may be out of date is not used to
-//! answer in its place. Read and written without a lock.
+//! It is learnt in one place (a session, a check) and used in others (the opening of a session, a
+//! refusal), and outlives a reload with its endpoint. Invariants: the answer is one that this
+//! server gave, never a guess; one that may be out of date is not used to answer in its place. Read
+//! and written without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +13,9 @@ use tokio::time::Instant;
 /// A server's answer to a client that asks for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encryption {
+    /// It accepts TLS: `S` (PostgreSQL protocol, "SSL Session Encryption").
     Offered,
+    /// It has no TLS: `N`. The client goes on in clear, or leaves.
     Declined,
 }
 

@@ -1,9 +1,10 @@
 //! One server of an upstream, and everything that is known about how it fares.
 //!
-//! Balancing, limits, health and discovery all read it and none owns it; so it is one flat noun with
-//! many small methods, and longer than most files. Invariant: what the configuration says is fixed for the life of an [`Endpoint`]; what changes
-//! (health, in-flight, ejection) lives in its vitals, which pass from one generation of the
-//! configuration to the next. What a pick reads here is read without a lock.
+//! Balancing, limits, health and discovery all read it and none owns it; so it is one flat noun
+//! with many small methods, and longer than most files. Invariant: what the configuration says is
+//! fixed for the life of an [`Endpoint`]; what changes (health, in-flight, ejection) lives in its
+//! vitals, which pass from one generation of the configuration to the next. What a pick reads here
+//! is read without a lock.
 
 use std::fmt;
 use std::io;
@@ -142,6 +143,7 @@ impl Endpoint {
         })
     }
 
+    /// Stays the same over reloads, as long as upstream name and address do.
     pub fn id(&self) -> EndpointId {
         self.vitals.id
     }
@@ -187,14 +189,17 @@ impl Endpoint {
         &self.spec.url
     }
 
+    /// `weight` of this endpoint, 1 to 1000; 1 where none is configured.
     pub fn weight(&self) -> Weight {
         self.spec.weight
     }
 
+    /// `backup: true`: picked only while no endpoint without it is healthy.
     pub fn is_backup(&self) -> bool {
         self.spec.backup
     }
 
+    /// Leases at a time, by its own `max_connections`. `None`: no limit of its own.
     pub fn max_connections(&self) -> Option<usize> {
         self.spec.max_connections
     }
@@ -241,7 +246,8 @@ impl Endpoint {
         self.passes_checks() && !self.is_ejected()
     }
 
-    /// The verdict of the active checks, and of the other primaries; true before the first one and when there are none.
+    /// The verdict of the active checks, and of the other primaries; true before the first one and
+    /// when there are none.
     pub fn passes_checks(&self) -> bool {
         let passing = || self.vitals.passing.load(Ordering::Relaxed);
         !self.watch.checked || (passing() && !self.is_outranked())

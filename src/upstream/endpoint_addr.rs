@@ -1,9 +1,9 @@
 //! Where an endpoint is reached: at one address, or at one of each family.
 //!
-//! What a resolver's answer means, without sockets. A host with IPv4 and
-//! IPv6 addresses is one host, so each of its endpoints has an address of both families where there
-//! are; which of them serves is found out when connecting (`dial`). Invariant: what an endpoint is
-//! known by does not depend on the order of an answer.
+//! What a resolver's answer means, without sockets. A host with IPv4 and IPv6 addresses is one
+//! host, so each of its endpoints has an address of both families where there are; which of them
+//! serves is found out when connecting (`dial`). Invariant: what an endpoint is known by does not
+//! depend on the order of an answer.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 pub struct EndpointAddr {
     /// What the endpoint is known by, whichever family serves: no other server of the name has it.
     pub name: SocketAddr,
+    /// Tried first: mostly of the family that the answer begins with, or that served last.
     pub first: SocketAddr,
+    /// The other family's. `None`: the name, or the literal address, has one family only.
     pub second: Option<SocketAddr>,
 }
 

@@ -1,5 +1,5 @@
-//! When a repeated failure goes into the log: the first, then one line for each [`INTERVAL`] in which
-//! it fails, with the count of what was left out, and one line when it works again.
+//! When a repeated failure goes into the log: the first, then one line for each [`INTERVAL`] in
+//! which it fails, with the count of what was left out, and one line when it works again.
 //!
 //! Invariants: nothing here locks; what works costs a look at a flag. Lives with what fails, over
 //! reloads.

@@ -61,7 +61,8 @@ pub(super) fn upstream(spec: UpstreamSpec) -> Arc<Upstream> {
     Upstream::new(Arc::new(spec), None)
 }
 
-/// Ejection after `failures`, for one second times the number of times, of all endpoints if need be.
+/// Ejection after `failures`, for one second times the number of times, of all endpoints if need
+/// be.
 pub(super) fn ejecting(failures: u32, endpoints: Vec<EndpointSpec>) -> UpstreamSpec {
     UpstreamSpec {
         ejection: Some(Ejection {

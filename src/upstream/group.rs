@@ -107,6 +107,7 @@ impl Upstream {
         &self.spec.name
     }
 
+    /// The configuration that it was made of; a reload makes another upstream of another one.
     pub fn spec(&self) -> &Arc<UpstreamSpec> {
         &self.spec
     }
@@ -116,6 +117,7 @@ impl Upstream {
         &self.lineage.budget
     }
 
+    /// The endpoints of this moment; discovery replaces the whole set.
     pub fn endpoints(&self) -> Arc<EndpointSet> {
         self.set.load_full()
     }

@@ -1,9 +1,9 @@
 //! Active checks: when each endpoint is probed, and what follows.
 //!
-//! What a check does is in [`probe`]. Invariants: at most one check of an endpoint and
-//! [`AT_ONCE`] of all run at a time, each under its timeout; a verdict changes only after as many
-//! checks in a row as configured; a change is logged once. Until its first verdict an endpoint
-//! counts as healthy.
+//! What a check does is in [`probe`]. Invariants: at most one check of an endpoint and [`AT_ONCE`]
+//! of all run at a time, each under its timeout; a verdict changes only after as many checks in a
+//! row as configured; a change is logged once. Until its first verdict an endpoint counts as
+//! healthy. Long because more than half of it is tests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ struct Course {
 type Checked = (Instant, Result<Role, String>);
 
 impl Prober {
+    /// Probes as `health_check` configures; checks begin when it runs as a background service.
     pub fn new(upstreams: UpstreamSource) -> Prober {
         Prober {
             upstreams,

@@ -1,9 +1,9 @@
 //! What `balance: hash` hashes, as the number that an endpoint is picked by.
 //!
-//! Its own file because the number is a promise: the same over restarts, versions and platforms, so
-//! that clients stay where they are after an upgrade and several gateways agree. The standard
-//! library's hasher is none: it may change with the compiler. Invariant: only bytes go in, none of
-//! them in an order that a platform decides.
+//! The number is a promise: the same over restarts, versions and platforms, so that clients stay
+//! where they are after an upgrade and several gateways agree. The standard library's hasher makes
+//! none: it may change with the compiler. Invariant: only bytes go in, none of them in an order
+//! that a platform decides.
 
 use std::net::IpAddr;
 

@@ -1,10 +1,10 @@
 //! The last error of an endpoint, in words.
 //!
-//! Health, discovery and the floors above all write it and only the admin
-//! listener reads it. Invariants: it is one line of bounded length; it is written when something
-//! failed and never on the way of a success; what a client or a configuration keeps secret is not in
-//! it, since its writers quote nothing but what the system or a server's error said. Held by the
-//! endpoint, and by the upstream for names without an address.
+//! Health, discovery and the layers above all write it and only the admin listener reads it.
+//! Invariants: it is one line of bounded length; it is written when something failed and never on
+//! the way of a success; what a client or a configuration keeps secret is not in it, since its
+//! writers quote nothing but what the system or a server's error said. Held by the endpoint, and by
+//! the upstream for names without an address.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -15,6 +15,7 @@ use super::lock::lock;
 /// What went wrong last, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastError {
+    /// By the wall clock; `/status` and `/config` show it in UTC (RFC 3339).
     pub at: SystemTime,
     /// One line of at most 500 characters.
     pub text: Box<str>,
@@ -127,7 +128,7 @@ mod tests {
         let server = EndpointAddr::alone("10.0.0.1:80".parse().unwrap());
         new.note_addresses("a.example", 80, &[server]);
         assert_eq!(new.unresolved().len(), 1);
-        // A name that has addresses: each of them is told.
+        // A name that has addresses: each of them gets the error.
         new.note_unresolved("a.example", 80, &why);
         let first = new.endpoints().iter().next().cloned().unwrap();
         assert_eq!(first.last_error(), Some(why));

@@ -1,7 +1,7 @@
-//! A picked endpoint together with its place.
+//! A picked endpoint together with the slot it takes of its limits.
 //!
-//! What the floors above hold. Invariant: whatever happens to its
-//! holder, the place goes back when the lease is dropped, and the first in the queue hears of it.
+//! What the layers above hold. Invariant: whatever happens to its holder, the slot is given back
+//! when the lease is dropped, and the first in the queue is woken.
 
 use std::fmt;
 use std::io;
@@ -50,10 +50,12 @@ impl Lease {
         self
     }
 
+    /// Whom to connect to. Its count of requests in flight includes this lease.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
+    /// In the generation that was picked from, which a reload may have replaced since.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }

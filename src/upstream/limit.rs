@@ -1,11 +1,12 @@
 //! How many leases an upstream has out, and the one queue of those who wait for one.
 //!
-//! Losing a wake-up or a place is the bug nobody can see; most of the file are tests of just that.
-//! Invariants: places are given in the order of arrival, except that nobody waits behind somebody
-//! whose target is full when his own is not; so there is a lane for each target, only the first of a
-//! lane tries, and not while an earlier first could be served. Whoever leaves the queue (served, late
-//! or dropped) wakes the firsts; a lease given back after a try failed always does. Tries of limited
-//! upstreams happen under the queue's lock, so that no try sees what another holds for a moment.
+//! A lost wake-up or slot is a bug that stays invisible; most of the file are tests of just that.
+//! Invariants: slots are given in the order of arrival, except that nobody waits behind a caller
+//! whose target is full when his own is not; so there is a lane for each target, only the first of
+//! a lane tries, and not while an earlier first could be served. A caller that leaves the queue
+//! (served, late or dropped) wakes the firsts; a lease given back after a try failed always does.
+//! Tries of limited upstreams happen under the queue's lock, so that no try sees what another holds
+//! for a moment.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,7 +121,7 @@ impl Queue {
         &mut self.lanes[lane(target)]
     }
 
-    /// Whether somebody waits for `target`.
+    /// Whether a caller waits for `target`.
     pub(super) fn has_waiters(&self, target: Target) -> bool {
         !self.lane(target).is_empty()
     }

@@ -7,13 +7,14 @@
 //! network during a pick; no lock is held across an await; what an upstream knows about its
 //! endpoints survives a reload, and making an upstream has no effect on the one it replaces.
 //!
-//! One file each: `group` (an [`Upstream`]), [`endpoint`] (one of them and its vitals), `endpoint_addr` (where it is reached), `set` (all of them, with the hash
-//! rings), `view` (those usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a
-//! balancer of the embedder's wants),
-//! `limit` (how many at once, and the queue), `eject` (out after failures), `last_error`, `encryption` (who
-//! speaks TLS), `primaries` (the one of several, by its `term`), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is
-//! hashed), `ring` (Ketama), [`probe`] (what a health check does), [`warm`] (sockets connected ahead), `report` (what goes into the log, no oftener than `failure_log` allows),
-//! [`peer`] (Pingora's peer).
+//! One file each: `group` (an [`Upstream`]), [`endpoint`] (one of them and its vitals),
+//! `endpoint_addr` (where it is reached), `set` (all of them, with the hash rings), `view` (those
+//! usable now), `pick` (from a wish to a lease), `balance` (who is next), `custom` (whom a balancer
+//! of the embedder's wants), `limit` (how many at once, and the queue), `eject` (out after
+//! failures), `last_error`, `encryption` (who speaks TLS), `primaries` (the one of several, by its
+//! `term`), `lease`, [`budget`] (retries), [`dial`] (connects), [`key`] (what is hashed), `ring`
+//! (Ketama), [`probe`] (what a health check does), [`warm`] (sockets connected ahead), `report`
+//! (what goes into the log, no oftener than `failure_log` allows), [`peer`] (Pingora's peer).
 
 mod balance;
 pub mod budget;

@@ -1,9 +1,9 @@
 //! Pingora's `HttpPeer`, made from an endpoint.
 //!
-//! Its own file because an `HttpPeer` has traps (Pingora 0.9.1): made from a name it resolves on
-//! the spot and panics when that fails, its timeouts are all off by default, `connection_timeout`
-//! holds for TCP and TLS separately, and its pool tells connections apart by neither CA nor ALPN.
-//! Invariant: the only place that builds one, from a resolved address, with every timeout decided.
+//! An `HttpPeer` has traps (Pingora 0.9.1): made from a name it resolves on the spot and panics
+//! when that fails, its timeouts are all off by default, `connection_timeout` holds for TCP and TLS
+//! separately, and its pool tells connections apart by neither CA nor ALPN. Invariant: the only
+//! place that builds one, from a resolved address, with every timeout decided.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -52,6 +52,7 @@ pub enum Reuse {
 /// Whether a request has fields that are for one hop alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HopByHop {
+    /// It has, or may have: Pingora removes them (RFC 9110, section 7.6.1).
     Present,
     /// Pingora need not look for each of them, which it does fourteen times.
     Absent,
@@ -140,8 +141,8 @@ pub fn group_key(upstream: &str, tls: &str) -> u64 {
     hasher.finish()
 }
 
-/// Tells threads apart. A connection is heard of in the thread that made it, and whatever another
-/// thread does with it costs a wake-up: each keeps to its own.
+/// A number for each thread. Events of a connection come to the thread that made it, and whatever
+/// another thread does with it costs a wake-up: each keeps to its own.
 fn this_thread() -> u64 {
     thread_local! {
         static NUMBER: u64 = {

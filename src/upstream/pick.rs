@@ -1,8 +1,8 @@
 //! From a wish to a lease: one try, or a place in the queue and then one try after the other.
 //!
-//! The request path of this floor. Invariants: no lock is held across an await; an upstream without
-//! limits never touches the queue; with limits every try happens under the queue's lock, and only the
-//! first in the queue tries.
+//! The request path of `upstream`. Invariants: no lock is held across an await; an upstream without
+//! limits never touches the queue; with limits every try happens under the queue's lock, and only
+//! the first in the queue tries.
 
 use std::sync::Arc;
 
@@ -150,7 +150,7 @@ impl Upstream {
         }
     }
 
-    /// Whether somebody who came before `ticket`, or before now, could be served at this moment.
+    /// Whether a caller that came before `ticket`, or before now, could be served at this moment.
     fn would_overtake(&self, queue: &Queue, ticket: Option<Ticket>) -> bool {
         queue.firsts_before(ticket).any(|target| {
             let view = self.view();

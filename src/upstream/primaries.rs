@@ -1,10 +1,10 @@
-//! Which of several primaries is the one: after a promotion while the old primary lives, both say
-//! that they take writes.
+//! Which of several primaries is the one: after a promotion while the old primary lives, both
+//! report that they take writes.
 //!
-//! The only verdict on an endpoint that others have a part in. Invariants:
-//! only primaries of one group are compared, and the higher term wins; who was outranked stays out,
-//! also while the winner is down, until it is no primary any more or the winner leaves the
-//! configuration, because what is written to it is lost. Settled after each check.
+//! The only verdict on an endpoint that others have a part in. Invariants: only primaries of one
+//! group are compared, and the higher term wins; a primary that was outranked stays out, also while
+//! the winner is down, until it is no primary any more or the winner leaves the configuration,
+//! because what is written to it is lost. Settled after each check.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -23,8 +23,9 @@ pub trait Resolver: Send + Sync {
     }
 }
 
-/// The resolver of the operating system (`getaddrinfo` on a blocking thread). `localhost` and what is
-/// below it are this machine in both families (RFC 6761, section 6.3), whatever the hosts file names.
+/// The resolver of the operating system (`getaddrinfo` on a blocking thread). `localhost` and what
+/// is below it are this machine in both families (RFC 6761, section 6.3), whatever the hosts file
+/// names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 

@@ -1,7 +1,7 @@
 //! Consistent hashing: Pingora's Ketama ring over the endpoints of a set.
 //!
-//! The only place of balancing that needs Pingora. Invariant: the ring depends on addresses and weights only (its points are CRC-32 of them), so two gateways with one
-//! configuration agree.
+//! The only place of balancing that needs Pingora. Invariant: the ring depends on addresses and
+//! weights only (its points are CRC-32 of them), so two gateways with one configuration agree.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

@@ -1,8 +1,8 @@
 //! The endpoints of an upstream as the last answers of the resolver have them.
 //!
-//! It is made in two ways, by a reload and by discovery, under one rule: an
-//! address that stays keeps its endpoint. Invariant: a set never changes; another replaces it. The
-//! hash rings are built with it, so never per request and not when health changes.
+//! It is made in two ways, by a reload and by discovery, under one rule: an address that stays
+//! keeps its endpoint. Invariant: a set never changes; another replaces it. The hash rings are
+//! built with it, so never per request and not when health changes.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -74,14 +74,17 @@ impl EndpointSet {
         }
     }
 
+    /// In the order of the configuration; the servers of one name one after the other.
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Endpoint>> {
         self.endpoints.iter()
     }
 
+    /// Resolved endpoints, backups and unhealthy ones included; see `unresolved`.
     pub fn len(&self) -> usize {
         self.endpoints.len()
     }
 
+    /// Whether no configured name has an address yet.
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty()
     }

@@ -14,7 +14,7 @@ pub type UpstreamSource = Arc<dyn Fn() -> Vec<Arc<Upstream>> + Send + Sync>;
 /// How often the work in the background asks its [`UpstreamSource`].
 pub(super) const LOOK: Duration = Duration::from_millis(200);
 
-/// Returns when the watch says so, or when nobody is left who could say it.
+/// Returns when the watch turns true, or when its sender is gone.
 pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone.
     let _gone = shutdown.wait_for(|stop| *stop).await;

@@ -5,5 +5,6 @@
 pub struct Term {
     /// Whose history: other groups are not compared with.
     pub group: u64,
+    /// Within one `group` the higher number is the later primary.
     pub number: u64,
 }

@@ -1,7 +1,7 @@
 //! How the sockets of database sessions are set up, on either side.
 //!
-//! Its own file because listeners, warm sockets and sessions all do it: what a listener has, the
-//! connections it accepts have from the start, which spares five system calls for each.
+//! Listeners, warm sockets and sessions all do it: what a listener has, the connections it accepts
+//! have from the start, which spares five system calls for each.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// No delay for small writes, and keep-alive: a peer that is gone without a word is found out after a
-/// minute and a half of silence.
+/// No delay for small writes, and keep-alive: a peer that is gone without a word is found out after
+/// a minute and a half of silence.
 ///
 /// There is no limit (`TCP_USER_TIMEOUT`) for written bytes that wait for their acknowledgement: it
 /// would also end a session whose peer is there and takes nothing for now (RFC 9293, 3.8.6.1: a

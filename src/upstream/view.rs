@@ -1,9 +1,9 @@
 //! The usable part of a set of endpoints at one moment, ready to be picked from.
 //!
-//! Health becomes a decision here: who is in, whether ejection is
-//! undone for all, whether the backups serve, who has the role that is asked for. Invariant: a view
-//! never changes; it is valid until the upstream's change count moves or `until` passes. Built
-//! off the request path. The file is long by its tests.
+//! Health becomes a decision here: who is in, whether ejection is undone for all, whether the
+//! backups serve, who has the role that is asked for. Invariant: a view never changes; it is valid
+//! until the upstream's change count moves or `until` passes. Built off the request path. Long
+//! because two thirds of it are tests.
 
 use std::sync::Arc;
 
@@ -397,7 +397,7 @@ mod tests {
         assert!(pick(&same).await.is_err());
     }
 
-    /// Endpoints whose checks tell the role, with the roles they have.
+    /// Endpoints whose checks report the role, with the roles they have.
     fn with_roles(spec: UpstreamSpec, roles: &[Role]) -> Arc<Upstream> {
         let upstream = upstream(asking(spec));
         for (number, role) in (1..).zip(roles) {

@@ -1,12 +1,11 @@
 //! Sockets connected ahead, each for one client that has not come yet.
 //!
-//! A database connection that was used by somebody must never be given to
-//! anybody else: here sockets go in after a connect and out
-//! through [`Warm::take`], and nothing puts one back. Invariants: a socket given out is alive, as
-//! far as the system knows, and neither side has written to it; it is younger than its protocol
-//! allows, since servers close clients that do not begin; there are as many as the recent rate of
-//! clients can use up, so none while nobody comes; together with the leases they stay within the
-//! limits of endpoint and upstream.
+//! A database connection that one client used must never be given to another: here sockets go in
+//! after a connect and out through [`Warm::take`], and nothing puts one back. Invariants: a socket
+//! given out is alive, as far as the system knows, and neither side has written to it; it is
+//! younger than its protocol allows, since servers close clients that do not begin; there are as
+//! many as the recent rate of clients can use up, so none while nobody comes; together with the
+//! leases they stay within the limits of endpoint and upstream.
 
 mod demand;
 mod filler;
@@ -40,17 +39,19 @@ pub struct Warm {
 
 /// A socket for one client.
 pub struct Taken {
+    /// Connected, never written to or read from; alive when it was taken.
     pub stream: TcpStream,
     /// `None`: there are enough, or the filler sees to it.
     pub next: Option<Next>,
 }
 
 /// The connect in the place of a socket that was taken. To be started when the server has done for
-/// the client what it does for each: PostgreSQL forks for every connection, and a second fork beside
-/// the first session's start makes that slower. Dropped, it is left to the filler.
+/// the client what it does for each: PostgreSQL forks for every connection, and a second fork
+/// beside the first session's start makes that slower. Dropped, it is left to the filler.
 pub struct Next(Connecting);
 
 impl Warm {
+    /// Connects to nothing until it is `run`.
     pub fn new(wanted: WarmSource) -> Warm {
         Warm {
             wanted,

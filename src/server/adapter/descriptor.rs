@@ -1,9 +1,8 @@
 //! The plain socket out of a stream of Pingora's.
 //!
-//! Its own file because Pingora 0.9 gives its streams' sockets back as bare numbers only, and to
-//! make one ours needs the one line of `unsafe` here. Invariant: from the socket's first byte on,
-//! nothing is lost and nothing is read twice: what Pingora's stream holds in its buffers comes
-//! along.
+//! Pingora 0.9 gives its streams' sockets back as bare numbers only; making one ours needs the one
+//! line of `unsafe` here. Invariant: from the socket's first byte on, nothing is lost and nothing
+//! is read twice: what Pingora's stream holds in its buffers comes along.
 #![allow(unsafe_code)]
 
 use std::future::poll_fn;
@@ -29,7 +28,7 @@ pub(super) struct Taken {
 /// Why a stream's socket cannot be had.
 #[derive(Debug)]
 pub(super) enum NotTaken {
-    /// It is not plain TCP, or somebody has read a lot of it: this is a mistake in the program.
+    /// It is not plain TCP, or a lot of it was read before: this is a mistake in the program.
     Unfit(&'static str),
     /// The system says no, mostly because the client is gone.
     Gone(std::io::Error),
@@ -71,7 +70,7 @@ async fn buffered(plain: &mut PlainStream) -> Result<BytesMut, NotTaken> {
         match polled.await {
             Poll::Pending => return Ok(first),
             Poll::Ready(Err(error)) => return Err(NotTaken::Gone(error)),
-            // The end, which the next read tells again.
+            // The end, which the next read reports again.
             Poll::Ready(Ok(())) if read.filled().is_empty() => return Ok(first),
             Poll::Ready(Ok(())) => first.extend_from_slice(read.filled()),
         }

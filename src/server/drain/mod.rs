@@ -1,9 +1,10 @@
 //! Leaving without dropping anybody: the steps of a drain, and the count of who is still here.
 //!
-//! Its own file because Pingora's way out sleeps its whole grace period and cannot tell that it is
-//! empty. Ours runs inside the signal watch that Pingora asks (`recv`), which returns only when all
+//! Pingora's own shutdown sleeps its whole grace period and cannot notice that no connection is
+//! left. Ours runs inside the signal watch that Pingora asks (`recv`), which returns only when all
 //! is over. Invariant: a connection is counted from accept to close by one RAII guard, and the
-//! waiter is armed before the count is read, so that no last one out is missed.
+//! waiter is armed before the count is read, so that the end of the last connection is never
+//! missed.
 
 pub mod stages;
 
@@ -53,6 +54,7 @@ impl Connections {
         })
     }
 
+    /// Connections open at this moment, on all HTTP and TCP listeners; the admin listener's not.
     pub fn count(&self) -> usize {
         self.inner.open.load(Ordering::Acquire)
     }
@@ -82,12 +84,13 @@ impl Drop for OpenConnection {
 /// one made after it never fires.
 #[derive(Debug)]
 pub struct Drain {
+    /// Client connections of all HTTP and TCP listeners, bounded by `max_connections`.
     pub connections: Connections,
     ready: AtomicBool,
     stop_accepting: watch::Sender<bool>,
     announce: watch::Sender<bool>,
     stages: Stages,
-    /// As the last stage, with the reason that records tell.
+    /// As the last stage, with the reason that records name.
     cut_off: watch::Sender<Option<Reason>>,
     leave: watch::Sender<Exit>,
     stopped: Notify,
@@ -113,6 +116,7 @@ impl Default for Drain {
 /// Why a gateway leaves by itself, with nobody having stopped it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// It does not leave by itself: only a stop ends it.
     Stay,
     /// Another process accepts on the same sockets.
     HandedOver,
@@ -170,8 +174,8 @@ impl Drain {
         self.leave.send_replace(why);
     }
 
-    /// Whether and why it does so. Unlike after a stop, the sockets are somebody else's, and nobody
-    /// accepts on them any more; the admin listener neither.
+    /// Whether and why it does so. Unlike after a stop, the sockets are another process's, and this
+    /// one accepts on them no more; the admin listener neither.
     pub fn left(&self) -> watch::Receiver<Exit> {
         self.leave.subscribe()
     }
@@ -208,7 +212,7 @@ impl Drain {
         self.announce.send_replace(true);
         let open = self.connections.count();
         info!("draining: listeners closed, {open} connections open");
-        // Keep-alive clients get the chance to hear `close` in a response before an idle
+        // Keep-alive clients get the chance to receive `close` in a response before an idle
         // connection goes under their feet.
         let linger = LINGER.min(timeout);
         let _ = tokio::time::timeout(linger, self.connections.none_left()).await;
@@ -223,7 +227,7 @@ impl Drain {
         }
     }
 
-    /// Cuts off who is left and waits, for a moment only, until they have told their end.
+    /// Cuts off who is left and waits, for a moment only, until their end is recorded.
     pub async fn cut(&self) {
         self.cut_off.send_replace(Some(self.reason()));
         self.stages.begin(Stage::Cut);
@@ -252,11 +256,15 @@ pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What Pingora asks for its shutdown signal: waits for the stop, drains, and only then answers.
 pub struct StopWatch {
+    /// The first TERM or INT, or the embedder's stop; `None` once the drain has taken it.
     pub stop: Mutex<Option<Stop>>,
     /// A second stop during the drain ends it at once.
     pub again: Mutex<Option<Stop>>,
+    /// The drain that a stop, or a handover, starts.
     pub drain: Arc<Drain>,
+    /// `server.drain_delay_secs`: from `/readyz` answering 503 to closing listeners; stops only.
     pub delay: Duration,
+    /// `server.drain_timeout_secs`: how long open connections may go on after `delay`.
     pub timeout: Duration,
 }
 

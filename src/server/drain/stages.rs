@@ -1,9 +1,9 @@
-//! How far a drain is, for those who must end with it.
+//! How far a drain is, for connections and requests that must end with it.
 //!
-//! Its own file because each HTTP connection asks at each of its polls: a `watch` channel makes and
-//! takes down a place in a shared list each time, which was a hundredth of a small request. Here a
-//! connection has one place for as long as it lives, and asking is a load. Invariant: whoever asked
-//! before a stage began is woken when it does.
+//! Each HTTP connection asks at each of its polls: a `watch` channel adds and removes an entry in a
+//! shared list each time, which was a hundredth of a small request. Here a connection has one waker
+//! slot for as long as it lives, and asking is a load. Invariant: a task that asked before a stage
+//! began is woken when it does.
 
 use std::collections::HashMap;
 use std::ptr;
@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Stage {
+    /// No connection has to end yet: no drain, or one that has just closed its listeners.
     Serving,
     /// Connections between two requests close.
     IdleCloses,
@@ -66,6 +67,7 @@ impl Stages {
         }
     }
 
+    /// A watch of these stages, with a waker slot of its own until it is dropped.
     pub fn watch(&self) -> StageWatch {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let slot = Arc::new(WakerSlot::default());
@@ -154,7 +156,7 @@ mod tests {
         assert!(!cut.is_finished());
         stages.begin(Stage::Cut);
         cut.await.expect("no panic");
-        // What has begun is told at once.
+        // What has begun is reported at once.
         let late = stages.watch();
         poll_fn(|cx| late.poll(Stage::IdleCloses, cx)).await;
     }

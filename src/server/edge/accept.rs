@@ -1,11 +1,12 @@
 //! The one Pingora service that accepts on every listening socket.
 //!
-//! Its own implementation because Pingora's gives each service a runtime, cannot change listeners
-//! while it runs, and panics in a task when a bind fails. Invariants: each accept loop runs in one
-//! of the `workers` and gives its connections to all of them; a connection is counted before it is
-//! spawned and uncounted by Drop. In the service's own runtime, whose threads share their work, run
-//! the admin listener, so that it answers whatever the workers do, and the HTTP connections of a
-//! configuration that limits connections to servers. `assembled.rs` adds it to the Pingora server.
+//! Pingora's own gives each service a runtime, cannot change listeners while it runs, and panics in
+//! a task when a bind fails. Invariants: each accept loop runs in one of the `workers` and gives
+//! its connections to all of them; a connection is counted before it is spawned and uncounted by
+//! Drop. In the service's own runtime, whose threads share their work, run the admin listener, so
+//! that it answers whatever the workers do, and the HTTP connections of a configuration that limits
+//! connections to servers. `assembled.rs` adds it to the Pingora server. Long because the accept
+//! loops of traffic and of admin share one set of pauses, counts and refusals.
 
 mod socket;
 
@@ -44,14 +45,23 @@ use crate::upstream::FailureLog;
 
 /// What all listeners of a gateway share.
 pub struct Edges {
+    /// The snapshot in force, loaded anew for each accepted connection.
     pub snapshots: SnapshotHandle,
+    /// The drain that ends the accept loops, and the count for `max_connections`.
     pub drain: Arc<Drain>,
+    /// The sockets of the running accept loops, which an upgrade hands to its successor.
     pub accepting: ListeningSockets,
+    /// The threads that accept on HTTP and TCP listeners and carry the connections.
     pub workers: Workers,
+    /// Pingora's proxy with our hooks: the application of every HTTP listener.
     pub http: Arc<HttpProxy<Proxy>>,
+    /// Limits and refusals of the HTTP listeners; counted in the metrics of traffic.
     pub http_edge: Arc<HttpEdge>,
+    /// The application of the admin listener (`admin.listen_addr`).
     pub admin: Arc<Admin>,
+    /// Limits and refusals of the admin listener; not counted in the metrics of traffic.
     pub admin_edge: Arc<HttpEdge>,
+    /// Carries the connections of TCP listeners.
     pub sessions: Arc<Sessions>,
 }
 
@@ -67,10 +77,15 @@ pub trait Launch: Send + Sync {
 
 /// The service.
 pub struct Listeners {
+    /// Threads of the service's own runtime: `server.threads`, by default one for each CPU.
     pub threads: usize,
+    /// Handed to each accept loop, those of listeners that a reload adds included.
     pub edges: Arc<Edges>,
+    /// Those bound before the start; drained when the service starts.
     pub listeners: Vec<Listener>,
+    /// Listeners that reloads add and remove. Its end leaves the running ones as they are.
     pub changes: mpsc::Receiver<Change>,
+    /// Runs before the first accept (it may refuse) and after the last listener accepts.
     pub launch: Box<dyn Launch>,
 }
 
@@ -169,7 +184,7 @@ struct AcceptContext {
     metrics: ListenerMetrics,
     /// Whoever else looks at it does not keep it.
     socket: Arc<TcpListener>,
-    /// Clients that are told no.
+    /// Clients that are being refused, at most `MAX_REFUSING`.
     refusing: Connections,
     trouble: Arc<FailureLog>,
 }
@@ -299,7 +314,7 @@ async fn accept_traffic(
     }
 }
 
-/// `None`, which the log tells: the system has no room for it.
+/// `None`, which is logged: the system has no room for it.
 fn watched(socket: Arc<TcpListener>, text: &str) -> Option<Watched> {
     Watched::new(socket)
         .inspect_err(|error| {
@@ -308,7 +323,7 @@ fn watched(socket: Arc<TcpListener>, text: &str) -> Option<Watched> {
         .ok()
 }
 
-/// From here on the connection is heard of in this thread.
+/// From here on events of the connection come to this thread.
 fn served_here(stream: TcpStream, client: SocketAddr) -> Option<tokio::net::TcpStream> {
     tokio::net::TcpStream::from_std(stream)
         .inspect_err(|error| debug!("connection from {client} cannot be served: {error}"))
@@ -404,6 +419,6 @@ fn accepts(listener: &str, trouble: &FailureLog) {
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Clients that are being told 503 at the same time; others are closed unheard.
+/// Clients that are refused (503) at the same time; others are closed without an answer.
 pub(in crate::server) const MAX_REFUSING: usize = 1024;
 const MAX_ADMIN_CONNECTIONS: usize = 256;

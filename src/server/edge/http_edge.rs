@@ -1,8 +1,8 @@
-//! What the HTTP edge asks and tells: the limits in force, and the refusals that never became a
+//! What the HTTP edge asks and reports: the limits in force, and the refusals that never became a
 //! request of Pingora's.
 //!
-//! Its own file because `connection.rs` knows bytes and this knows snapshot, metrics and access
-//! log. Invariant: every refusal at the edge is counted and recorded once, with `route="-"`.
+//! `connection.rs` knows bytes; this knows snapshot, metrics and access log. Invariant: every
+//! refusal at the edge is counted and recorded once, with `route="-"`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,9 @@ use crate::telemetry::{ClientAddress, Record, Reporter, RequestEnd};
 
 /// The edge of one HTTP listener.
 pub struct HttpEdge {
+    /// Read for the limits of each head, so a reload holds from the next one on.
     pub snapshots: SnapshotHandle,
+    /// Where the refusals of this edge are counted and logged.
     pub reporter: Reporter,
     /// The admin listener is not in the metrics of traffic.
     pub counted: bool,

@@ -1,9 +1,8 @@
 //! What a configuration wants bound, and the binding.
 //!
-//! Its own file because start, reload and upgrade all ask for it, before anybody accepts.
-//! Invariants: sockets are bound before any runtime exists, or by a reload, so a taken port is an
-//! ordinary error that names its key; each address is bound once. `accept.rs` serves what is bound
-//! here.
+//! Used by start, reload and upgrade alike, before anything is accepted. Invariants: sockets are
+//! bound before any runtime exists, or by a reload, so a taken port is an ordinary error that names
+//! its key; each address is bound once. `accept.rs` serves what is bound here.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -21,7 +20,9 @@ use crate::upstream::tune_listener;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// HTTP routes: an address of `listen_addr`.
     Http,
+    /// Metrics, status and reload: an address of `admin.listen_addr`.
     Admin,
     /// The TCP routes of the snapshot's listener with the same configured address.
     Tcp,
@@ -30,7 +31,9 @@ pub enum Kind {
 /// Which listener: what it is, and its address as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
+    /// What is served on it: one address as another kind is another listener.
     pub kind: Kind,
+    /// The address in the file: port 0 stays 0, whatever port the system chose.
     pub configured: SocketAddr,
 }
 
@@ -44,7 +47,7 @@ pub enum Families {
 }
 
 impl Families {
-    /// Whether `socket`, bound by somebody else, takes these.
+    /// Whether `socket`, bound by another process, takes these.
     fn are_those_of(self, socket: &StdListener) -> bool {
         let both = socket.local_addr().is_ok_and(|addr| addr.is_ipv6())
             && SockRef::from(socket).only_v6().is_ok_and(|only| !only);
@@ -54,8 +57,11 @@ impl Families {
 
 /// One listener that a configuration asks for.
 pub struct Wanted {
+    /// What tells it from other listeners, in a reload and in an upgrade.
     pub identity: Identity,
+    /// The address to bind, and how the file writes it.
     pub listen: ListenAddr,
+    /// Whether an IPv6 socket takes IPv4 clients, too; a change of it needs a new socket.
     pub families: Families,
     /// The key that asks for it.
     pub key: String,
@@ -133,8 +139,11 @@ pub fn wanted(config: &Config) -> Vec<Wanted> {
 
 /// A bound socket and who serves it.
 pub struct Listener {
+    /// By which a reload or an upgrade finds it again.
     pub identity: Identity,
+    /// Its socket, not accepted on yet.
     pub bound: Bound,
+    /// Counters with its `listener` label.
     pub metrics: ListenerMetrics,
 }
 
@@ -155,8 +164,11 @@ impl Listener {
 
 /// A bound socket and what it is for.
 pub struct Bound {
+    /// The address as written in the file: the `listener` label of metrics and logs.
     pub text: Arc<str>,
+    /// The address as the system has it, with the port that it chose for port 0.
     pub addr: SocketAddr,
+    /// Listening and non-blocking; what it accepts inherits its TCP options.
     pub socket: StdListener,
 }
 

@@ -1,9 +1,9 @@
 //! Answers that the edge gives before there is a request, and how a connection ends after one.
 //!
-//! Its own file because both the listener (connection limit, a bare status) and the connection loop
-//! (bad heads, with the rule that was broken) refuse, and every refusal must linger: closing a socket with unread bytes sends a RST that can
-//! destroy the answer on its way (RFC 9112 9.6). Invariant: bounded in time and bytes, whatever the
-//! client does.
+//! Both the listener (connection limit, a bare status) and the connection loop (bad heads, with the
+//! rule that was broken) refuse, and every refusal must linger: closing a socket with unread bytes
+//! sends a RST that can destroy the answer on its way (RFC 9112, section 9.6). Invariant: bounded
+//! in time and bytes, whatever the client does.
 
 use std::mem::MaybeUninit;
 use std::pin::Pin;

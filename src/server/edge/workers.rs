@@ -1,11 +1,11 @@
 //! The threads that carry connections, each with a runtime of its own.
 //!
-//! Its own file because Pingora knows two kinds of runtime: one whose threads take work from each
-//! other, which costs a wake-up and often a change of thread for every event, and one that spawns on
-//! a thread chosen by chance. Here a connection is given to the thread that carries fewest and stays
-//! there, its server's side included, so that nothing about it is ever told from thread to thread.
-//! Invariant: what a worker carries is counted before it is spawned and uncounted by Drop.
-//! `assembled.rs` starts them, `accept.rs` gives them connections.
+//! Pingora knows two kinds of runtime: one whose threads take work from each other, which costs a
+//! wake-up and often a change of thread for every event, and one that spawns on a thread chosen by
+//! chance. Here a connection is given to the thread that carries fewest and stays there, its
+//! server's side included, so that none of its events crosses threads. Invariant: what a worker
+//! carries is counted before it is spawned and uncounted by Drop. `assembled.rs` starts them,
+//! `accept.rs` gives them connections.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,6 +88,7 @@ impl Workers {
         (0..all.min(ACCEPTING)).map(move |number| WorkerId(turn.wrapping_add(number) % all))
     }
 
+    /// The runtime of one worker. Ids come from `for_listener` and so are never out of range.
     pub fn at(&self, WorkerId(number): WorkerId) -> &Handle {
         &self.all[number].handle
     }
@@ -136,8 +137,8 @@ impl Drop for Threads {
     }
 }
 
-/// What other threads hand over is looked for after so many steps. With Tokio's 31 a connection that
-/// was accepted elsewhere waits for tens of milliseconds while its worker is busy.
+/// What other threads hand over is looked for after so many steps. With Tokio's 31 a connection
+/// that was accepted elsewhere waits for tens of milliseconds while its worker is busy.
 const REMOTE_EVERY: u32 = 2;
 
 /// All workers that accept on a socket are woken for each of its connections when they have nothing

@@ -1,9 +1,9 @@
 //! The admin listener: metrics, health, status, configuration, reload.
 //!
-//! Its own file because it is an application of its own behind the same edge. Invariant: what could
-//! tell a stranger something or change traffic (`/config`, `/reload`) answers the token or a
-//! loopback peer only, and of those no browser that a web page sent: not even one that calls this
-//! machine by a name of its own (DNS rebinding).
+//! An application of its own behind the same edge as traffic. Invariant: what could show a stranger
+//! something or change traffic (`/config`, `/reload`) answers the token or a loopback peer only,
+//! and of those no browser that a web page sent: not even one that calls this machine by a name of
+//! its own (DNS rebinding). Long because all paths and who may ask for them are one table.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +34,7 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// `drain` answers `/readyz`, `reload` serves `POST /reload`, `metrics` renders `/metrics`.
     pub fn new(
         snapshots: SnapshotHandle,
         metrics: Metrics,

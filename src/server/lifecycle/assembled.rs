@@ -1,7 +1,7 @@
 //! A gateway that only lacks its threads: from bound sockets to a running Pingora server.
 //!
-//! Its own file because it is the one place where all parts meet. Invariant: what can fail has not,
-//! but for an upgrade, which can until the very end.
+//! All parts meet here. Invariant: what can fail has not, but for an upgrade, which can until the
+//! very end.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -56,7 +56,7 @@ pub(in crate::server) struct Assembled {
     pub resolvers: Arc<Resolvers>,
     /// Of the embedder's.
     pub services: Vec<Box<dyn ServiceWithDependents>>,
-    /// `None`: the process and its signals are somebody else's.
+    /// `None`: the process and its signals are the embedder's.
     pub signals: Option<Signals>,
     /// Opens the logs of whoever runs us again.
     pub reopen: Box<dyn Fn() + Send + Sync>,
@@ -220,7 +220,7 @@ impl Assembled {
     }
 }
 
-/// From the first runtime to the first accept, and what is told about it.
+/// From the first runtime to the first accept, and what is reported about it.
 struct Start {
     discovery: Arc<Discovery>,
     upstreams: UpstreamSource,

@@ -1,11 +1,11 @@
-//! Upgrade: a new process takes over the listening sockets of a running one, and nobody notices.
+//! Upgrade: a new process takes over the listening sockets of a running one, unnoticed by clients.
 //!
-//! Its own file because Pingora's transfer ends at 32 listeners, and its old process leaves even
-//! when the new one failed. The order, which is the whole idea: the [`old`] process gives its
-//! sockets; the [`new`] one binds what is new, resolves names, checks health and says READY; the
-//! old one says GO; the new one accepts and says SERVING; only then the old one drains. Invariants:
-//! until SERVING the old process accepts as if nothing happened, and whatever fails leaves it so;
-//! no accepted connection depends on a process that may still fail.
+//! Pingora's transfer ends at 32 listeners, and its old process leaves even when the new one
+//! failed. The order, which is the whole idea: the [`old`] process gives its sockets; the [`new`]
+//! one binds what is new, resolves names, checks health and sends READY; the old one sends GO; the
+//! new one accepts and sends SERVING; only then the old one drains. Invariants: until SERVING the
+//! old process accepts as if nothing happened, and whatever fails leaves it so; no accepted
+//! connection depends on a process that may still fail.
 
 mod asking;
 mod control;

@@ -1,7 +1,7 @@
 //! The last error of each endpoint, as the admin listener shows it.
 //!
-//! Its own file because `/status` and `/config` show the same in two forms. Invariant: a comment is
-//! one line whatever an error says.
+//! `/status` shows it as JSON, `/config` as comments. Invariant: a comment is one line whatever an
+//! error contains.
 
 use std::sync::Arc;
 

@@ -1,9 +1,8 @@
-//! What a reload makes less safe without saying so: where one route changes what clients of another
-//! get.
+//! What a reload silently makes less safe: where one route changes what clients of another get.
 //!
-//! Its own file because it compares two configurations and changes nothing. What is taken from a
-//! route in its own entry is plain to see and is not told; what follows elsewhere is. Invariant: a
-//! line for each loss, in keys of the configuration.
+//! It compares two configurations and changes nothing. What is taken from a route in its own entry
+//! is plain to see and is not reported; what follows elsewhere is. Invariant: a line for each loss,
+//! in keys of the configuration.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -86,7 +85,7 @@ fn taker<'s>(snapshot: &'s Snapshot, key: &RouteKey) -> Option<&'s Arc<Route>> {
     snapshot.routes.lookup(host.as_deref(), &key.prefix)
 }
 
-/// The filters of a route that keep somebody out.
+/// The filters of a route that refuse clients.
 fn guards<'c>(config: &'c Config, route: &Route) -> BTreeSet<&'c str> {
     let is_it = |candidate: &&HttpRoute| candidate.key.text == route.key.text;
     let found = config.http_routes.iter().find(is_it);

@@ -1,8 +1,7 @@
 //! A new configuration for a running gateway: the same path as at start, then one pointer swap.
 //!
-//! Its own file because it is the only writer of the snapshot pointer. Invariants: reloads happen
-//! one after another; one that fails changes nothing and says why; what was asked for but needs a
-//! restart is named.
+//! The only writer of the snapshot pointer. Invariants: reloads happen one after another; one that
+//! fails changes nothing and its reason is logged; what was asked for but needs a restart is named.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,12 +27,15 @@ use crate::telemetry::{Metrics, ReloadResult};
 
 /// What it takes to reload one gateway.
 pub struct Reload {
+    /// Where a successful reload stores the new snapshot.
     pub snapshots: SnapshotHandle,
+    /// The embedder's filters and balancers, which every new snapshot is compiled with.
     pub additions: Arc<Additions>,
     /// Of the filters that call upstreams.
     pub outbound: Arc<OutboundClients>,
     /// Where background tasks of filters run, once the gateway serves.
     pub background: OnceLock<Handle>,
+    /// Where each reload is counted, as `ok` or `failed`.
     pub metrics: Metrics,
     /// To the service that owns the sockets.
     pub changes: mpsc::Sender<Change>,

@@ -1,7 +1,7 @@
 //! What makes a running gateway reload or reopen: HUP, USR1, a changed configuration file.
 //!
-//! Its own file because it is the one service that only waits for others to ask. Invariant: what is
-//! asked for is done on a thread that may wait; the next question is heard when it is done.
+//! Invariant: what is asked for is done on a thread that may wait; the next trigger is taken when
+//! it is done.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,7 +18,9 @@ use crate::telemetry::AccessLog;
 
 /// The service.
 pub struct ReloadTriggers {
+    /// What HUP and a changed file (`server.watch_config`) start.
     pub reload: Arc<Reload>,
+    /// What USR1 reopens, for logrotate.
     pub access_log: Arc<AccessLog>,
     /// Opens the logs of whoever runs us again.
     pub reopen: Box<dyn Fn() + Send + Sync>,

@@ -1,9 +1,9 @@
 //! `server.watch_config`: noticing that the configuration file has another content.
 //!
-//! Its own file because a file changes in many ways: written in place, replaced by rename, or
-//! behind a symlink that is swapped, as Kubernetes does with a ConfigMap. Looking at what the path
-//! leads to, once a second, sees all of them and needs nothing of the system. Invariants: a content
-//! is asked for once; one that is still changing is waited for; the content in force asks for
+//! A file changes in many ways: written in place, replaced by rename, or behind a symlink that is
+//! swapped, as Kubernetes does with a ConfigMap. Looking at what the path leads to, once a second,
+//! sees all of them and needs nothing of the system. Invariants: a reload is asked for once for
+//! each content; a content that is still changing is waited for; the content in force asks for
 //! nothing.
 
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::config::tree::MAX_BYTES;
 #[derive(Default)]
 pub(super) struct Watch {
     seen: Option<Mark>,
-    /// What was told of last: not told of again.
+    /// What was reported last: not reported again.
     told: Option<Content>,
 }
 
@@ -30,7 +30,7 @@ struct Mark(Option<[i64; 6]>);
 type Content = Option<Vec<u8>>;
 
 impl Watch {
-    /// Whether `file` has a content that is neither `in_force` nor what was told of before. Blocks,
+    /// Whether `file` has a content that is neither `in_force` nor reported before. Blocks,
     /// also for as long as the file changes, at most [`LONGEST`].
     pub(super) fn changed(&mut self, file: &Path, in_force: &[u8]) -> bool {
         let mut mark = Mark::of(file);

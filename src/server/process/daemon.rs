@@ -1,9 +1,9 @@
-//! Becoming a daemon: one fork, and the one word its starter waits for.
+//! Becoming a daemon: one fork, and the one report its starter waits for.
 //!
-//! Its own file because `fork` is the only call here that can break memory: it is sound while the
-//! process has one thread, and [`fork`] counts them. Invariants: the starter returns only when the
-//! gateway serves or has failed, with its message and exit code; the descriptors 0 to 2 leave the
-//! terminal before the starter hears of it, so that a caller that reads them to the end is let go.
+//! `fork` is the only call here that can break memory: it is sound while the process has one
+//! thread, and [`fork`] counts them. Invariants: the starter returns only when the gateway serves
+//! or has failed, with its message and exit code; the descriptors 0 to 2 leave the terminal before
+//! the starter receives the report, so that a caller that reads them to the end is let go.
 // `fork` has no safe form in any crate: what makes it safe is that there is no other thread.
 #![allow(unsafe_code)]
 
@@ -21,7 +21,9 @@ use crate::error::Error;
 
 /// On which side of the fork the caller is.
 pub enum Side {
+    /// The parent, which waits for the outcome and exits with it.
     Starter(Starting),
+    /// The child, which becomes the gateway and reports to its starter once.
     Daemon(Report),
 }
 
@@ -62,7 +64,7 @@ pub fn fork() -> Result<Side, Error> {
     }
 }
 
-/// A daemon that was forked and has not told yet how it went.
+/// A daemon that was forked and has not reported its outcome yet.
 pub struct Starting {
     child: Pid,
     reports: UnixStream,
@@ -71,8 +73,15 @@ pub struct Starting {
 /// How it went.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// All its listeners accept; its stdout and stderr have left the terminal.
     Serving,
-    Failed { code: u8, text: String },
+    /// It failed, died or took over a minute: the exit code for the starter, and its message.
+    Failed {
+        /// The exit code.
+        code: u8,
+        /// What is printed.
+        text: String,
+    },
 }
 
 impl Starting {
@@ -101,7 +110,7 @@ impl Starting {
     fn failure(&mut self) -> Outcome {
         let mut told = Vec::new();
         let mut reports = (&self.reports).take(MAX_TEXT);
-        // What came is told, also when the rest is missing.
+        // What came is reported, also when the rest is missing.
         let _ = reports.read_to_end(&mut told);
         // Its log is written when it has ended.
         let _ = waitpid(self.child, None);
@@ -142,7 +151,7 @@ impl Report {
             return;
         };
         let output = keep.unwrap_or(&null);
-        // None of them fails for descriptors that are open, and there is nobody left to tell.
+        // None of them fails for descriptors that are open, and nobody is left to report it to.
         let _ = dup2_stdin(&null);
         let _ = point_output_at(output);
         let _ = to.write_all(&[SERVING]);

@@ -1,7 +1,6 @@
 //! Where a gateway keeps its files when the configuration does not say.
 //!
-//! Its own file because the command line, the daemon and an upgrade must agree on it. Nothing here
-//! touches a file.
+//! The command line, the daemon and an upgrade must agree on it. Nothing here touches a file.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,9 @@ use crate::config::Config;
 /// Whether the gateway keeps the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// It keeps the terminal: no pid file and a log to stderr, unless configured.
     Foreground,
+    /// It was started with `-d`: pid file and log file have defaults.
     Daemon,
 }
 

@@ -1,7 +1,7 @@
 //! The pid file: one live gateway for one file.
 //!
-//! Its own file because two starters race here. Invariants: who holds the file has it locked for as
-//! long as it lives, so a file that nobody locks is stale whatever it names; a file with a pid in it
+//! Two starters may race here. Invariants: the process that holds the file has it locked for as
+//! long as it lives, so an unlocked file is stale whatever it names; a file with a pid in it
 //! appears whole or not at all; at the end only a file that still names us goes. Claimed by the
 //! server before it binds.
 
@@ -45,7 +45,7 @@ impl PidFile {
                 Err(TryLockError::WouldBlock) => return Err(held(path, before)),
                 Err(TryLockError::Error(error)) => return Err(cannot("locked", path, error)),
             }
-            // Somebody may have put another one there since it was opened.
+            // Another process may have put its own there since it was opened.
             if is_at(&before, path) {
                 return place(path, Put::Over).map_err(|error| cannot("written", path, error));
             }

@@ -1,8 +1,8 @@
 //! The signals of a process that is one gateway.
 //!
-//! Its own file because they must be heard from before the first socket is bound to the very end:
-//! one that comes in between would end the process. Invariant: [`Heard`] is complete when
-//! [`listen`] returns; what comes before somebody waits for it is kept.
+//! They must be caught from before the first socket is bound to the very end: one that comes in
+//! between would end the process. Invariant: [`Heard`] is complete when [`listen`] returns; a
+//! signal that comes before it is waited for is kept.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::error::Error;
 use crate::server::drain::Stop;
 
-/// What is heard from now on.
+/// The signals that are caught from now on.
 pub(crate) struct Heard {
     /// Done at the first TERM or INT.
     pub stop: Stop,

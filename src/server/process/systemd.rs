@@ -1,7 +1,6 @@
-//! Telling the service manager how it goes: the protocol of sd_notify(3).
+//! Reports to the service manager: the protocol of sd_notify(3), one datagram for each report.
 //!
-//! Its own file because it is a protocol of its own, one datagram long. Invariant: where no manager
-//! listens, and where it does not hear, nothing happens.
+//! Invariant: where no manager listens, and where it does not receive, nothing happens.
 
 use std::ffi::OsStr;
 use std::io;
@@ -22,7 +21,7 @@ pub fn notify(state: &str) {
     }
 }
 
-/// What is told when a reload begins: with the time, so that the manager knows which `READY=1`
+/// What is reported when a reload begins: with the time, so that the manager knows which `READY=1`
 /// belongs to it.
 pub fn reloading() -> String {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC);

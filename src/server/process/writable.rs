@@ -1,8 +1,8 @@
 //! Whether the log files that a configuration names can be opened, asked without opening them.
 //!
-//! Its own file because `--test` must tell what a start would fail at, and leave nothing behind.
-//! Invariant: nothing is made or changed. It answers for the account that asks: who tests as
-//! somebody else than who starts may hear of a folder that the other one may write to.
+//! `--test` must report what a start would fail at, and leave nothing behind. Invariant: nothing is
+//! made or changed. It answers for the account that asks: a test under another account than that of
+//! the start may report a folder that the other one may write to.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! A second login of a client that may be about to kill, at the server of its other session.
 //!
-//! Its own file because a server whose greeting was read must never see the handshake abandoned
-//! (`max_connect_errors`), whatever becomes of the client or of us meanwhile: who holds one
-//! finishes it or leaves it, by Drop, through a login that is refused.
+//! Invariant: a server whose greeting was read never sees the handshake abandoned
+//! (`max_connect_errors`), whatever becomes of the client or of us meanwhile: the holder finishes
+//! it or leaves it, by Drop, through a login that is refused.
 
 use std::net::SocketAddr;
 use std::time::Duration;

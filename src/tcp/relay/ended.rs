@@ -47,9 +47,20 @@ pub enum Rest {
     },
     /// The server said something and closed without reading what it was sent first. The client has
     /// its words, and is to be closed in order.
-    LastWords { client: Transport },
+    LastWords {
+        /// It may still read.
+        client: Transport,
+    },
     /// The client left without a byte; the server has not received its end.
-    Abandoned { server: Transport },
+    Abandoned {
+        /// It carried no byte of the client.
+        server: Transport,
+    },
     /// The server went before it sent a byte. `sent` is all that came from the client.
-    Unanswered { client: Transport, sent: Bytes },
+    Unanswered {
+        /// It waits for an answer.
+        client: Transport,
+        /// All that it sent.
+        sent: Bytes,
+    },
 }

@@ -169,8 +169,8 @@ impl DatabaseProbe {
         Ok(Role::Unknown)
     }
 
-    /// Those who tell their role to anybody, unless they want a password first: they live, then,
-    /// and nothing is known.
+    /// Servers that show their role to any client, unless they want a password first: they live,
+    /// then, and nothing is known.
     async fn ask_for_role(&self, endpoint: &Endpoint) -> Result<Role, String> {
         let mut conversation = Conversation::connect(endpoint, self.db_type).await?;
         let question = probe::probe(self.db_type).unwrap_or_default();
@@ -259,7 +259,7 @@ impl Conversation {
     }
 
     /// What is to be said of a server that leaves before its first byte. PostgreSQL and MySQL begin
-    /// in clear text also where they want TLS, and say so.
+    /// in clear text also where they want TLS, and ask for it.
     fn perhaps_tls(&self) -> &'static str {
         match self.db_type {
             DbType::Postgres | DbType::Mysql => "",
@@ -323,8 +323,8 @@ impl Conversation {
         }
     }
 
-    /// Leaves politely: says so, and takes what is still on its way, so that no answer turns the
-    /// close into a reset. The verdict stands already, so nothing here can fail.
+    /// Leaves in order: sends the end, and takes what is still on its way, so that no answer turns
+    /// the close into a reset. The verdict stands already, so nothing here can fail.
     async fn end(mut self) {
         let drain = async {
             self.stream.shutdown().await?;

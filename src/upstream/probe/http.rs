@@ -55,8 +55,8 @@ impl Probe for OverHttp {
     }
 }
 
-/// Pingora's error as a line of our own. Not its context, which may quote a whole response head with
-/// whatever is secret in it.
+/// Pingora's error as a line of our own. Not its context, which may quote a whole response head
+/// with whatever is secret in it.
 fn words(error: &Error) -> String {
     use ErrorType::*;
     let root = error.root_cause();

@@ -1,7 +1,7 @@
 //! How many sockets it is worth having connected ahead.
 //!
-//! Arithmetic only. Invariant: nothing
-//! is worth having when clients come so seldom that it would grow old unused.
+//! Arithmetic only. Invariant: nothing is worth having when clients come so seldom that it would
+//! grow old unused.
 
 use std::time::Duration;
 

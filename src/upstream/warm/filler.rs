@@ -1,8 +1,8 @@
 //! The work of connecting ahead: what is closed, whom it connects to next, whom it asks first.
 //!
-//! Its own file because it is the only thing here that runs by itself; sessions see the shelves
-//! only. Invariants: at most [`AT_ONCE`] connects are on their way; a socket whose server was
-//! doubted while it was connected is not kept; leases come first.
+//! The background task; sessions see the shelves only. Invariants: at most [`AT_ONCE`] connects are
+//! on their way; a socket whose server was doubted while it was connected is not kept; leases come
+//! first.
 
 use std::io;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The sockets that are connected ahead to one endpoint, and how many and how old they may be.
 //!
-//! Part of an endpoint's vitals, so it outlives a reload. Invariant: nothing puts a socket back that
-//! was taken.
+//! Part of an endpoint's vitals, so it outlives a reload. Invariant: nothing puts a socket back
+//! that was taken.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,8 +22,9 @@ use crate::upstream::lock::lock;
 pub struct Policy {
     pub(super) most: usize,
     pub(super) max_age: Duration,
-    /// The server decides when a client connects whether it will serve it: it is [asked](super::Ready)
-    /// before anything is connected ahead, and again whenever it may have been restarted.
+    /// The server decides when a client connects whether it will serve it: it is
+    /// [asked](super::Ready) before anything is connected ahead, and again whenever it may have
+    /// been restarted.
     pub(super) asked_first: bool,
 }
 
@@ -31,12 +32,11 @@ impl Policy {
     /// What a protocol bears. `max_idle_time` (`tcp_proxy.max_idle_time_secs`) can only make it
     /// less. `None`: no socket may be connected ahead.
     ///
-    /// PostgreSQL forks a process for each, which keeps the rules of that moment (`pg_hba.conf`, `ssl`):
-    /// a session must not be let in by rules that are over for longer than a moment. A MongoDB server
-    /// spends a thread. MySQL and MariaDB speak first, and count what is
-    /// closed before login as an attack; Oracle's listener reports it. SQL Server documents no
-    /// bound. Cassandra's drivers keep few connections for long, and databases over HTTP have
-    /// keep-alive.
+    /// PostgreSQL forks a process for each, which keeps the rules of that moment (`pg_hba.conf`,
+    /// `ssl`): a session must not be let in by rules that are over for longer than a moment. A
+    /// MongoDB server spends a thread. MySQL and MariaDB speak first, and count what is closed
+    /// before login as an attack; Oracle's listener reports it. SQL Server documents no bound.
+    /// Cassandra's drivers keep few connections for long, and databases over HTTP have keep-alive.
     pub fn of(db_type: DbType, max_idle_time: Duration) -> Option<Policy> {
         let (most, seconds) = match db_type {
             DbType::Postgres => (8, 2),
@@ -90,7 +90,7 @@ pub(super) struct State {
 
 pub(super) struct SpareSocket {
     /// Known to no runtime yet: each has its own poll, and what goes on with the one that connected
-    /// would be heard in its thread, and passed on to the session's, for as long as the session lives.
+    /// would wake its thread, and then the session's, for as long as the session lives.
     pub(super) stream: std::net::TcpStream,
     pub(super) since: Instant,
     pub(super) _counted: WarmSocket,
@@ -165,7 +165,7 @@ impl std::fmt::Debug for State {
 
 impl SpareSocket {
     /// Young enough, open, and without a byte. Asks the system, not the runtime, which may not have
-    /// heard of a close yet.
+    /// noticed a close yet.
     pub(super) fn is_good(&self, now: Instant, policy: Policy) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         self.is_young(now, policy)

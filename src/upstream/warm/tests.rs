@@ -1,5 +1,7 @@
 //! Sockets connected ahead to real listeners. The filler is driven by hand where it must be shown
 //! that it does nothing.
+//!
+//! Long because shelf, filler and limits are tested together.
 
 use std::collections::HashSet;
 use std::io;

@@ -12,7 +12,9 @@ use crate::upstream::{Endpoint, Upstream};
 /// An upstream whose endpoints get sockets ahead.
 #[derive(Clone)]
 pub struct Wanted {
+    /// Of the snapshot in force.
     pub upstream: Arc<Upstream>,
+    /// How many sockets each of its endpoints may have, and how old they may become.
     pub policy: Policy,
     /// Where the sockets are counted. Of two routes onto one upstream the first counts them.
     pub metrics: TcpRouteMetrics,

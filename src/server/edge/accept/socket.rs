@@ -1,7 +1,7 @@
 //! A listening socket, watched in one thread for connections that may be carried in another.
 //!
-//! Its own file because Tokio's listener registers what it accepts in the thread that accepts,
-//! and its watch for any other descriptor needs the one line of `unsafe` here.
+//! Tokio's listener registers what it accepts in the thread that accepts, and its watch for any
+//! other descriptor needs the one line of `unsafe` here.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -23,7 +23,7 @@ impl Watched {
         Ok(Watched(watched?))
     }
 
-    /// The next connection, which no runtime has heard of yet.
+    /// The next connection, which no runtime has registered yet.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let accept = |socket: &Arc<TcpListener>| Ok(acceptfrom_with(socket, flags)?);
@@ -31,8 +31,8 @@ impl Watched {
         // Linux names the peer of every TCP connection.
         let client = client.ok_or(io::ErrorKind::NotConnected)?;
         let client = SocketAddr::try_from(client)?;
-        // On a socket for both families an IPv4 client comes as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2);
-        // to everybody from here on it is what it is.
+        // On a socket for both families an IPv4 client comes as `::ffff:a.b.c.d` (RFC 4291,
+        // 2.5.5.2); to everybody from here on it is what it is.
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         Ok((TcpStream::from(stream), client))
     }

@@ -1,9 +1,9 @@
 //! The life of one HTTP/1 connection: head, session, head, session, until one side is done.
 //!
-//! Its own file because it replaces the loop at the end of Pingora's `ServerApp::process_new`
-//! (pingora-core 0.9.1), whose head reading has no deadline, no strictness and no hook. Invariant:
-//! a Pingora session is made only for a head that is whole and was scanned, so whatever Pingora
-//! would refuse by itself, unlogged, never reaches it.
+//! It replaces the loop at the end of Pingora's `ServerApp::process_new` (pingora-core 0.9.1),
+//! whose head reading has no deadline, no strictness and no hook. Invariant: a Pingora session is
+//! made only for a head that is whole and was scanned, so whatever Pingora would refuse by itself,
+//! unlogged, never reaches it.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -47,12 +47,15 @@ pub struct EdgeLimits {
 /// A request that never became one.
 #[derive(Debug)]
 pub struct RefusedRequest<'a> {
+    /// The TCP peer, which may be a proxy: no header was trusted yet.
     pub client: SocketAddr,
+    /// The address of this gateway that the client connected to.
     pub local: SocketAddr,
     /// The listener's address as it is written in the configuration.
     pub listener: &'a str,
     /// What the client was answered.
     pub status: u16,
+    /// The word for metrics and the access log.
     pub reason: Reason,
     /// What was wrong with the head, for the log.
     pub why: &'static str,
@@ -66,8 +69,8 @@ pub struct RefusedRequest<'a> {
     pub target: Option<&'a str>,
 }
 
-/// How connections are told to end. In steps, because between them clients that keep connections
-/// open must have the chance to hear `Connection: close`.
+/// What makes connections end. In steps, because between them clients that keep connections open
+/// must have the chance to receive `Connection: close`.
 #[derive(Clone, Debug)]
 pub struct Stop {
     /// Responses say `Connection: close` from now on.
@@ -77,8 +80,8 @@ pub struct Stop {
     pub stages: StageWatch,
 }
 
-/// Serves one connection until it is closed, lingering included, and tells why it ended: `Ok` when
-/// it ended after a request, as keep-alive connections do.
+/// Serves one connection until it is closed, lingering included, and returns why it ended: `Ok`
+/// when it ended after a request, as keep-alive connections do.
 ///
 /// Spawns nothing; dropping the future closes the connection.
 pub fn serve<A, E>(
@@ -171,10 +174,10 @@ where
     Reason::Ok
 }
 
-/// Polls `request` to its end. Whenever nothing more can be done, what it has written so far is sent,
-/// so that a small response which comes in pieces does not wait for its last one; one that comes in
-/// one piece was sent whole before. When requests are cut off its client's socket is shut down, so that
-/// it ends as with any client that leaves, its last record included.
+/// Polls `request` to its end. Whenever nothing more can be done, what it has written so far is
+/// sent, so that a small response which comes in pieces does not wait for its last one; one that
+/// comes in one piece was sent whole before. When requests are cut off its client's socket is shut
+/// down, so that it ends as with any client that leaves, its last record included.
 async fn until_cut<F: Future>(
     request: F,
     stages: &StageWatch,

@@ -1,10 +1,10 @@
 //! The IO type under every plain HTTP/1 connection: the gate.
 //!
-//! Its own file because Pingora reads whatever a stream gives it: so the stream decides what there
-//! is to read. A [`GateStream`] gives nothing until a whole head was scanned, then that head, then
-//! the bytes of that request's body, then nothing until the next head was scanned. Invariants: the
-//! bytes of a following request never reach the session of the one before; an idle connection holds
-//! no buffer.
+//! Pingora reads whatever a stream gives it, so the stream decides what there is to read. A
+//! [`GateStream`] gives nothing until a whole head was scanned, then that head, then the bytes of
+//! that request's body, then nothing until the next head was scanned. Invariants: the bytes of a
+//! following request never reach the session of the one before; an idle connection holds no buffer.
+//! Long because both directions and their shared state are one type.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -47,7 +47,7 @@ pub struct GateStream {
     broken: bool,
     /// The last write did not go out, or not all of it.
     stuck: bool,
-    /// The outbox holds something, as was told last.
+    /// The outbox holds something, as `note_holding` reported last.
     holding: bool,
     /// Who polled for bytes that were held back; there is no readiness event for them.
     held_reader: Option<Waker>,
@@ -72,15 +72,15 @@ struct Shared {
 /// Who holds the socket.
 #[derive(Debug)]
 enum Held {
-    /// The stream does; nobody closes the descriptor without saying so here.
+    /// The stream does; whoever closes the descriptor notes it here.
     Stream(RawFd),
     Left(Transport),
     Gone,
 }
 
 impl GateStream {
-    /// Wraps an accepted connection, which has TCP_NODELAY from its listener. `client` is what `accept` said, or
-    /// a PROXY header.
+    /// Wraps an accepted connection, which has TCP_NODELAY from its listener. `client` is from
+    /// `accept`, or from a PROXY header.
     ///
     /// # Errors
     /// The socket is already gone.
@@ -177,7 +177,7 @@ impl GateStream {
 
     /// A read while there is nothing to give: Pingora only wants to know whether the client leaves.
     /// What arrives now is the next request's. One read of it is kept; then the socket is left
-    /// alone, which also means that the end of stream behind it is told after it, in its order.
+    /// alone, which also means that the end of stream behind it is reported after it, in order.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.inbox.is_empty() && ready!(self.poll_fill(cx))? == 0 {
             return Poll::Ready(Ok(()));
@@ -252,7 +252,7 @@ impl GateStream {
         }
     }
 
-    /// Tells whether bytes are kept that may wait for others.
+    /// Reports whether bytes are kept that may wait for others.
     fn note_holding(&mut self) {
         let holding = !self.outbox.is_empty();
         if self.holding != holding {
@@ -354,7 +354,7 @@ impl AsyncRead for GateStream {
             return Poll::Ready(Ok(()));
         }
         if this.socket_handle.0.outbox.load(Ordering::Relaxed) == SENT_ON {
-            // How it went is told to who writes next, or ends this read.
+            // Its result is reported to the next write, or ends this read.
             let _ = Pin::new(&mut *this).poll_flush(cx);
         }
         if this.head_left > 0 {
@@ -442,7 +442,7 @@ fn malformed(cause: crate::wire::http1::Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
-// The states of an outbox, as told to the other end of `SocketHandle`.
+// The states of an outbox, as reported to the other end of `SocketHandle`.
 const EMPTY: u8 = 0;
 const HOLDS: u8 = 1;
 /// As `HOLDS`, and it was asked for.

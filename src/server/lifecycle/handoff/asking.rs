@@ -1,9 +1,8 @@
 //! Asks the running gateway where its admin listener is.
 //!
-//! Its own file because it is what anybody may ask who does not want to take over. The upgrade
-//! socket leads to the process that runs now, whatever has become of its file since: a port that
-//! the system chose, an address that a reload changed and the successor of an upgrade are all told
-//! by the one who has them.
+//! For callers that do not want to take over. The upgrade socket leads to the process that runs
+//! now, whatever has become of its file since: a port that the system chose, an address that a
+//! reload changed and the successor of an upgrade are all reported by the process that has them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use super::trusts;
 /// What a running gateway says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
+    /// Its process id, as it reports it.
     pub pid: u32,
     /// The file that it was started with.
     pub config: PathBuf,

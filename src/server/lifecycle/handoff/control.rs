@@ -1,9 +1,9 @@
 //! The socket on which a running gateway can be asked for its listening sockets.
 //!
-//! Its own file because a path in the file system outlives processes: who may bind it, who removes
-//! it, and what a crash leaves behind. Invariants: only its owner and root reach it; a path that
-//! belongs to somebody else or is no socket is never touched; at no moment of an upgrade does the
-//! path lead nowhere. Made at start, and passed on by `old` and `new`.
+//! A path in the file system outlives processes: this decides who may bind it, who removes it, and
+//! what becomes of one that a crash left behind. Invariants: only its owner and root reach it; a
+//! path that belongs to another process or is no socket is never touched; at no moment of an
+//! upgrade does the path lead nowhere. Made at start, and passed on by `old` and `new`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -17,7 +17,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::error::Error;
 
-/// A listening upgrade socket; its path goes with it, unless somebody else has it by then.
+/// A listening upgrade socket; its path goes with it, unless another process has it by then.
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
@@ -103,12 +103,13 @@ impl Control {
         Ok(listener)
     }
 
+    /// Where it listens: `server.upgrade_sock`, or its default for this configuration file.
     pub fn path(&self) -> &Path {
         &self.file.path
     }
 
-    /// Removes the path, if it is still ours. Dropping does so, too: this is for an end that waits for
-    /// nobody else who holds it.
+    /// Removes the path, if it is still ours. Dropping does so, too: this is for an end that waits
+    /// for nobody else who holds it.
     pub(super) fn close(&self) {
         if !self.owns_path.swap(false, Ordering::AcqRel) || !self.file.is_as_it_was() {
             return;
@@ -220,7 +221,7 @@ mod tests {
         old.owns_path(false);
         drop(old);
         connect(&path).unwrap();
-        // Removed by somebody, and bound by somebody else.
+        // Removed from outside, and bound by another process.
         std::fs::remove_file(&path).unwrap();
         let other = Control::bind(&path).unwrap();
         drop(new);

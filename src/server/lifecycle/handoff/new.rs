@@ -1,8 +1,8 @@
-//! The new process of an upgrade: takes the sockets, says when it is ready, and when it serves.
+//! The new process of an upgrade: takes the sockets, reports when it is ready, and when it serves.
 //!
-//! Its own file because it runs where there is no runtime yet, and ends with an exit code and a
-//! message. Invariant: nothing is accepted before the old process says GO. When the old process
-//! dies in the middle, the new one goes on alone: somebody has to serve.
+//! It runs where there is no runtime yet, and ends with an exit code and a message. Invariant:
+//! nothing is accepted before the old process sends GO. When the old process dies in the middle,
+//! the new one goes on alone, so that the addresses stay served. Nearly half of the file is tests.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -43,7 +43,7 @@ impl Takeover {
     /// some seconds at most.
     ///
     /// # Errors
-    /// Somebody listens there and does not give them.
+    /// A process listens there and does not give them.
     pub fn begin(path: &Path) -> Result<Option<Takeover>, Error> {
         let asking_since = Instant::now();
         loop {
@@ -187,7 +187,7 @@ fn receive(channel: &mut Channel) -> Result<Received, AskError> {
         version: VERSION,
         pid: std::process::id(),
     };
-    // Whatever could not be sent, the answer tells why.
+    // Whatever could not be sent, the answer names the reason.
     let _ = channel.send(&hello, &[]);
     let deadline = Instant::now() + PATIENCE;
     let mut next = || match channel.receive(deadline) {

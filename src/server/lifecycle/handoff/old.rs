@@ -1,8 +1,8 @@
 //! The old process of an upgrade: gives its sockets away and drains once the new one serves.
 //!
-//! Its own file because it runs beside traffic and must survive whatever connects. Invariants: one
-//! upgrade at a time; a stranger, half a message or a dead peer changes nothing; while sockets are
-//! on their way no reload changes them. Run by `assembled` once all listeners accept.
+//! It runs beside traffic and must survive whatever connects. Invariants: one upgrade at a time; a
+//! stranger, half a message or a dead peer changes nothing; while sockets are on their way no
+//! reload changes them. Run by `assembled` once all listeners accept.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -66,7 +66,8 @@ pub struct Offer {
 /// Waits for a successor, and on QUIT says when none comes. Returns when there is one, or when the
 /// gateway stops. `None`: nobody can ask this process for its sockets.
 pub async fn offer(offer: Option<Arc<Offer>>, mut quit: Signal, drain: Arc<Drain>) {
-    // A drain waits for this as for an accept loop: the process does not end before its path is gone.
+    // A drain waits for this as for an accept loop: the process does not end before its path is
+    // gone.
     let _accepting = drain.accept_loop();
     let mut left = drain.left();
     let mut stopping = drain.stop_accepting();
@@ -89,7 +90,7 @@ pub async fn offer(offer: Option<Arc<Offer>>, mut quit: Signal, drain: Arc<Drain
 }
 
 /// QUIT means: hand over, then drain. The successor comes by itself; all that is left to do is to
-/// tell when none does.
+/// log when none does.
 async fn on_quit(quit: &mut Signal, offer: Option<&Offer>) {
     while quit.recv().await.is_some() {
         let Some(offer) = offer else {
@@ -105,6 +106,7 @@ async fn on_quit(quit: &mut Signal, offer: Option<&Offer>) {
 }
 
 impl Offer {
+    /// `pid_file` is the open, locked file that a successor inherits; `None`: there is none.
     pub fn new(
         control: Control,
         pid_file: Option<OwnedFd>,
@@ -177,7 +179,7 @@ impl Offer {
                 return refuse(channel, &why);
             }
             Ok((Message::Where, _)) => return self.tell(channel),
-            // Somebody who only looks whether anybody is there.
+            // A process that only looks whether a gateway is there.
             Err(ChannelError::Gone) => return debug!("upgrade socket: a process said nothing"),
             Ok((other, _)) => return warn!("upgrade socket: {other:?} is no greeting"),
             Err(error) => return warn!("upgrade socket: no greeting: {error}"),
@@ -289,7 +291,7 @@ impl Drop for Upgrading<'_> {
     }
 }
 
-/// For a greeting. Whoever says nothing holds up nobody.
+/// For a greeting. A peer that sends nothing holds up no other.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// For names, health and whatever the new process has to build.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);

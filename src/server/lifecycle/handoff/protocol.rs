@@ -1,9 +1,9 @@
-//! What two processes of the gateway say to each other during an upgrade, and how it is framed.
+//! What two processes of the gateway send each other during an upgrade, and how it is framed.
 //!
-//! Its own file because it is a codec over a socket and knows nothing of what is decided with it.
-//! The format is private to the gateway and versioned by the first message: four bytes of length
-//! (big endian), then JSON; descriptors travel with a frame's first byte. Invariants: nothing waits
-//! past its deadline, nothing is larger than [`MAX_FRAME`], a received descriptor is owned at once.
+//! A codec over a socket; `old` and `new` decide. The format is private to the gateway and
+//! versioned by the first message: four bytes of length (big endian), then JSON; descriptors travel
+//! with a frame's first byte. Invariants: nothing waits past its deadline, nothing is larger than
+//! [`MAX_FRAME`], a received descriptor is owned at once.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -28,7 +28,7 @@ use crate::server::edge::listener::Identity;
 pub(super) enum Message {
     /// New to old. Its shape is the same in all versions.
     Hello { version: u32, pid: u32 },
-    /// Of somebody who does not want to take over: where is the admin listener?
+    /// Of a caller that does not want to take over: where is the admin listener?
     Where,
     /// The answer.
     Here {

@@ -17,7 +17,7 @@ use crate::server::drain::stages::Stages;
 use crate::server::edge::http1::io::tests::connected;
 use crate::wire::http1::Malformed;
 
-/// Sends everything to one origin and tells what it was told about each request.
+/// Sends everything to one origin and reports what it received about each request.
 struct Through {
     origin: SocketAddr,
     told: mpsc::UnboundedSender<String>,
@@ -151,7 +151,7 @@ impl Edge for Unrefusing {
     }
 }
 
-/// A client of a proxy of an origin, and what the proxy was told.
+/// A client of a proxy of an origin, and what the proxy received.
 async fn proxied() -> (TcpStream, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");

@@ -1,4 +1,6 @@
 //! Connections as clients see them: real sockets, the real loop, a tiny application behind it.
+//!
+//! Long because every way in which a connection can end has its test.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -1,11 +1,9 @@
 //! The two buffers of a [`GateStream`](super::GateStream).
 //!
-//! Their own file because how bytes are kept is another question than which bytes may pass.
 //! Invariants: what goes in comes out, once and in order; a buffer that is empty can be released. A
 //! connection releases its buffers before each wait, so that thousands of idle ones hold none; a
-//! thread keeps one of each kind that was released, for the next connection that needs it.
-//! Bounds: the inbox holds a head, or one read's bytes of a following request; the outbox
-//! [`OUTBOX_BYTES`].
+//! thread keeps one of each kind that was released, for the next connection that needs it. Bounds:
+//! the inbox holds a head, or one read's bytes of a following request; the outbox [`OUTBOX_BYTES`].
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};

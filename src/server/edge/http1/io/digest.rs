@@ -1,8 +1,7 @@
 //! What Pingora asks of a stream besides bytes.
 //!
-//! Its own file because it is the same for every connection and decides nothing. Together with
-//! `AsyncRead` and `AsyncWrite` it makes a [`GateStream`] a Pingora `IO`. Values are those of
-//! Pingora's own TCP stream (pingora-core 0.9.1).
+//! Together with `AsyncRead` and `AsyncWrite` it makes a [`GateStream`] a Pingora `IO`. Values are
+//! those of Pingora's own TCP stream (pingora-core 0.9.1).
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;

@@ -1,8 +1,7 @@
 //! The wait for a head: deadlines, scanning, and the verdict.
 //!
-//! Its own file because it is the one place where time plays a part in reading. Invariants: a
-//! deadline is absolute, so dripping bytes does not move it; a head that is there is served, even
-//! if the connection was to close.
+//! The only part of reading that knows time. Invariants: a deadline is absolute, so dripping bytes
+//! does not move it; a head that is there is served, even if the connection was to close.
 
 use std::future::poll_fn;
 use std::ops::Range;

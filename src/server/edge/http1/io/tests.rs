@@ -1,5 +1,7 @@
 //! The stream by itself; and whatever the gate lets pass, Pingora must read the same way: method,
 //! target, and where the body ends.
+//!
+//! Long because the comparison with the parser of Pingora is here, too.
 
 use std::future::poll_fn;
 use std::io::Cursor;
@@ -261,7 +263,8 @@ async fn tells_pingora_who_is_at_both_ends() {
     );
 }
 
-/// What Pingora makes of `bytes`: method, target, body, and the bytes it leaves to the next request.
+/// What Pingora makes of `bytes`: method, target, body, and the bytes it leaves to the next
+/// request.
 type Reading = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>);
 
 async fn pingora_reads(bytes: &[u8]) -> Result<Reading, String> {
