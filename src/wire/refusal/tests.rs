@@ -5,8 +5,8 @@
 
 use proptest::prelude::*;
 
-use super::*;
 use super::refuser::MAX_TAKEN_BYTES;
+use super::*;
 use crate::config::DbType;
 use crate::wire::postgres::{self, CancelKey, GSSENC_REQUEST, SSL_REQUEST};
 use crate::wire::{redis, tds, tns};
