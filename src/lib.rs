@@ -70,7 +70,7 @@
 //! what it must of the client's first bytes, which [`wire::sniff`] tells apart, and finds the
 //! [`route::TcpRoute`]. [`tcp::connect`] waits for a [`upstream::Lease`] and takes a socket that
 //! [`upstream::warm`] connected ahead, or connects. [`tcp::relay`] moves bytes until one side is
-//! done. A client that cannot be served is told so in its own protocol by [`tcp::refuse`].
+//! done. A client that cannot be served is refused in its own protocol by [`tcp::refuse`].
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

@@ -37,14 +37,14 @@ pub struct Arrival {
 /// What all requests of one connection share.
 #[derive(Debug)]
 pub struct Connection {
-    /// The address of the other end, as endpoints are told it.
+    /// The address of the other end, as endpoints receive it.
     pub client_ip: HeaderValue,
-    /// Address and port of the other end, as the access log tells them.
+    /// Address and port of the other end, as the access log has them.
     pub client: String,
 }
 
 impl Connection {
-    /// An IPv4 address that came as IPv6 is told as IPv4.
+    /// An IPv4 address that came as IPv6 is written as IPv4.
     pub fn new(client: SocketAddr) -> Connection {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         let client_ip = HeaderValue::try_from(client.ip().to_string());

@@ -115,7 +115,7 @@ async fn lease(route: &Route, ctx: &mut Exchange) -> Result<Lease, Reason> {
 }
 
 /// Done when the client leaves, so that it does not keep a place in a queue. While a body is still
-/// to be read this cannot be told without reading it, and is not.
+/// to be read this cannot be known without reading it, and is not.
 async fn departure(session: &mut Session, uploading: bool) -> Box<Error> {
     if uploading {
         return std::future::pending().await;
@@ -215,5 +215,5 @@ pub(super) fn head(
 
 static UNKNOWN: HeaderValue = HeaderValue::from_static("0.0.0.0");
 
-/// For writes, where a pause cannot be told from slow progress of one chunk: at least this long.
+/// For writes, where a pause cannot be distinguished from slow progress of one chunk: at least this long.
 pub(super) const WRITE_SILENCE: Duration = Duration::from_secs(60);

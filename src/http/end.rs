@@ -18,7 +18,7 @@ pub struct End {
     pub reason: Reason,
     /// Whose fault it was; `None` where it ended well.
     pub fault: Option<Fault>,
-    /// Which rule the client broke, to be told to it.
+    /// Which rule the client broke; the client receives it as `detail`.
     pub detail: Option<&'static str>,
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn failed(session: &mut Session, e: &Error, ctx: &mut Exchange)
         Some(Fault::Client) => debug!("{}: {e}", end.reason),
         // The chain has said so.
         _ if e.root_cause().is::<Failed>() => {}
-        // The log is told of endpoints and upstreams, not of each request that they fail.
+        // The log has failures of endpoints and upstreams, not of each request that they fail.
         Some(Fault::Upstream) => debug!("{}: {e}", end.reason),
         _ if matches!(
             end.reason,

@@ -87,7 +87,7 @@ fn timeout(keep_alive: &HeaderValue) -> Option<u64> {
 const LONGEST: u64 = 86_400;
 
 const BLOCK: usize = 1024;
-/// 2²⁰ descriptors, the most that Linux gives one process without being told otherwise (`fs.nr_open`).
+/// 2²⁰ descriptors, the most that Linux gives one process by default (`fs.nr_open`).
 const BLOCKS: usize = 1024;
 
 #[cfg(test)]

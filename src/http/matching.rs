@@ -1,6 +1,6 @@
 //! From a request's head to its route: what is looked up, and what is sent of it.
 //!
-//! Its own file because it is pure and its rules are RFC sections. Invariant: the target that is
+//! Pure functions, whose rules are RFC sections. Invariant: the target that is
 //! sent is the one that was matched, or becomes it by merging slashes.
 
 use std::borrow::Cow;

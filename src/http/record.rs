@@ -1,6 +1,4 @@
 //! The access log's record of one request.
-//!
-//! Its own file because it is a long list that decides nothing.
 
 use http::header;
 use pingora_proxy::Session;

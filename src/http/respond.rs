@@ -146,7 +146,7 @@ pub fn problem(status: u16, reason: Reason, detail: Option<&'static str>) -> Str
     format!("{{\"status\":{status},\"title\":\"{title}\",\"reason\":\"{reason}\"{detail}}}")
 }
 
-/// What a client is told to wait before it comes again.
+/// `Retry-After` of every 503, in seconds.
 pub const RETRY_AFTER_SECS: u32 = 1;
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_late_is_told_so() {
+    fn a_client_that_is_late_gets_408() {
         assert_eq!(status(Reason::Timeout, Some(Fault::Client)), 408);
         assert_eq!(status(Reason::Timeout, Some(Fault::Upstream)), 504);
     }

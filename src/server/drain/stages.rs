@@ -182,13 +182,13 @@ mod tests {
                     .build()
                     .expect("a runtime");
                 runtime.block_on(async {
-                    let told = poll_fn(|cx| watch.poll(Stage::Cut, cx));
-                    tokio::time::timeout(Duration::from_secs(10), told).await
+                    let woken = poll_fn(|cx| watch.poll(Stage::Cut, cx));
+                    tokio::time::timeout(Duration::from_secs(10), woken).await
                 })
             });
             stages.begin(Stage::Cut);
-            let told = waiting.join().expect("no panic");
-            assert!(told.is_ok(), "not woken");
+            let woken = waiting.join().expect("no panic");
+            assert!(woken.is_ok(), "not woken");
         }
     }
 }

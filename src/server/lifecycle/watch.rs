@@ -19,7 +19,7 @@ use crate::config::tree::MAX_BYTES;
 pub(super) struct Watch {
     seen: Option<Mark>,
     /// What was reported last: not reported again.
-    told: Option<Content>,
+    reported: Option<Content>,
 }
 
 /// What changes when a file does (inode(7)); `None` in its place: there is no file.
@@ -47,11 +47,11 @@ impl Watch {
         self.seen = Some(mark);
         let content = read(file);
         if content.as_deref() == Some(in_force) {
-            self.told = None;
+            self.reported = None;
             return false;
         }
-        let is_new = self.told.as_ref() != Some(&content);
-        self.told = Some(content);
+        let is_new = self.reported.as_ref() != Some(&content);
+        self.reported = Some(content);
         is_new
     }
 }

@@ -88,11 +88,11 @@ impl Starting {
     /// Waits until the daemon serves, has failed or is gone; a minute at most, and then ends it.
     pub fn outcome(mut self) -> Outcome {
         let mut word = [0; 2];
-        let told = self
+        let report = self
             .reports
             .set_read_timeout(Some(PATIENCE))
             .and_then(|()| self.reports.read_exact(&mut word[..1]));
-        match told {
+        match report {
             Ok(()) if word[0] == SERVING => Outcome::Serving,
             Ok(()) => self.failure(),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.died(),
@@ -108,13 +108,13 @@ impl Starting {
     }
 
     fn failure(&mut self) -> Outcome {
-        let mut told = Vec::new();
+        let mut report = Vec::new();
         let mut reports = (&self.reports).take(MAX_TEXT);
         // What came is reported, also when the rest is missing.
-        let _ = reports.read_to_end(&mut told);
+        let _ = reports.read_to_end(&mut report);
         // Its log is written when it has ended.
         let _ = waitpid(self.child, None);
-        let (code, text) = told.split_first().unwrap_or((&1, &[]));
+        let (code, text) = report.split_first().unwrap_or((&1, &[]));
         Outcome::Failed {
             code: *code,
             text: String::from_utf8_lossy(text).into_owned(),
@@ -160,8 +160,8 @@ impl Report {
     /// The gateway does not come up. `code` is the exit code for the starter.
     pub fn failed(&self, code: u8, text: &str) {
         if let Some(Open { mut to, .. }) = self.take() {
-            let told = [&[FAILED, code], text.as_bytes()].concat();
-            let _ = to.write_all(&told);
+            let report = [&[FAILED, code], text.as_bytes()].concat();
+            let _ = to.write_all(&report);
         }
     }
 

@@ -97,19 +97,19 @@ impl Answer {
     /// # Errors
     /// Why the node is not to be used, in words.
     pub(super) fn cluster(&self) -> Result<(), String> {
-        let told = |name| self.value(name).unwrap_or("unknown");
+        let value = |name| self.value(name).unwrap_or("unknown");
         if !self.is("wsrep_ready", "ON") {
             return Err(format!(
                 "the Galera node is not ready for queries: wsrep_ready={}, wsrep_cluster_status={}",
-                told("wsrep_ready"),
-                told("wsrep_cluster_status")
+                value("wsrep_ready"),
+                value("wsrep_cluster_status")
             ));
         }
         if !self.is("wsrep_local_state", SYNCED) {
             return Err(format!(
                 "the Galera node is not synced: wsrep_local_state={} ({})",
-                told("wsrep_local_state"),
-                told("wsrep_local_state_comment")
+                value("wsrep_local_state"),
+                value("wsrep_local_state_comment")
             ));
         }
         Ok(())
