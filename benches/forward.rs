@@ -42,6 +42,7 @@ fn to_endpoint<'a>(target: &'a str, trusted: bool, of: &RequestHeader) -> Outgoi
         default_host: "10.0.0.1:9000",
         client: &CLIENT,
         trusted,
+        tls: false,
         upgrade: None,
         via: &VIA,
     }

@@ -1,8 +1,7 @@
 //! The crate's one error type, and the one word that ends every request and connection.
 //!
-//! Its own file because it is the lowest floor: everything may name it, it names nothing of ours.
-//! Invariant: whoever makes an [`Error`] says who is at [`Fault`]; status, retry and metric label
-//! are decided from that and from the [`Reason`], never from a message.
+//! The lowest layer: every module may name it, it names none. Invariant: status, retry and metric
+//! label are decided from a [`Fault`] and a [`Reason`], never from a message.
 
 use std::fmt;
 
@@ -21,32 +20,59 @@ pub enum Fault {
 /// metric labels, shared by HTTP and TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// It went through, whatever the endpoint answered.
     Ok,
+    /// The client left before the end; logged as 499.
     ClientClosed,
+    /// No route takes this host and path: 404.
     NoRoute,
+    /// No connection to an endpoint could be made: 502.
     ConnectFailed,
+    /// A connect took longer than `connect_timeout_ms`: 504.
     ConnectTimeout,
+    /// The endpoint broke the connection off: 502.
     UpstreamReset,
+    /// The endpoint sent what is no valid answer: 502.
     UpstreamError,
+    /// `timeout_ms` passed: 504, or 408 where the client is late with its body.
     Timeout,
+    /// Every endpoint is out, or none has the role of `target`: 503.
     NoHealthyEndpoint,
+    /// No slot of an upstream came free within `queue_timeout_ms`: 503.
     QueueTimeout,
+    /// The gateway is at `max_connections`, or has no descriptor or port left: 503.
     TooManyConnections,
+    /// The message is malformed or ambiguous: 400.
     BadRequest,
+    /// A head, or a TLS handshake, was not whole within `header_timeout_ms`: 408.
     HeaderTimeout,
+    /// The request body is over `max_body_bytes`: 413.
     BodyTooLarge,
+    /// The request head is over `max_header_bytes`: 431.
     HeaderTooLarge,
+    /// A filter such as `ip_access` refused: 403.
     FilterRefused,
+    /// A filter failed itself, and its `on_error` is `refuse`: 500.
     FilterError,
+    /// The bucket of the client in `rate_limit` is empty: 429.
     RateLimited,
+    /// User or password are missing or wrong (`basic_auth`): 401.
     Unauthorized,
+    /// The request passed this gateway before: 508.
     Loop,
+    /// A TCP client did not send enough to pick its route within `sniff_timeout_ms`.
     SniffTimeout,
+    /// No TCP route of the listener takes what the client sent.
     Unmatched,
+    /// Nothing moved for `idle_timeout_secs`, or for `keepalive_timeout_secs` in HTTP.
     IdleTimeout,
+    /// One side closed its direction, and the other did nothing more.
     HalfOpen,
+    /// One side no longer acknowledges what TCP sends to it.
     PeerTimeout,
+    /// Cut off by a stop, once `drain_timeout_secs` were over.
     Drained,
+    /// Cut off in the same way, after an upgrade (`-u`) took the sockets over.
     HandedOver,
 }
 
@@ -207,7 +233,7 @@ impl Error {
         self.kind == Kind::Bind
     }
 
-    /// Who is at fault. Everything this type reports today is the gateway's own.
+    /// Who is at fault: always the gateway, as requests end with a [`Reason`] instead.
     pub fn fault(&self) -> Fault {
         Fault::Gateway
     }

@@ -40,6 +40,7 @@
 //! | [`route`] | matching: path normalisation, host and prefix lookup |
 //! | [`upstream`] | endpoints: balancing, health, limits, names, Pingora's peers |
 //! | [`filter`] | user code in a route's path: traits, registry, chains |
+//! | [`tls`] | TLS that ends here: certificates, handshake, session |
 //! | [`wire`] | what is known of each protocol, as functions over bytes |
 //! | [`account`] | who the process becomes once it has bound |
 //! | [`telemetry`] | metrics and the access log |
@@ -72,7 +73,7 @@
 //! [`upstream::warm`] connected ahead, or connects. [`tcp::relay`] moves bytes until one side is
 //! done. A client that cannot be served is refused in its own protocol by [`tcp::refuse`].
 #![deny(unsafe_code)]
-#![warn(unreachable_pub)]
+#![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod account;
@@ -86,6 +87,7 @@ pub mod server;
 pub mod snapshot;
 pub mod tcp;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;
 pub mod upstream;
 pub mod wire;

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::filter::{Chains, Registry};
 use crate::route::{Route, Table, TcpRoute, TcpTable};
 use crate::telemetry::{HttpRouteMetrics, Metrics};
+use crate::tls::{ServerTls, TlsHandle};
 use crate::upstream::warm::{Policy, Wanted};
 use crate::upstream::{Balancers, Upstream, key};
 
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub tcp: BTreeMap<SocketAddr, Arc<TcpTable>>,
     /// Each upstream once, in the order of the routes.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The certificates of the `tls` section; `None` without one.
+    pub tls: Option<Arc<TlsHandle>>,
     /// The filters of the routes.
     pub chains: Chains,
     /// Where requests are counted that matched no route (`route="-"`).
@@ -62,7 +65,9 @@ impl Snapshot {
     ) -> Result<Snapshot, Error> {
         let before = previous.map(|snapshot| &snapshot.chains);
         let chains = additions.filters.compile(&config, before);
-        let chains = both(additions.balancers.check(&config), chains)?;
+        let chains = both(additions.balancers.check(&config), chains);
+        let tls = tls(&config, metrics, previous);
+        let (tls, ((), chains)) = both(tls, chains)?;
         Account::look_up(&config)?;
         let mut upstreams = Upstreams::new(&additions.balancers, previous);
         let mut routes = Vec::with_capacity(config.http_routes.len());
@@ -91,11 +96,19 @@ impl Snapshot {
                 .map(|(address, routes)| (address, Arc::new(TcpTable::new(routes, metrics))))
                 .collect(),
             upstreams: upstreams.all,
+            tls,
             chains,
             unrouted: metrics.http_route("-"),
             counts_http_connections,
             config,
         })
+    }
+
+    /// What of the files that it names is probably wrong; what the file itself says is in
+    /// [`Config::warnings`].
+    pub fn warnings(&self) -> Vec<String> {
+        let tls = self.tls.as_ref().map(|tls| tls.load().warnings.clone());
+        tls.unwrap_or_default()
     }
 
     /// The TCP routes of the listener with this configured address.
@@ -165,10 +178,28 @@ impl<'p> Upstreams<'p> {
     }
 }
 
-/// What both say is wrong, or what the second one made.
-fn both<T>(first: Result<(), Error>, second: Result<T, Error>) -> Result<T, Error> {
+/// The certificates that `config` names, or those of `previous` where the files are the same.
+fn tls(
+    config: &Config,
+    metrics: &Metrics,
+    previous: Option<&Snapshot>,
+) -> Result<Option<Arc<TlsHandle>>, Error> {
+    let Some(tls) = &config.tls else {
+        return Ok(None);
+    };
+    let before = previous.and_then(|snapshot| snapshot.tls.as_ref());
+    let in_force = before.map(|handle| handle.load());
+    match ServerTls::load(config, tls, in_force.as_deref())? {
+        Some(new) => Ok(Some(Arc::new(TlsHandle::new(new, metrics)))),
+        None => Ok(before.cloned()),
+    }
+}
+
+/// What both made, or what both say is wrong.
+fn both<S, T>(first: Result<S, Error>, second: Result<T, Error>) -> Result<(S, T), Error> {
     match (first, second) {
-        (Ok(()), second) => second,
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (Ok(_), Err(second)) => Err(second),
         (Err(first), Ok(_)) => Err(first),
         (Err(first), Err(second)) => Err(Error::config(format!("{first}\n{second}"))),
     }

@@ -23,7 +23,7 @@ pub enum Transport {
     Tls(Box<dyn TlsSession>),
 }
 
-/// TLS over a TCP socket, after its handshake. Nothing makes one yet but tests.
+/// TLS over a TCP socket, after its handshake.
 ///
 /// As an [`AsyncWrite`] it may hold records back until it is flushed. An end of the socket without
 /// `close_notify` is an error of the read (RFC 8446, 6.1).
@@ -39,6 +39,9 @@ pub trait TlsSession: AsyncRead + AsyncWrite + Send + Sync + Unpin {
 
     /// Writes what the socket takes at once, or fails with `WouldBlock`.
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Sends `close_notify` if the socket takes it at once: whoever drops the session cannot wait.
+    fn try_close(&mut self);
 }
 
 impl Transport {
@@ -101,6 +104,15 @@ impl Transport {
         match self {
             Transport::Plain(stream) => stream.try_write(bytes),
             Transport::Tls(session) => session.try_write(bytes),
+        }
+    }
+
+    /// Before a drop without `shutdown`: tells the other side that this is the end, if it can be told
+    /// at once. A plain connection needs nothing.
+    pub fn try_close(&mut self) {
+        match self {
+            Transport::Plain(_) => {}
+            Transport::Tls(session) => session.try_close(),
         }
     }
 }

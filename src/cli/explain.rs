@@ -42,6 +42,10 @@ fn is_http(url: &str) -> bool {
 fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explained, Error> {
     let (config, Question { method, url, .. }) = (&*snapshot.config, question);
     let (host, raw) = split(url);
+    let mut text = format!("{method} {url}\n");
+    if let Some(explained) = describe_tls(&mut text, snapshot, url, host, raw)? {
+        return Ok(explained);
+    }
     let target = normalise(raw)
         .map_err(|bad| Error::io(format!("{url}: the gateway answers 400 bad_request: {bad}")))?;
     let routes = config
@@ -51,7 +55,6 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
         .collect();
     let table = Table::build(routes)?;
     let why = table.lookup_why(host, target.path());
-    let mut text = format!("{method} {url}\n");
     if target.is_changed() {
         line(&mut text, "path", format!("{} (normalised)", target.path()));
     }
@@ -115,6 +118,59 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
     );
     describe_tries(&mut text, config, route, method);
     Ok(Explained { text, found })
+}
+
+/// What TLS means for the request; the whole explanation, where that is the end of it.
+fn describe_tls(
+    text: &mut String,
+    snapshot: &Snapshot,
+    url: &str,
+    host: Option<&str>,
+    raw: &str,
+) -> Result<Option<Explained>, Error> {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    let is = |known: &str| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(known));
+    let tls = snapshot.config.tls.as_ref();
+    let https = tls.and_then(|tls| Some((tls, tls.listen_addr.as_ref()?)));
+    if is("https") {
+        let Some((tls, listen)) = https else {
+            let none = "none serves https: there is no `tls.listen_addr`";
+            line(text, "listener", none);
+            return Ok(None);
+        };
+        line(text, "listener", format!("{} (tls)", listen.first().text));
+        let name = host.map_or("", |host| host.split(':').next().unwrap_or(host));
+        if let Some(handle) = &snapshot.tls {
+            let (certificate, why) = handle.load().chosen(&name.to_ascii_lowercase());
+            line(
+                text,
+                "certificate",
+                format!("{}: {why}", certificate.display()),
+            );
+        }
+        match &tls.client_auth {
+            Some(auth) if auth.is_optional => {
+                line(text, "client", "may show a certificate of `tls.client_ca`");
+            }
+            Some(_) => line(text, "client", "must show a certificate of `tls.client_ca`"),
+            None => {}
+        }
+        return Ok(None);
+    }
+    let Some((_, listen)) = https.filter(|(tls, _)| is("http") && tls.redirect_http) else {
+        return Ok(None);
+    };
+    let port = listen.first().addr.port();
+    let location = respond::https_location(host.unwrap_or("localhost"), raw, port);
+    line(
+        text,
+        "answers",
+        format!("308 to {location} (`tls.redirect_http`)"),
+    );
+    Ok(Some(Explained {
+        text: std::mem::take(text),
+        found: true,
+    }))
 }
 
 /// Sends the request through the filters of its route, and nowhere else.

@@ -165,7 +165,9 @@ fn run(args: &Args, add: impl FnOnce(Gateway) -> Gateway) -> Result<ExitCode, Er
             let config = load(&file(args))?;
             let summary = summary(&config);
             warn_of(&config);
-            add(Gateway::new(config)).check()?;
+            for warning in add(Gateway::new(config)).check()? {
+                eprintln!("warning: {warning}");
+            }
             println!("{summary}");
             Ok(ExitCode::SUCCESS)
         }

@@ -1,10 +1,10 @@
 //! serde over a tree with positions: every error knows the line, column and key it is about.
 //!
-//! Its own file because it is only serde's side of a filter's settings; what becomes of an error is
-//! `settings`'s business. Invariants: a key that a struct does not have is an error even where the
-//! struct does not ask for that (one with `flatten` hides its keys, and is not checked); what was
-//! put aside is passed over. Its errors are `SettingsError`s. It is over 400 lines because serde's traits
-//! are one thing.
+//! Only serde's side of a filter's settings; `settings` decides what becomes of an error.
+//! Invariants: a key that a struct does not have is an error even where the struct does not ask for
+//! that (one with `flatten` hides its keys, and is not checked); what was put aside is passed over.
+//! Its errors are `SettingsError`s. It is over 400 lines because it is one codec: serde's
+//! deserializer and its access traits.
 
 use std::cell::RefCell;
 

@@ -1,7 +1,7 @@
 //! Which protocol a route carries, and whether it is HTTP or TCP at all.
 //!
-//! Its own file because it is one table of rules that users look up. Invariant: the answer depends
-//! on the text of the configuration only, never on what a server says.
+//! Invariant: the answer depends on the text of the configuration only, never on what a server
+//! sends.
 
 use super::model::DbType;
 use super::problem::{Wrong, nearest, shown};
@@ -214,7 +214,9 @@ pub fn by_url(url: &UpstreamUrl) -> Option<DbType> {
 /// What kind of route it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    /// An HTTP route: requests are read one by one.
     Http,
+    /// A TCP route: it needs `tcp_proxy.enabled`.
     Tcp,
     /// A name with an `http` URL and nothing that says which protocol it carries.
     Unclear,

@@ -1,15 +1,14 @@
-//! Which Postgres routes clients reach in TLS.
+//! Which Postgres routes clients do not reach in TLS.
 //!
-//! Its own file because the parser warns of those that they do not reach, and a reload of those that
-//! they reach no more. Invariant: what is said here is what `route::TcpTable` does with a request
-//! for TLS. No I/O.
+//! The parser warns of them; a reload logs those that have become unreachable. Invariant: the
+//! answer is what `route::TcpTable` does with a request for TLS. No I/O.
 
 use std::net::SocketAddr;
 
 use super::model::{DbType, TcpMatch, TcpRoute};
 
-/// The Postgres routes on `listen` whose clients are told that there is no TLS, or are not
-/// understood in it: what tells these routes apart, database and user, is said inside of TLS.
+/// The Postgres routes on `listen` whose clients are refused TLS, or are not understood in it: what
+/// distinguishes these routes, database and user, is sent inside of TLS.
 pub fn out_of_reach_in_tls(
     routes: &[TcpRoute],
     listen: SocketAddr,

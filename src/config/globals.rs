@@ -1,8 +1,8 @@
-//! The keys that are not about single routes, with the values in force, and what became of them from
-//! one configuration to the next.
+//! The keys that are not about single routes, with the values in force, and what became of them
+//! from one configuration to the next.
 //!
-//! Its own file because it must not miss a key: it walks the file by the table of keys. Invariant:
-//! the value of a secret never leaves it.
+//! It walks the file by the table of keys, so that it misses none. Invariant: the value of a secret
+//! never leaves it.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,11 @@ use super::tree::{self, Node, Value};
 /// Paths of keys, or names, by what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
+    /// Written now, not before.
     pub added: Vec<String>,
+    /// Written before, not now.
     pub removed: Vec<String>,
+    /// There before and now, with another value.
     pub changed: Vec<String>,
 }
 
@@ -112,6 +115,8 @@ impl Globals {
                     self.keys
                         .insert(path(section, key), Global::of(key, written));
                 }
+                // Without it there is no TLS, and none of its defaults.
+                (Kind::Map(Section::Tls), None) => {}
                 (Kind::Map(inner) | Kind::MapOrFalse(inner), _) => self.section(inner, written),
                 (Kind::Named(_), _) => {}
                 _ => {

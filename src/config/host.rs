@@ -1,8 +1,7 @@
 //! Host names as text: what URLs, route keys and server names accept.
 //!
-//! Its own file because three parsers need the same answer. Invariant: an accepted name is ASCII,
-//! at most 253 bytes, of labels of 1 to 63 (RFC 1123, section 2.1; underscores as container
-//! networks use them).
+//! Invariant: an accepted name is ASCII, at most 253 bytes, of labels of 1 to 63 (RFC 1123, section
+//! 2.1; underscores as container networks use them).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

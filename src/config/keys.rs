@@ -1,9 +1,8 @@
-//! The table of keys: name, kind of value, range, default and meaning of everything a
-//! configuration may hold.
+//! The table of keys: name, kind of value, range, default and meaning of everything a configuration
+//! may hold.
 //!
-//! Its own file because the parser, the JSON Schema and the documentation all come from it, so
-//! that they cannot disagree. Invariant: a key that is not here is refused. Read by `parse`,
-//! `schema` and the tests of `docs/` and `conf/`.
+//! The columns are here, the rows in `table`. Invariant: a key that is not in it is refused. The
+//! parser, the JSON Schema and the documentation all come from it, so that they cannot disagree.
 
 use Kind::*;
 
@@ -14,9 +13,13 @@ use super::detect::db_type_words;
 pub struct Key {
     /// The unit of a number is the end of its name: `_ms`, `_secs`, `_bytes`.
     pub name: &'static str,
+    /// What values are taken; others are problems that name the key.
     pub kind: Kind,
+    /// In force where the key is left out.
     pub default: Default,
+    /// Which routes take it; the rest of them report it as a problem.
     pub on: On,
+    /// One clause without a full stop, for the table of keys and the JSON Schema.
     pub meaning: &'static str,
 }
 
@@ -25,7 +28,9 @@ pub struct Key {
 pub enum On {
     /// Every route, or the section is not about routes.
     All,
+    /// HTTP routes only.
     Http,
+    /// TCP routes only.
     Tcp,
     /// Every route whose upstream stands in the route, and each entry of `upstreams`.
     Upstream,
@@ -34,25 +39,32 @@ pub enum On {
 /// What stands for a key that is left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Default {
+    /// Nothing does: leaving the key out is a problem.
     Required,
     /// The feature is off, or there is no limit.
     None,
+    /// A number in the unit of the key.
     Int(u64),
+    /// `true` or `false`.
     Bool(bool),
+    /// A text, read as if it stood in the file.
     Text(&'static str),
     /// An empty list or map, or a map of the defaults of its own keys: as JSON.
     Json(&'static str),
-    /// Depends on other keys: told in words.
+    /// Depends on other keys: a clause for readers, no value.
     Described(&'static str),
 }
 
 /// What kind of value a key takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
+    /// `true` or `false`; `yes`, `on` and the like are problems with a hint.
     Bool,
     /// A whole number, both ends inclusive.
     Int {
+        /// The least that is taken.
         min: u64,
+        /// The most that is taken.
         max: u64,
     },
     /// `ip:port` to bind, or a list of them.
@@ -77,6 +89,8 @@ pub enum Kind {
     Upstream,
     /// A list of maps with a `type`.
     Filters,
+    /// A list of maps with the keys of a section, at least one.
+    List(Section),
     /// A map with the keys of a section.
     Map(Section),
     /// The same, or `false`.
@@ -108,22 +122,38 @@ impl Pattern {
 /// A group of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Section {
+    /// The top of the file.
     Root,
+    /// `tcp_proxy`.
     TcpProxy,
+    /// `admin`, or `false` in its place.
     Admin,
+    /// `server`.
     Server,
+    /// `tls`.
+    Tls,
+    /// One entry of `tls.certificates`.
+    Certificate,
+    /// One entry of `upstreams`.
     Upstream,
+    /// One entry of `routes`, HTTP or TCP; see [`On`].
     Route,
+    /// One endpoint of `upstream` that is written as a map.
     Endpoint,
+    /// `health_check` of a route or of an entry of `upstreams`.
     HealthCheck,
+    /// `ejection` of a route or of an entry of `upstreams`.
     Ejection,
+    /// `match` of a TCP route.
     Match,
 }
 
 impl Section {
     /// Every section, in the order of the documentation.
-    pub const ALL: [Section; 10] = [
+    pub const ALL: [Section; 12] = [
         Section::Root,
+        Section::Tls,
+        Section::Certificate,
         Section::TcpProxy,
         Section::Admin,
         Section::Server,
@@ -142,6 +172,8 @@ impl Section {
             Section::TcpProxy => "tcp_proxy.",
             Section::Admin => "admin.",
             Section::Server => "server.",
+            Section::Tls => "tls.",
+            Section::Certificate => "tls.certificates[].",
             Section::Upstream => "upstreams.NAME.",
             Section::Route => "routes.KEY.",
             Section::Endpoint => "upstream[].",
@@ -199,6 +231,10 @@ impl Key {
             Endpoints => "URL, `{url, …}`, or a list of them".into(),
             Upstream => "URL, `{url, …}`, a list of them, or a name in `upstreams`".into(),
             Filters => "list of `{type, …}`".into(),
+            List(section) => match section {
+                Section::Certificate => "list of `{cert, key}`".into(),
+                _ => "list of maps".into(),
+            },
             Map(_) => "map".into(),
             MapOrFalse(_) => "map or `false`".into(),
             Named(_) => "map of maps".into(),

@@ -1,5 +1,5 @@
-//! Text to truth: a YAML file becomes a [`Config`] that is known to make sense, or every problem
-//! in it. No tokio, no Pingora; nothing here touches the network.
+//! The configuration: a YAML file becomes a [`Config`] that is known to make sense, or every
+//! problem in it. No tokio, no Pingora; nothing here touches the network.
 //!
 //! [`load`] reads a file, [`parse`] a text. On the way: `tree` (YAML with positions), `parse`
 //! (rules, by the table in [`keys`]), [`model`] and [`value`] (what comes out).
@@ -41,8 +41,8 @@ pub use settings::{FilterSpec, OnError, Settings};
 pub use upgrades::Upgrades;
 pub use value::*;
 
-/// The `server.upgrade_sock` that a file names, which need not be valid, nor YAML any more: the first
-/// that is written in it.
+/// The `server.upgrade_sock` that a file names, which need not be valid, nor YAML any more: the
+/// first that is written in it.
 pub(crate) fn upgrade_sock_in(path: &Path) -> Option<PathBuf> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).ok()?;

@@ -5,30 +5,41 @@ use super::problem::{Mark, shown};
 /// One value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
+    /// Its first character.
     pub at: Mark,
     /// The characters of the text that a scalar takes, quotes included: start and end.
     pub chars: (usize, usize),
+    /// The scalar, list or map itself.
     pub value: Value,
 }
 
 /// A value by the core schema of YAML 1.2 (section 10.3): what is quoted is a text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// Nothing, `~` or `null`.
     Null,
+    /// `true` or `false`, also as `True` and `TRUE`; `yes` and `on` are texts.
     Bool(bool),
     /// Saturates: what does not fit is out of every range anyway.
     Int(i128),
+    /// With a point or an exponent, `.inf` or `.nan`.
     Float(f64),
+    /// In quotes, or nothing of the other scalars.
     Text(String),
+    /// In the order of the text.
     List(Vec<Node>),
+    /// In the order of the text, each key once.
     Map(Vec<Entry>),
 }
 
 /// One `key: value` of a map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
+    /// Never empty; a number or word as it is written, not as it is read.
     pub key: String,
+    /// The first character of the key, which is what problems name.
     pub key_at: Mark,
+    /// What follows the colon.
     pub value: Node,
 }
 

@@ -1,7 +1,6 @@
 //! What is wrong with a configuration, and where.
 //!
-//! Its own file because every other file of the module reports through it. Invariant: a problem
-//! never holds a secret value.
+//! Invariant: a problem never holds a secret value.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,9 @@ use std::path::{Path, PathBuf};
 /// A place in the file: line and column, both from 1, the column in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
+    /// From 1; LF, CR LF and CR each end a line.
     pub line: usize,
+    /// From 1, in characters, not bytes.
     pub column: usize,
 }
 
@@ -27,6 +28,7 @@ impl fmt::Display for Mark {
 /// One thing that is wrong. Prints as `config.yml:12:5: routes./api.timeout_ms: … (hint)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The file as the caller named it, not made absolute.
     pub file: PathBuf,
     /// From 1; 0 when the file itself could not be read.
     pub line: usize,
@@ -34,6 +36,7 @@ pub struct Problem {
     pub column: usize,
     /// The key, as in `routes./api.timeout_ms`; empty when it concerns the file.
     pub path: String,
+    /// What is wrong, to be read after `path`; no full stop, no secret.
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
@@ -97,6 +100,7 @@ impl std::error::Error for Problems {}
 /// Why a single value was refused, before it is known where the value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
+    /// What is wrong, to be read after the path of the key; no full stop, no secret.
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,

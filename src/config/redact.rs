@@ -1,7 +1,6 @@
 //! The text of a configuration without its secrets, for `/config`.
 //!
-//! Its own file because it must not miss a place: it walks the file by the table of keys, so that a
-//! key that is a secret there is one here.
+//! It walks the file by the table of keys: a key that is a secret there is one here.
 
 use super::keys::{Kind, Section};
 use super::model::Config;
@@ -59,13 +58,18 @@ fn walk(node: &Node, section: Section, spans: &mut Vec<(usize, usize)>) {
                     entries.iter().for_each(|e| walk(&e.value, inner, spans));
                 }
             }
+            Some(Kind::List(inner)) => {
+                if let Value::List(items) = &entry.value.value {
+                    items.iter().for_each(|item| walk(item, inner, spans));
+                }
+            }
             Some(Kind::Filters) => walk_settings(&entry.value, spans),
             _ => {}
         }
     }
 }
 
-/// Settings of filters have no table here; their names tell.
+/// Settings of filters have no table here; their names decide.
 fn walk_settings(node: &Node, spans: &mut Vec<(usize, usize)>) {
     match &node.value {
         Value::List(items) => items.iter().for_each(|item| walk_settings(item, spans)),

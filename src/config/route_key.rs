@@ -1,8 +1,8 @@
 //! The key of an HTTP route, and the one form in which its path is compared.
 //!
-//! Its own file because two spellings of one path must be one key. Invariant: a prefix is `/` or
-//! `/a/b`, without empty, `.` or `..` segments, unreserved characters plain and other escapes in
-//! upper case (RFC 3986, section 6.2.2).
+//! Two spellings of one path are one key. Invariant: a prefix is `/` or `/a/b`, without empty, `.`
+//! or `..` segments, unreserved characters plain and other escapes in upper case (RFC 3986, section
+//! 6.2.2).
 
 use super::host::{parse_host, parse_name, strip_port};
 use super::problem::{Wrong, shown};

@@ -1,7 +1,6 @@
 //! What a scalar without quotes is: nothing, true or false, a number, or a text.
 //!
-//! Its own file because it is one table of the YAML standard. Invariant: every text has exactly one
-//! reading.
+//! Invariant: every text has exactly one reading.
 
 use super::node::Value;
 

@@ -1,8 +1,8 @@
 //! The JSON Schema of the configuration, made from the table of keys.
 //!
-//! Its own file because it is a second reading of the same table, for editors. Invariant: it
-//! accepts what the parser accepts; it refuses what the parser refuses where JSON Schema (draft
-//! 2020-12) can say it. Printed by `harbr-router schema`.
+//! Printed by `harbr-router schema`, for editors. Invariant: it accepts what the parser accepts; it
+//! refuses what the parser refuses where JSON Schema (draft 2020-12) can express it. It is over 400
+//! lines because it is one document, most of it literals.
 
 use serde_json::{Map, Value, json};
 
@@ -50,6 +50,10 @@ fn section(section: Section) -> Value {
     match section {
         Section::Route => out["allOf"] = json!([hash_rule(), health_rule(), named_rule()]),
         Section::Upstream => out["allOf"] = json!([hash_rule(), health_rule()]),
+        Section::Tls => {
+            out["dependentRequired"] =
+                json!({"client_auth": ["client_ca"], "client_crl": ["client_ca"]});
+        }
         _ => {}
     }
     out
@@ -153,6 +157,11 @@ fn kind(kind: Kind) -> Value {
             ],
         }),
         Kind::Filters => json!({"type": "array", "items": {"$ref": "#/$defs/filter"}}),
+        Kind::List(section) => json!({
+            "type": "array",
+            "minItems": 1,
+            "items": {"$ref": reference(section)},
+        }),
         Kind::Map(section) => json!({"$ref": reference(section)}),
         Kind::MapOrFalse(section) => {
             json!({"anyOf": [{"const": false}, {"$ref": reference(section)}]})
@@ -176,6 +185,8 @@ const fn name(section: Section) -> &'static str {
         Section::TcpProxy => "tcp_proxy",
         Section::Admin => "admin",
         Section::Server => "server",
+        Section::Tls => "tls",
+        Section::Certificate => "certificate",
         Section::Upstream => "upstream",
         Section::Route => "route",
         Section::Endpoint => "endpoint",
@@ -185,7 +196,7 @@ const fn name(section: Section) -> &'static str {
     }
 }
 
-/// The routes: a name is a TCP route, a key with `/` is one when `is_tcp` or the scheme says so.
+/// The routes: a name is a TCP route, a key with `/` is one by `is_tcp` or by the scheme.
 fn routes() -> Value {
     let route = json!({"$ref": reference(Section::Route)});
     let is_tcp = json!({"properties": {"is_tcp": {"const": true}}, "required": ["is_tcp"]});

@@ -1,8 +1,8 @@
 //! The settings of one filter, still with line and column, and how they become a type of its own.
 //!
-//! Its own file because nobody here knows what a filter's settings are: `filter::Registry` reads
-//! them two floors above. Invariants: equality ignores where things stand; whatever is wrong is
-//! told at once.
+//! Nothing in this module knows what a filter's settings are: `filter::Registry` reads them, two
+//! layers above. Invariants: equality ignores where things stand; all mistakes are reported at
+//! once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,8 +30,11 @@ pub struct Settings {
 /// One entry of `filters`: the registered name and its settings. Equal whatever its place is.
 #[derive(Clone, Debug)]
 pub struct FilterSpec {
+    /// Its `type`: the name under which `filter::Registry` has the filter.
     pub kind: String,
+    /// `on_error`. Default: refuse.
     pub on_error: OnError,
+    /// All other keys of the entry; only the filter knows which there are.
     pub settings: Settings,
     /// Where the entry stands in the file: line and column, from 1.
     pub at: (usize, usize),

@@ -1,8 +1,7 @@
 //! What does not fit a filter's settings type, and where.
 //!
-//! Its own file because it is the error type that serde fills and `settings` turns into problems.
-//! Invariants: it is about the innermost place that is known; the value of a secret is never
-//! quoted.
+//! The error type that serde fills and `settings` turns into problems. Invariants: it is about the
+//! innermost place that is known; the value of a secret is never quoted.
 
 use std::fmt;
 use std::path::Path;

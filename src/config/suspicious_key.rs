@@ -1,7 +1,8 @@
-//! Keys of HTTP routes that their writer can hardly mean as they are, and what to write instead.
+//! Keys of HTTP routes that load and hardly mean what their author intends, and what to write
+//! instead.
 //!
-//! Its own file because what people write out of the habit of other gateways is a list, not a
-//! grammar. Invariant: what is offered here loads, and is not doubtful in turn.
+//! Most are habits from other gateways: parameters, stars, expressions, ports. Invariant: what is
+//! offered here loads, and is not doubtful in turn.
 
 use super::host::strip_port;
 use super::value::RouteKey;

@@ -1,8 +1,7 @@
 //! Every key of the configuration: what it takes, its default, what it means.
 //!
-//! Its own file because it is data: what its columns mean is in `keys`. It is as long as
-//! the configuration has keys. Read through
-//! `Section::keys`.
+//! What the columns mean is in `keys`; read through `Section::keys`. It is over 400 lines because
+//! it is one table, as long as the configuration has keys.
 
 use super::keys::Kind::*;
 use super::keys::{Default, Key, Kind, On, Pattern, Section};
@@ -16,6 +15,8 @@ impl Section {
             Section::TcpProxy => TCP_PROXY,
             Section::Admin => ADMIN,
             Section::Server => SERVER,
+            Section::Tls => TLS,
+            Section::Certificate => CERTIFICATE,
             Section::Upstream => UPSTREAM,
             Section::Route => ROUTE,
             Section::Endpoint => ENDPOINT,
@@ -63,6 +64,11 @@ const fn file(example: &'static str) -> Pattern {
 static PID_FILE: Pattern = file("/run/harbr-router.pid");
 static UPGRADE_SOCK: Pattern = file("/run/harbr-router.sock");
 static LOG_FILE: Pattern = file("/var/log/harbr-router.log");
+static CERT_FILE: Pattern = file("/etc/harbr-router/example.org.pem");
+static KEY_FILE: Pattern = file("/etc/harbr-router/example.org.key");
+static OCSP_FILE: Pattern = file("/etc/harbr-router/example.org.ocsp");
+static CA_FILE: Pattern = file("/etc/harbr-router/clients.pem");
+static CRL_FILE: Pattern = file("/etc/harbr-router/clients.crl");
 static ACCOUNT: Pattern = Pattern {
     what: "the name of an account",
     regex: "^[A-Za-z_][A-Za-z0-9_.-]{0,31}$",
@@ -197,6 +203,12 @@ pub(super) static ROOT: &[Key] = &[
         "how long a client connection may idle between requests",
     ),
     key(
+        "tls",
+        Map(Section::Tls),
+        Default::None,
+        "certificates, and where HTTPS clients connect",
+    ),
+    key(
         "tcp_proxy",
         Map(Section::TcpProxy),
         Default::Json("{}"),
@@ -213,6 +225,72 @@ pub(super) static ROOT: &[Key] = &[
         Map(Section::Server),
         Default::Json("{}"),
         "the process; needs a restart to change",
+    ),
+];
+
+pub(super) static TLS: &[Key] = &[
+    key(
+        "listen_addr",
+        Addresses,
+        Default::None,
+        "where HTTPS clients connect; takes plain HTTP/1.1 over TLS",
+    ),
+    key(
+        "certificates",
+        List(Section::Certificate),
+        Default::Required,
+        "picked by the name that a client asks for: exact, then wildcard, then the first",
+    ),
+    key(
+        "min_version",
+        Choice(&["1.2", "1.3"]),
+        Default::Text("1.2"),
+        "the oldest TLS version that is spoken",
+    ),
+    key(
+        "client_ca",
+        Text(&CA_FILE),
+        Default::None,
+        "authorities whose certificates clients must have, in PEM",
+    ),
+    key(
+        "client_auth",
+        Choice(&["required", "optional"]),
+        Default::Described("`required` with `client_ca`"),
+        "whether a client without a certificate is let in; one with a wrong certificate never is",
+    ),
+    key(
+        "client_crl",
+        Text(&CRL_FILE),
+        Default::None,
+        "revoked certificates of clients, in PEM",
+    ),
+    key(
+        "redirect_http",
+        Bool,
+        Default::Bool(false),
+        "answer requests without TLS with 308 to https",
+    ),
+];
+
+pub(super) static CERTIFICATE: &[Key] = &[
+    key(
+        "cert",
+        Text(&CERT_FILE),
+        Default::Required,
+        "the certificate, then those of the authorities between it and the root, in PEM",
+    ),
+    key(
+        "key",
+        Text(&KEY_FILE),
+        Default::Required,
+        "its private key, in PEM, not encrypted",
+    ),
+    key(
+        "ocsp",
+        Text(&OCSP_FILE),
+        Default::None,
+        "an OCSP response (RFC 6960) in DER, stapled as long as it is fresh",
     ),
 ];
 

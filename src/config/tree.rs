@@ -1,9 +1,10 @@
 //! YAML text to a tree in which every key and value knows its line and column.
 //!
-//! Its own file because it is the only one that knows the YAML crate: serde stops at the first
-//! mistake and its values have no positions. Invariant: a tree has unique keys, is at most
-//! [`MAX_DEPTH`] deep and [`MAX_NODES`] large whatever the text is. Read by `parse` and `redact`.
-//! It is over 400 lines because the bounds, the tree and its builder make sense only together.
+//! The only file that knows the YAML crate: reading by serde would stop at the first mistake, and
+//! its values have no positions. Invariant: a tree has unique keys, is at most
+//! [`MAX_DEPTH`] deep and [`MAX_NODES`] large whatever the text is. Read by `parse`, `redact` and
+//! `globals`. It is over 400 lines because the bounds, the tree and its builder make sense only
+//! together.
 
 use std::collections::HashMap;
 use std::path::Path;

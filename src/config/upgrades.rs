@@ -1,8 +1,7 @@
 //! The protocols that the requests of a route may switch to (`Upgrade`, RFC 9110, section 7.8).
 //!
-//! Its own file because the file's words and a request's are read alike. Invariant: protocols that
-//! carry further HTTP requests are never allowed, whatever a file says: what is said in them would
-//! pass by the routes, their filters and their limits.
+//! Invariant: protocols that carry further HTTP requests are never allowed, whatever a file says:
+//! what is sent in them would pass by the routes, their filters and their limits.
 
 /// What may be switched to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The URL of an endpoint: scheme, host, port, path.
 //!
-//! Its own file because it is one grammar (RFC 3986, cut down to what an endpoint can be) with one
-//! rule for each thing that would be dropped in silence elsewhere: credentials, query, TLS.
-//! Invariant: a parsed URL can be connected to as it is, in clear.
+//! The grammar of RFC 3986, cut down to what an endpoint can be, with one rule for each thing that
+//! would be dropped in silence elsewhere: credentials, query, TLS. Invariant: a parsed URL can be
+//! connected to as it is, in clear.
 
 use super::detect::{PROTOCOLS, TLS_SCHEMES, by_name, meant};
 use super::host::parse_host;
@@ -168,7 +168,7 @@ fn refuse_query(_query: &str) -> Wrong {
 /// Splits `host:port` outside of brackets; without a colon there is no port.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     let after_brackets = authority.rfind(']').map_or(0, |index| index + 1);
-    // A bare IPv6 address has several colons and is told apart by the host parser.
+    // A bare IPv6 address has several colons; the host parser recognises it.
     if after_brackets == 0 && authority.matches(':').count() > 1 {
         return (authority, None);
     }

@@ -1,7 +1,7 @@
-//! The leaf types of a configuration: each can only hold a value that makes sense.
+//! The leaf types of a configuration: each holds only a value that makes sense.
 //!
-//! Its own file because the model is about shape and these are about content. Invariant: the only
-//! way to one of these is a parser that refused everything else.
+//! Invariant: what a parser returns needs no further check; those of `UpstreamUrl` and `RouteKey`
+//! are in `url` and `route_key`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,9 @@ use super::problem::{Wrong, shown};
 /// label of metrics and logs).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenAddr {
+    /// What is bound; port 0 takes any free one. Never IPv4 mapped to IPv6.
     pub addr: SocketAddr,
+    /// The address as it is written in the file.
     pub text: String,
 }
 
@@ -130,24 +132,38 @@ pub(super) fn makes_way(all: IpAddr, ip: IpAddr) -> bool {
 /// The scheme of an upstream URL. `Tcp` says nothing about the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
+    /// `http`, port 80.
     Http,
+    /// `tcp`, which needs a port in the URL.
     Tcp,
+    /// `postgres` or `postgresql`, port 5432.
     Postgres,
+    /// `mysql` or `mariadb`, port 3306.
     Mysql,
+    /// `mongodb` or `mongo`, port 27017.
     Mongodb,
+    /// `redis` or `valkey`, port 6379.
     Redis,
+    /// `oracle`, port 1521.
     Oracle,
+    /// `sqlserver` or `mssql`, port 1433.
     Sqlserver,
+    /// `cassandra` or `cql`, port 9042.
     Cassandra,
+    /// `couchdb`, port 5984.
     Couchdb,
+    /// `influxdb`, port 8086.
     Influxdb,
+    /// `elasticsearch`, port 9200.
     Elasticsearch,
 }
 
 /// The host of an endpoint: an address, or a name that is resolved in the background.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
+    /// Connected to as it is; IPv6 is printed in brackets.
     Ip(IpAddr),
+    /// Lower case ASCII, at most 253 bytes, without a trailing dot.
     Name(String),
 }
 
@@ -164,8 +180,11 @@ impl fmt::Display for Host {
 /// One endpoint as the configuration names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamUrl {
+    /// Decides the protocol and, where the URL names none, the port.
     pub scheme: Scheme,
+    /// What is connected to; credentials before it are refused.
     pub host: Host,
+    /// 1 to 65535: as written, or that of the scheme.
     pub port: u16,
     /// Put before the path of each request; empty, or starts with `/` and does not end with one.
     pub path: String,
@@ -189,6 +208,7 @@ impl Weight {
         }
     }
 
+    /// The number, 1 to 1000, for sums that a `u16` cannot hold.
     pub const fn as_u32(self) -> u32 {
         self.0 as u32
     }
@@ -210,6 +230,7 @@ pub enum HostPattern {
 pub struct RouteKey {
     /// As written: the `route` label.
     pub text: String,
+    /// What stands before the first `/`, without its port.
     pub host: HostPattern,
     /// Normalised; `/` or `/a/b` without a trailing slash. Matches whole segments.
     pub prefix: String,
@@ -254,6 +275,7 @@ impl StatusSet {
         Ok(StatusSet(ranges))
     }
 
+    /// Whether one of the ranges holds this status.
     pub fn contains(&self, status: u16) -> bool {
         self.0
             .iter()

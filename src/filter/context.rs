@@ -10,6 +10,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::Result;
+use crate::tls::ClientTls;
 
 /// One request, as a filter sees it.
 pub struct Context<'a> {
@@ -17,6 +18,7 @@ pub struct Context<'a> {
     pub(crate) client: Option<IpAddr>,
     /// The peer is in `trusted_proxies`.
     pub(crate) trusted: bool,
+    pub(crate) tls: Option<&'a ClientTls>,
     pub(crate) route: &'a str,
     pub(crate) upstream: &'a str,
     pub(crate) endpoint: Option<&'a str>,
@@ -47,15 +49,21 @@ impl Context<'_> {
         self.client
     }
 
+    /// What the client's TLS handshake settled, its certificate included; `None` without TLS.
+    pub fn tls(&self) -> Option<&ClientTls> {
+        self.tls
+    }
+
     /// `http` or `https`: what the client speaks, to us or to the first of the trusted proxies.
     pub fn scheme(&self) -> &'static str {
         let sent = self.session.req_header().headers.get(&X_FORWARDED_PROTO);
         let sent = sent.filter(|_| self.trusted).map(HeaderValue::as_bytes);
         let first = sent.and_then(|sent| sent.split(|byte| *byte == b',').next());
-        match first.is_some_and(|first| first.trim_ascii().eq_ignore_ascii_case(b"https")) {
-            true => "https",
-            false => "http",
-        }
+        let is_https = match first {
+            Some(first) => first.trim_ascii().eq_ignore_ascii_case(b"https"),
+            None => self.tls.is_some(),
+        };
+        if is_https { "https" } else { "http" }
     }
 
     /// The route's key as written.

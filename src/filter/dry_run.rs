@@ -70,6 +70,7 @@ impl Chain {
             replaced: None,
             extensions: &mut extensions,
             attempt: &mut attempt,
+            tls: None,
             idle: false,
         };
         let mut run = DryRun::default();

@@ -12,6 +12,7 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use super::deadline::Cutoff;
+use crate::tls::ClientTls;
 
 /// Where a request came from and since when.
 #[derive(Clone, Debug)]
@@ -41,16 +42,19 @@ pub struct Connection {
     pub client_ip: HeaderValue,
     /// Address and port of the other end, as the access log has them.
     pub client: String,
+    /// What the TLS handshake settled; `None` on a plain connection.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 impl Connection {
     /// An IPv4 address that came as IPv6 is written as IPv4.
-    pub fn new(client: SocketAddr) -> Connection {
+    pub fn new(client: SocketAddr, tls: Option<Arc<ClientTls>>) -> Connection {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         let client_ip = HeaderValue::try_from(client.ip().to_string());
         Connection {
             client_ip: client_ip.expect("an address is visible ASCII"),
             client: client.to_string(),
+            tls,
         }
     }
 }

@@ -202,6 +202,10 @@ pub(super) fn head(
             .as_ref()
             .map_or(&UNKNOWN, |arrival| &arrival.connection.client_ip),
         trusted: ctx.trusted,
+        tls: ctx
+            .arrival
+            .as_ref()
+            .is_some_and(|arrival| arrival.connection.tls.is_some()),
         upgrade: match ctx.upgrade {
             true => session.req_header().headers.get(header::UPGRADE),
             false => None,

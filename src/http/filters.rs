@@ -272,6 +272,10 @@ fn context<'a>(
         replaced: None,
         extensions,
         attempt,
+        tls: ctx
+            .arrival
+            .as_ref()
+            .and_then(|arrival| arrival.connection.tls.as_deref()),
         idle: false,
     };
     Some((&route.filters, cx, passed))

@@ -29,6 +29,8 @@ pub struct Outgoing<'a> {
     pub client: &'a HeaderValue,
     /// The client's address is in `trusted_proxies`.
     pub trusted: bool,
+    /// The client came by TLS.
+    pub tls: bool,
     /// The protocol that it asks for: see [`switches_to`].
     pub upgrade: Option<&'a HeaderValue>,
     /// What the client's request has, its filters included.
@@ -69,6 +71,12 @@ pub fn disclaim(request: &mut RequestHeader) {
     }
 }
 
+/// Whether the proxy before us was reached by https.
+pub fn names_https(headers: &HeaderMap) -> bool {
+    let named = headers.get(X_FORWARDED_PROTO);
+    named.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
 fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
     let has = out.has;
     // Pingora 0.9.1 lets `Upgrade: websocket` pass, also where `Connection` does not name it, and
@@ -90,7 +98,8 @@ fn outgoing(headers: &mut HeaderMap, out: &Outgoing<'_>) -> Result<()> {
     };
     headers.insert(X_FORWARDED_FOR, client);
     if !out.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        let proto = if out.tls { "https" } else { "http" };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
     match &original_host {
         Some(host) if !out.trusted || !headers.contains_key(X_FORWARDED_HOST) => {
@@ -323,6 +332,7 @@ mod tests {
             default_host: "10.0.0.1:80",
             client: &CLIENT,
             trusted,
+            tls: false,
             upgrade: None,
             has: Fields::default(),
             via: &VIA,

@@ -17,6 +17,8 @@ pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEn
             .map_or(&b""[..], |value| value.as_bytes())
     };
     let arrival = ctx.arrival.as_ref();
+    let tls = arrival.and_then(|arrival| arrival.connection.tls.as_deref());
+    let certificate = tls.and_then(|tls| tls.certificate.as_ref());
     let peer = arrival.map_or("", |arrival| &arrival.connection.client);
     // Its client is not the connection's own where a proxy sent it.
     let (client, proxy) = match (ctx.client, ctx.client.ip()) {
@@ -45,6 +47,9 @@ pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEn
             http::Version::HTTP_2 => "HTTP/2",
             _ => "HTTP/1.1",
         },
+        tls: tls.map_or("", |tls| tls.version),
+        client_cert_subject: certificate.map_or("", |one| &one.subject),
+        client_cert_sha256: certificate.map_or("", |one| &one.sha256),
         status: end.status,
         bytes_in: session.body_bytes_read() as u64,
         bytes_out: session.body_bytes_sent() as u64,

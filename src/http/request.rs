@@ -8,6 +8,7 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use crate::error::Reason;
+use crate::http::arrival::Arrival;
 use crate::http::client::{Client, is_trusted};
 use crate::http::dispatch::WRITE_SILENCE;
 use crate::http::end::End;
@@ -16,6 +17,7 @@ use crate::http::fields::Fields;
 use crate::http::filters::{self, Requested};
 use crate::http::forward;
 use crate::http::matching::{content_length, hash_key, matched};
+use crate::http::respond::{self, Answer};
 use crate::snapshot::SnapshotHandle;
 use crate::upstream::peer::HopByHop;
 
@@ -34,7 +36,13 @@ pub(super) async fn request(
         // Pingora reads the first `Connection` field only; the response must say the same.
         session.set_keepalive(None);
     }
-    let ended = match admit(session, ctx, snapshots, via) {
+    identify(session, ctx, snapshots);
+    if let Some(answer) = to_https(session, ctx)? {
+        ctx.end = Some(Reason::Ok.into());
+        filters::deliver(session, ctx, answer).await?;
+        return Ok(true);
+    }
+    let ended = match route(session, ctx, via) {
         Err(end) => Err(end),
         Ok(()) => match filters::request(session, ctx).await {
             Requested::Unfiltered => measure(session, ctx),
@@ -63,13 +71,8 @@ pub(super) async fn request(
     Ok(true)
 }
 
-/// Matches the request and fills the exchange, or says why it cannot be carried.
-fn admit(
-    session: &mut Session,
-    ctx: &mut Exchange,
-    snapshots: &SnapshotHandle,
-    via: &HeaderValue,
-) -> std::result::Result<(), End> {
+/// Loads the snapshot that the request is served by, and finds out who sent it.
+fn identify(session: &mut Session, ctx: &mut Exchange, snapshots: &SnapshotHandle) {
     let snapshot = snapshots.load();
     if ctx.arrival.is_none() {
         // Not of our own connection loop.
@@ -88,10 +91,43 @@ fn admit(
         Some(ip) => Client::Peer(ip),
         None => Client::Unknown,
     };
-    let looped = ctx.fields.has(Fields::VIA) && forward::has_passed(&request.headers, via);
-    let found = matched(request, &snapshot.routes);
     ctx.snapshot = Some(snapshot);
-    let (route, target) = found?;
+}
+
+/// The redirect that `tls.redirect_http` asks for. A trusted proxy that names https has had TLS.
+fn to_https(session: &Session, ctx: &Exchange) -> Result<Option<Answer>> {
+    let config = ctx.snapshot.as_ref().map(|snapshot| &snapshot.config);
+    let tls = config.and_then(|config| config.tls.as_ref());
+    let Some(tls) = tls.filter(|tls| tls.redirect_http) else {
+        return Ok(None);
+    };
+    let is_plain = |arrival: &Arrival| arrival.connection.tls.is_none();
+    if !ctx.arrival.as_ref().is_some_and(is_plain) {
+        return Ok(None);
+    }
+    let request = session.req_header();
+    if ctx.trusted && forward::names_https(&request.headers) {
+        return Ok(None);
+    }
+    let port = tls
+        .listen_addr
+        .as_ref()
+        .map(|listen| listen.first().addr.port());
+    respond::redirect_to_https(request, port.unwrap_or(443)).map(Some)
+}
+
+/// Matches the request and fills the exchange, or says why it cannot be carried.
+fn route(
+    session: &mut Session,
+    ctx: &mut Exchange,
+    via: &HeaderValue,
+) -> std::result::Result<(), End> {
+    let Some(snapshot) = &ctx.snapshot else {
+        return Err(Reason::NoRoute.into());
+    };
+    let request = session.req_header();
+    let looped = ctx.fields.has(Fields::VIA) && forward::has_passed(&request.headers, via);
+    let (route, target) = matched(request, &snapshot.routes)?;
     let timeout = route.tries.timeout;
     ctx.route_to(route, target);
     session.set_read_timeout(Some(timeout));

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::error::{Fault, Reason};
@@ -67,6 +67,38 @@ pub fn refusal(end: End) -> Result<Answer> {
         head.insert_header(header::RETRY_AFTER, RETRY_AFTER_SECS)?;
     }
     Ok(Answer { head, body })
+}
+
+/// The answer that sends a client to https, where `port` listens.
+///
+/// # Errors
+/// It does not say for which host it is.
+pub fn redirect_to_https(request: &RequestHeader, port: u16) -> Result<Answer> {
+    let host = request.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = String::from_utf8_lossy(request.raw_path());
+    if host.is_empty() || !path.starts_with('/') {
+        return refusal(End::bad_request(
+            "only https is served here, and no host is named",
+        ));
+    }
+    let mut head = ResponseHeader::build_no_case(StatusCode::PERMANENT_REDIRECT, Some(3))?;
+    head.insert_header(header::LOCATION, https_location(host, &path, port))?;
+    let body = Bytes::new();
+    Ok(Answer { head, body })
+}
+
+/// The same request by https. A client that named no port came to the standard one and finds https
+/// at the standard one, whatever is mapped in between; any other goes to `port`.
+pub fn https_location(host: &str, path: &str, port: u16) -> String {
+    let (name, has_port) = match host.rsplit_once(':') {
+        Some((name, digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => (name, true),
+        _ => (host, false),
+    };
+    match (has_port, port) {
+        (false, _) | (true, 443) => format!("https://{name}{path}"),
+        (true, port) => format!("https://{name}:{port}{path}"),
+    }
 }
 
 /// A filter's response: its own, or the gateway's for its reason with the filter's headers.
@@ -163,6 +195,19 @@ mod tests {
                 Some(Fault::Upstream | Fault::Gateway) => 500..600,
             };
             assert!(expected.contains(&status), "{reason}: {status}");
+        }
+    }
+
+    #[test]
+    fn who_named_a_port_goes_to_ours_and_others_to_the_standard_one() {
+        for (host, port, location) in [
+            ("example.org", 8443, "https://example.org/a?b"),
+            ("example.org:8080", 8443, "https://example.org:8443/a?b"),
+            ("example.org:80", 443, "https://example.org/a?b"),
+            ("[::1]", 8443, "https://[::1]/a?b"),
+            ("[::1]:80", 8443, "https://[::1]:8443/a?b"),
+        ] {
+            assert_eq!(https_location(host, "/a?b", port), location);
         }
     }
 

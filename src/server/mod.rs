@@ -73,9 +73,13 @@ impl Gateway {
 
     /// Compiles the configuration without resolving, binding or writing anything: what `--test`
     /// does. That its log files can be opened is looked at, too.
-    pub fn check(&self) -> Result<(), Error> {
-        Snapshot::build(self.config.clone(), &self.additions, &Metrics::new(), None)?;
-        writable::check(&self.config)
+    ///
+    /// Returns warnings about the files that it names.
+    pub fn check(&self) -> Result<Vec<String>, Error> {
+        let metrics = Metrics::new();
+        let snapshot = Snapshot::build(self.config.clone(), &self.additions, &metrics, None)?;
+        writable::check(&self.config)?;
+        Ok(snapshot.warnings())
     }
 
     /// What serves requests, without the gateway. Reads the files that filters name; what is of the
@@ -239,6 +243,9 @@ impl Gateway {
         let outbound = Arc::new(OutboundClients::default());
         self.additions.filters.call_through(outbound.clone());
         let snapshot = Snapshot::build(self.config.clone(), &self.additions, &metrics, None)?;
+        for warning in snapshot.warnings() {
+            warn!("{warning}");
+        }
         outbound.follow(&snapshot);
         if signals.is_none()
             && (self.config.server.user.is_some() || self.config.server.group.is_some())
@@ -297,6 +304,11 @@ impl Running {
     /// The addresses of all HTTP listeners, as the configuration has them in order.
     pub fn http_addrs(&self) -> Vec<SocketAddr> {
         self.of(Kind::Http).collect()
+    }
+
+    /// The addresses of all HTTPS listeners, as the configuration has them in order.
+    pub fn https_addrs(&self) -> Vec<SocketAddr> {
+        self.of(Kind::Https).collect()
     }
 
     /// The address of the admin listener, the first where there are several.

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use prometheus::{IntCounter, TextEncoder};
 
-pub use edges::{ActiveConnection, EndpointHealthy, ListenerMetrics};
+pub use edges::{ActiveConnection, CertificateExpiry, EndpointHealthy, ListenerMetrics};
 pub use families::ReloadResult;
 pub use routes::{Direction, HttpRouteMetrics, InFlight, TcpRouteMetrics, TcpSession, WarmSocket};
 
 use children::{Children, Held};
-use edges::{EndpointChild, ListenerChild};
+use edges::{CertificateChild, EndpointChild, ListenerChild};
 use families::Families;
 use routes::RouteChild;
 
@@ -34,6 +34,7 @@ pub struct Metrics {
     routes: Arc<Children<RouteChild>>,
     listeners: Arc<Children<ListenerChild>>,
     endpoints: Arc<Children<EndpointChild>>,
+    certificates: Arc<Children<CertificateChild>>,
 }
 
 impl Metrics {
@@ -47,6 +48,7 @@ impl Metrics {
             routes: Arc::default(),
             listeners: Arc::default(),
             endpoints: Arc::default(),
+            certificates: Arc::default(),
         }
     }
 
@@ -89,6 +91,23 @@ impl Metrics {
         EndpointHealthy(Held::take(&self.endpoints, &self.families, key, || {
             EndpointChild::new(&self.families, upstream, endpoint)
         }))
+    }
+
+    /// Handle for the expiry of a certificate, named by its file.
+    pub fn certificate_expiry(&self, file: &str) -> CertificateExpiry {
+        let make = || CertificateChild::new(file);
+        CertificateExpiry(Held::take(
+            &self.certificates,
+            &self.families,
+            file.to_owned(),
+            make,
+        ))
+    }
+
+    /// Counts a look at certificate files that had changed.
+    pub fn certificates_reloaded(&self, result: ReloadResult) {
+        let results = &self.families.certificate_reloads;
+        results.with_label_values(&[result.as_str()]).inc();
     }
 
     /// The number of the generation that is serving.

@@ -8,7 +8,7 @@ mod report;
 pub use access_log::{AccessLog, ClientAddress, Record, Second, rfc3339, wall_clock};
 pub use load::{Carried, Load};
 pub use metrics::{
-    ActiveConnection, Direction, EndpointHealthy, HttpRouteMetrics, InFlight, ListenerMetrics,
-    Metrics, ReloadResult, TcpRouteMetrics, TcpSession, WarmSocket,
+    ActiveConnection, CertificateExpiry, Direction, EndpointHealthy, HttpRouteMetrics, InFlight,
+    ListenerMetrics, Metrics, ReloadResult, TcpRouteMetrics, TcpSession, WarmSocket,
 };
 pub use report::{Reporter, RequestEnd};

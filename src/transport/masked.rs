@@ -100,6 +100,21 @@ impl TlsSession for Masked {
         }
         Ok(bytes.len())
     }
+
+    fn try_close(&mut self) {
+        self.close_now();
+    }
+}
+
+impl Masked {
+    fn close_now(&mut self) {
+        if !std::mem::replace(&mut self.has_said_close, true) {
+            self.held.extend_from_slice(&CLOSE);
+        }
+        while let Ok(written @ 1..) = self.stream.try_write(&self.held) {
+            self.held.drain(..written);
+        }
+    }
 }
 
 impl AsyncRead for Masked {

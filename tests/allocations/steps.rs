@@ -58,7 +58,7 @@ impl Steps {
             ),
             runtime: Runtime::new().expect("a runtime"),
             listener: "127.0.0.1:0".into(),
-            connection: Arc::new(Connection::new(([203, 0, 113, 7], 4711).into())),
+            connection: Arc::new(Connection::new(([203, 0, 113, 7], 4711).into(), None)),
             _folder: folder,
         }
     }

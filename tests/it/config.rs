@@ -264,6 +264,24 @@ fn in_section(section: Section, line: &str) -> String {
         Section::TcpProxy => Place::Top.file_with(&format!("tcp_proxy: {{{line}}}")),
         Section::Admin => Place::Top.file_with(&format!("admin: {{{line}}}")),
         Section::Server => Place::Top.file_with(&format!("server: {{{line}}}")),
+        Section::Tls if name == "certificates" => Place::Top.file_with(&format!("tls: {{{line}}}")),
+        Section::Tls => {
+            let needs = match name {
+                "client_auth" | "client_crl" => "client_ca: a.pem, ",
+                "redirect_http" => "listen_addr: \"0.0.0.0:8443\", ",
+                _ => "",
+            };
+            let certificates = "certificates: [{cert: a.pem, key: a.key}]";
+            Place::Top.file_with(&format!("tls: {{{certificates}, {needs}{line}}}"))
+        }
+        Section::Certificate => {
+            let rest = match name {
+                "cert" => "key: a.key",
+                "key" => "cert: a.pem",
+                _ => "cert: a.pem, key: a.key",
+            };
+            Place::Top.file_with(&format!("tls: {{certificates: [{{{rest}, {line}}}]}}"))
+        }
         Section::Upstream if name == "upstream" => {
             Place::Top.file_with(&format!("upstreams: {{u: {{{line}}}}}"))
         }

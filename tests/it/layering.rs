@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["transport"],
     &["config", "telemetry"],
     &["account", "wire"],
+    &["tls"],
     &["upstream", "filter"],
     &["route"],
     &["snapshot"],

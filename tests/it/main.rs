@@ -43,5 +43,6 @@ mod strictness;
 mod support;
 mod switching;
 mod targets;
+mod tls;
 mod upgrade;
 mod versions;

@@ -1,8 +1,7 @@
 //! Upstreams that lead back to the gateway itself: a warning, since it may be meant.
 //!
-//! Its own file because it compares all routes with all listeners. Invariant: only what the file
-//! itself says is compared; no name but `localhost` and no interface is looked up, so a circle may
-//! go unseen.
+//! Invariant: only what the file itself holds is compared; no name but `localhost` and no interface
+//! is looked up, so a circle may go unseen.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

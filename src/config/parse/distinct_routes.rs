@@ -1,13 +1,14 @@
-//! TCP routes of one listener by what their clients say first, and what would tell one more apart.
+//! TCP routes of one listener by what their clients send first, and what would distinguish one
+//! more.
 //!
-//! Its own file because it decides by what clients of each protocol say, and knows nothing of
-//! addresses. Invariant: of the routes in it, a client's first bytes fit one only.
+//! It knows nothing of addresses. Invariant: of the routes in it, a client's first bytes fit one
+//! only.
 
 use std::collections::HashMap;
 
 use crate::config::model::{DbType, TcpMatch, TcpRoute};
 
-/// Routes that are told apart so far. What a client says first is either a TLS ClientHello with a
+/// Routes that are distinct so far. What a client sends first is either a TLS ClientHello with a
 /// server name, or the first bytes of a protocol, in which Postgres names database and user.
 #[derive(Default)]
 pub(super) struct DistinctRoutes<'r> {
@@ -33,7 +34,7 @@ struct Group<'r> {
 }
 
 impl<'r> DistinctRoutes<'r> {
-    /// Adds a route; answers one that it cannot be told from.
+    /// Adds a route; returns one that it cannot be distinguished from.
     pub(super) fn insert(&mut self, route: &'r TcpRoute) -> Option<&'r TcpRoute> {
         let group = self.groups.entry(kind_of(route)).or_default();
         let clash = group.clash(route);
@@ -43,14 +44,14 @@ impl<'r> DistinctRoutes<'r> {
         clash
     }
 
-    /// Whether `route` could be told from those that are added.
+    /// Whether `route` would be distinct from those that are added.
     fn could_take(&self, route: &TcpRoute) -> bool {
         let group = self.groups.get(&kind_of(route));
         group.is_none_or(|group| group.clash(route).is_none())
     }
 }
 
-/// What a client says first, whatever it says in it.
+/// What a client sends first, whatever values it holds.
 fn kind_of(route: &TcpRoute) -> (Option<&str>, Option<Voice>) {
     let sni = route.matches.sni.as_deref();
     let voice = match (sni, route.db_type) {
@@ -92,7 +93,7 @@ impl<'r> Group<'r> {
     }
 }
 
-/// What would tell a route from those before it, in view of what it and they have.
+/// What would distinguish a route from those before it, in view of what it and they have.
 pub(super) fn ways_out(route: &TcpRoute, distinct: &DistinctRoutes, has_default: bool) -> String {
     let mut hint = OWN_PORT.to_owned();
     let form = FORMS.into_iter().find(|form| {

@@ -1,7 +1,6 @@
-//! `${NAME}` in a secret.
+//! `${NAME}` in a secret: the one value that comes from outside of the file.
 //!
-//! Its own file because it is the one place where a value comes from outside of the file.
-//! Invariant: no value shows up in a problem.
+//! Invariant: the value of a variable never appears in a problem.
 
 use crate::config::problem::Wrong;
 

@@ -1,7 +1,7 @@
 //! One section of the file, read by the table of keys.
 //!
-//! Its own file because types, ranges, defaults and unknown keys are the same for every section.
-//! Invariant: a value that leaves here is in the range of its key; what is not is a problem.
+//! Types, ranges, defaults and unknown keys are the same for every section. Invariant: a value that
+//! leaves here is in the range of its key; what is not is a problem.
 
 use std::path::PathBuf;
 

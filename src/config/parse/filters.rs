@@ -1,7 +1,7 @@
 //! `filters` of a route: the registered name and settings that only the filter understands.
 //!
-//! Its own file because what is in the settings is decided two floors above. Invariant: each entry
-//! has a `type`, and an `on_error` that is one of the two words.
+//! The settings are read two layers above. Invariant: each entry that comes out has a `type`, and
+//! an `on_error` that is one of the two words.
 
 use super::fields::Fields;
 use super::report::Report;

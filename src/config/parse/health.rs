@@ -1,7 +1,7 @@
 //! `health_check` and its short form `health_check_path`.
 //!
-//! Its own file because what a check may hold depends on the protocol of the routes, which is known
-//! only after the upstream was read.
+//! What a check may hold depends on the protocol of the routes, which is known only after the
+//! upstream was read: a draft is read first, and finished for that protocol.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! One value and its key: numbers in their range, texts, and what to write instead.
 //!
-//! Its own file because hints are worth their lines: a value in another unit is translated.
+//! A value in another unit is translated for the hint.
 
 use crate::config::keys::{Default, Key, Kind, Pattern, Section};
 use crate::config::node::describe;
@@ -25,7 +25,7 @@ pub(super) fn default_addresses(section: Section, name: &str) -> ListenAddrs {
 pub(super) fn read_address(node: &Node) -> Result<ListenAddr, Wrong> {
     match &node.value {
         Value::Text(text) => ListenAddr::parse(text),
-        // A bare port: the address parser tells what to write.
+        // A bare port: the hint is that of the address parser.
         Value::Int(port) => {
             let read = ListenAddr::parse(&port.to_string());
             read.and_then(|_| Err(not_an_address(node)))
@@ -190,6 +190,9 @@ pub(super) fn example(key: &Key) -> String {
         (Kind::Networks, _) => "[10.0.0.0/8]".into(),
         (Kind::Protocols, _) => "[websocket]".into(),
         (Kind::Filters, _) => "[{type: request_id}]".into(),
+        (Kind::List(Section::Certificate), _) => {
+            "[{cert: example.org.pem, key: example.org.key}]".into()
+        }
         (Kind::Bool, _) => "true".into(),
         _ => "{}".into(),
     }

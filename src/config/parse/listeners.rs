@@ -1,7 +1,7 @@
-//! Rules between listeners: no address twice, and TCP routes that share one can be told apart.
+//! Rules between listeners: no address twice, and TCP routes that share one can be distinguished.
 //!
-//! Its own file because these rules see all routes at once. Invariant: what passes here can be
-//! decided from a client's first bytes, whatever the client sends.
+//! They see all routes at once. Invariant: what passes here can be decided from a client's first
+//! bytes, whatever the client sends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::distinct_routes::{DistinctRoutes, OWN_PORT, ways_out};
 use super::fields::Fields;
 use super::report::Report;
 use crate::config::encryption::out_of_reach_in_tls;
-use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute};
+use crate::config::model::{Admin, DbType, TcpProxy, TcpRoute, Tls};
 use crate::config::problem::{Mark, Wrong};
 use crate::config::trail::Trail;
 use crate::config::value::{ListenAddrs, makes_way, takes_in};
@@ -20,11 +20,12 @@ pub(super) fn refuse_equal_addresses(
     report: &mut Report,
     root: &Fields,
     http: Option<&ListenAddrs>,
+    tls: Option<&Tls>,
     admin: Option<&Admin>,
     tcp: &[TcpRoute],
     tcp_proxy: &TcpProxy,
 ) {
-    let bound = bound(root, http, admin, tcp, tcp_proxy);
+    let bound = bound(root, http, tls, admin, tcp, tcp_proxy);
     let mut by_port: HashMap<u16, Vec<&Bound>> = HashMap::new();
     for one in &bound {
         let others = by_port.entry(one.addr.port()).or_default();
@@ -44,6 +45,7 @@ pub(super) fn refuse_equal_addresses(
 fn bound(
     root: &Fields,
     http: Option<&ListenAddrs>,
+    tls: Option<&Tls>,
     admin: Option<&Admin>,
     tcp: &[TcpRoute],
     tcp_proxy: &TcpProxy,
@@ -52,6 +54,11 @@ fn bound(
     for listen in http.iter().flat_map(|list| list.iter()) {
         let at = root.find("listen_addr").map(|f| f.at);
         bound.push(Bound::new("listen_addr", listen.addr, at));
+    }
+    let https = tls.and_then(|tls| tls.listen_addr.as_ref());
+    for listen in https.iter().flat_map(|list| list.iter()) {
+        let at = within(root, "tls", "listen_addr");
+        bound.push(Bound::new("tls.listen_addr", listen.addr, at));
     }
     for listen in admin.iter().flat_map(|admin| admin.listen_addr.iter()) {
         let at = within(root, "admin", "listen_addr");
@@ -218,7 +225,7 @@ pub(super) fn refuse_undecidable(report: &mut Report, routes_trail: &Trail, tcp:
     }
 }
 
-/// Tells which Postgres routes of a shared listener clients reach in clear only.
+/// Warns of the Postgres routes of a shared listener that clients reach in clear only.
 fn warn_of_clear_text(report: &mut Report, trail: &Trail, addr: SocketAddr, tcp: &[TcpRoute]) {
     let unreached = || out_of_reach_in_tls(tcp, addr);
     let with_match = || unreached().find(|route| route.matches != Default::default());
@@ -261,7 +268,7 @@ fn check_listener(report: &mut Report, trail: &Trail, addr: SocketAddr, routes: 
                         "clients of `{}` wait for the server to speak too",
                         first.name
                     );
-                    // Nothing that a client says can help: it says nothing.
+                    // Nothing that a client sends can help: it waits.
                     refuse(route, why, OWN_PORT.to_owned());
                 }
                 None => server_first = Some(route),

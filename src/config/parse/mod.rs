@@ -1,10 +1,10 @@
 //! Tree to [`Config`]: every rule of the configuration, and all problems in one pass.
 //!
-//! Its own floor because it is the only maker of a `Config`. Invariant: a `Config` comes out only
-//! when there is no problem at all. Split by noun: `fields` reads one section by the table of keys
-//! (`leaf` one value, `environment` a variable), `server`, `upstream`, `named`, `health`,
-//! `filters`, `routes` and `tcp` know theirs, `listeners` and `distinct_routes` have the rules that see
-//! all routes, `circles` a warning that does.
+//! The only maker of a `Config`. Invariant: a `Config` comes out only when there is no problem at
+//! all. Split by noun: `fields` reads one section by the table of keys (`leaf` one value,
+//! `environment` a variable), `server`, `tls`, `upstream`, `named`, `health`, `filters`, `upgrade`,
+//! `routes` and `tcp` read theirs, `listeners` and `distinct_routes` have the rules over all
+//! routes, `circles` a warning over them; `report` collects what they find.
 
 mod carries;
 mod circles;
@@ -20,6 +20,7 @@ mod report;
 mod routes;
 mod server;
 mod tcp;
+mod tls;
 mod upgrade;
 mod upstream;
 
@@ -83,6 +84,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
         None => None,
     };
     let (tcp_proxy, enabled_is_written) = server::tcp_proxy(report, &root);
+    let tls = tls::tls(report, &root);
     let admin = server::admin(report, &root);
     let server = server::server(report, &root);
     let trusted_proxies = server::networks(report, &root, "trusted_proxies");
@@ -105,6 +107,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
         report,
         &root,
         listen_addr.as_ref(),
+        tls.as_ref(),
         admin.as_ref(),
         &routes.tcp,
         &tcp_proxy,
@@ -127,6 +130,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
         max_body_bytes,
         header_timeout,
         keepalive_timeout,
+        tls,
         tcp_proxy,
         admin,
         server,

@@ -1,7 +1,7 @@
 //! The entries of `upstreams`: upstreams that routes name.
 //!
-//! Its own file because an entry lives longer than the route that finishes it. Invariant: all
-//! routes that name one share one `Arc`, and it carries one protocol.
+//! An entry outlives the route that finishes it. Invariant: all routes that name one share one
+//! `Arc`, and it carries one protocol.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl<'a> Named<'a> {
         self.list.get_mut(index)
     }
 
-    /// Usage is told by the drafts that no route finished; entries with problems are left out.
+    /// Warns of drafts that no route finished; entries with problems are left out.
     pub(super) fn warn_unused(&self, report: &mut Report) {
         for upstream in &self.list {
             if let (Some(fields), Some(_), None) =

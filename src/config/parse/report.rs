@@ -1,7 +1,6 @@
 //! Collects problems and warnings while the tree is walked.
 //!
-//! Its own file because every part of the parser needs it and none owns it. Invariant: bounded
-//! whatever the file is. Made once per file by `parse`.
+//! Invariant: bounded whatever the file is. Made once per file by `parse`.
 
 use std::collections::BTreeMap;
 use std::fmt;

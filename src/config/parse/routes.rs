@@ -1,7 +1,8 @@
-//! `routes` and `upstreams`: which route is HTTP and which TCP, and what each of them says.
+//! `routes` and `upstreams`: which route is HTTP and which TCP, and what each of them holds.
 //!
-//! Its own file because routes and the upstreams they name are decided together: an upstream is
-//! finished by the first route that uses it, all routes of one name share it.
+//! Routes and the upstreams they name are decided together: an upstream is finished by the first
+//! route that uses it, all routes of one name share it. It is over 400 lines because that is one
+//! pass, much of it the texts of problems.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The sections that are not about routes: `tcp_proxy`, `admin`, `server`, `trusted_proxies`.
 //!
-//! Its own file because they are flat and have no rules between each other.
+//! They have no rules between each other.
 
 use std::net::IpAddr;
 use std::time::Duration;

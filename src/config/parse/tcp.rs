@@ -1,6 +1,4 @@
 //! The keys of a TCP route: its listener, its protocol, what it takes and how a session goes.
-//!
-//! Its own file because these keys have rules with the protocol and none with HTTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -186,7 +184,7 @@ impl TcpOnly {
     }
 }
 
-/// `proxy_protocol`. Which words there are is told only to whom one of them would help.
+/// `proxy_protocol`. Its words are listed only for protocols whose servers may take one.
 fn read_proxy_protocol(
     report: &mut Report,
     fields: &Fields,
@@ -282,7 +280,7 @@ pub(super) fn decide_db_type(
     }
 }
 
-/// Says what a `KILL` cannot do where there are several servers to have the thread.
+/// Warns of what a `KILL` cannot do where several servers may have the thread.
 pub(super) fn warn_of_kill(report: &mut Report, routes_trail: &Trail, tcp: &[TcpRoute]) {
     for route in tcp {
         let upstream = &route.upstream;

@@ -1,6 +1,4 @@
 //! `upgrade` of a route: a list of protocols, or `false`.
-//!
-//! Its own file because no other key is both.
 
 use super::fields::Fields;
 use super::report::Report;

@@ -1,7 +1,7 @@
 //! An upstream as the file has it, in a route or under `upstreams`.
 //!
-//! Its own file because both places hold the same keys, and what they mean depends on whether the
-//! routes that use it are HTTP or TCP: a [`Draft`] is read once and finished per use.
+//! Both places hold the same keys, and what they mean depends on whether the routes that use it are
+//! HTTP or TCP: a [`Draft`] is read once and finished per use.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::config::trail::Trail;
 use crate::config::tree::{Node, Value};
 use crate::config::value::{Host, Scheme, UpstreamUrl, Weight};
 
-/// The protocol that the URLs of an upstream tell.
+/// The protocol that the URLs of an upstream imply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ImpliedProtocol {
     Nothing,
@@ -72,7 +72,7 @@ impl Draft {
             .map_or(Scheme::Http, |e| e.url.scheme)
     }
 
-    /// What schemes and ports tell about the protocol.
+    /// What schemes and ports imply about the protocol.
     pub(super) fn implied_protocol(&self) -> ImpliedProtocol {
         let mut implied = ImpliedProtocol::Nothing;
         for kind in self.endpoints.iter().filter_map(|e| by_url(&e.url)) {
@@ -288,8 +288,8 @@ fn read_balance(report: &mut Report, fields: &Fields) -> Balance {
     }
 }
 
-/// A word that is not built in may be one that the embedder of the gateway registered: noted for
-/// who knows them.
+/// A word that is not built in may be one that the embedder of the gateway registered: noted, and
+/// looked up when a snapshot is built.
 fn other_balancer(report: &mut Report, fields: &Fields) -> Option<String> {
     let field = fields.find("balance")?;
     let Value::Text(name) = &field.node.value else {

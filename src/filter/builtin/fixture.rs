@@ -58,6 +58,7 @@ impl Bed {
             replaced: None,
             extensions: &mut self.extensions,
             attempt: &mut self.attempt,
+            tls: None,
             idle: false,
         }
     }

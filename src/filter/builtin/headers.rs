@@ -22,7 +22,8 @@ use crate::filter::{
 };
 use crate::wire::http1::is_authority;
 
-/// Settings of `headers`. Values may hold `${client_ip}`, `${request_id}`, `${route}` and `${host}`;
+/// Settings of `headers`. Values may hold `${client_ip}`, `${request_id}`, `${route}`, `${host}` and
+/// `${client_cert_…}` (`subject`, `san`, `sha256`);
 /// `$${` stands for `${` itself.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

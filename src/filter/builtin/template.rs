@@ -10,6 +10,7 @@ use http::header::HOST;
 
 use super::request_id::RequestId;
 use crate::filter::{Context, Result};
+use crate::tls::ClientCertificate;
 
 /// A value, ready to be put together.
 #[derive(Debug)]
@@ -25,6 +26,9 @@ pub(super) enum Part {
     RequestId,
     Route,
     Host,
+    ClientCertSubject,
+    ClientCertSan,
+    ClientCertSha256,
 }
 
 impl Template {
@@ -50,7 +54,7 @@ impl Template {
         let text = parts.iter().map(|part| match part {
             Part::Text(text) => text.as_str(),
             Part::ClientIp => "192.0.2.1",
-            Part::RequestId | Part::Route | Part::Host => "a",
+            _ => "a",
         });
         text.collect::<String>().into_bytes()
     }
@@ -74,10 +78,21 @@ impl Template {
                 Part::RequestId => value.push_str(RequestId::of(cx.extensions_mut()).as_str()),
                 Part::Route => value.push_str(cx.route()),
                 Part::Host => value.push_str(host(cx)?),
+                Part::ClientCertSubject => value.push_str(certificate(cx, |one| &one.subject)),
+                Part::ClientCertSan => {
+                    value.push_str(certificate(cx, |one| &one.alternative_names));
+                }
+                Part::ClientCertSha256 => value.push_str(certificate(cx, |one| &one.sha256)),
             }
         }
         HeaderValue::from_bytes(value.as_bytes()).ok()
     }
+}
+
+/// A part of the client's certificate; empty where it showed none.
+fn certificate<'c>(cx: &'c Context<'_>, part: fn(&ClientCertificate) -> &String) -> &'c str {
+    let certificate = cx.tls().and_then(|tls| tls.certificate.as_ref());
+    certificate.map_or("", |certificate| part(certificate))
 }
 
 /// The client's `Host` as it sent it, port included; empty when there is none.
@@ -102,6 +117,9 @@ fn parts(text: &str) -> Result<Vec<Part>> {
         Piece::Word("request_id") => Ok(Part::RequestId),
         Piece::Word("route") => Ok(Part::Route),
         Piece::Word("host") => Ok(Part::Host),
+        Piece::Word("client_cert_subject") => Ok(Part::ClientCertSubject),
+        Piece::Word("client_cert_san") => Ok(Part::ClientCertSan),
+        Piece::Word("client_cert_sha256") => Ok(Part::ClientCertSha256),
         Piece::Word(word) => Err(format!("`${{{word}}}` is not known; {KNOWN}").into()),
     });
     parts.collect()
@@ -155,8 +173,11 @@ pub(super) fn foreign_word(text: &str) -> Option<&str> {
     words.find(|word| FOREIGN.contains(&&word[1..]))
 }
 
-const FOREIGN: [&str; 19] = [
+const FOREIGN: [&str; 22] = [
     "args",
+    "client_cert_san",
+    "client_cert_sha256",
+    "client_cert_subject",
     "client_ip",
     "document_uri",
     "host",
@@ -177,8 +198,8 @@ const FOREIGN: [&str; 19] = [
     "uri",
 ];
 
-const KNOWN: &str =
-    "known are ${client_ip}, ${request_id}, ${route} and ${host}, and `$${` stands for `${` itself";
+const KNOWN: &str = "known are ${client_ip}, ${request_id}, ${route}, ${host}, ${client_cert_subject}, ${client_cert_san} \
+     and ${client_cert_sha256}, and `$${` stands for `${` itself";
 
 #[cfg(test)]
 mod tests {

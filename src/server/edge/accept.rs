@@ -33,6 +33,7 @@ use crate::server::edge::change::Change;
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::http1::connection::{self, Stop};
 use crate::server::edge::http1::io::GateStream;
+use crate::server::edge::https::{self, HttpsEdge};
 use crate::server::edge::listener::{Identity, Kind, Listener};
 use crate::server::edge::refusal::refuse;
 use crate::server::edge::workers::{WorkerId, Workers};
@@ -41,6 +42,7 @@ use crate::server::lifecycle::handoff::old::ListeningSockets;
 use crate::snapshot::SnapshotHandle;
 use crate::tcp::{Accepted, Sessions};
 use crate::telemetry::ListenerMetrics;
+use crate::tls::ServerTls;
 use crate::upstream::FailureLog;
 
 /// What all listeners of a gateway share.
@@ -235,7 +237,7 @@ async fn accept_traffic(
                 // The snapshot changed a moment before this listener is closed.
                 None => continue,
             },
-            Kind::Http | Kind::Admin => None,
+            Kind::Http | Kind::Https | Kind::Admin => None,
         };
         let Some(open) = drain.connections.open(snapshot.config.max_connections) else {
             metrics.rejected(Reason::TooManyConnections);
@@ -253,6 +255,7 @@ async fn accept_traffic(
                     return;
                 };
                 match table {
+                    None if identity.kind == Kind::Https => https::turn_away(stream).await,
                     None => refuse(stream.into(), 503, Some(RETRY_AFTER_SECS)).await,
                     Some(table) => {
                         let accepted = Accepted {
@@ -282,6 +285,7 @@ async fn accept_traffic(
             }
         };
         let (edges, stops, text) = (edges.clone(), stops.clone(), text.clone());
+        let metrics = metrics.clone();
         worker.spawn(async move {
             let _counted = (open, active);
             let Some(stream) = served_here(stream, client) else {
@@ -290,7 +294,19 @@ async fn accept_traffic(
             let reason = match table {
                 None => {
                     let _carried = carried;
-                    serve_http(&edges, stream, client, text, stops).await
+                    let tls = match identity.kind {
+                        Kind::Https => snapshot.tls.as_ref().map(|tls| tls.load()),
+                        _ => None,
+                    };
+                    // Not kept: a connection may live for days.
+                    drop(snapshot);
+                    let accepted = HttpAccepted {
+                        stream,
+                        client,
+                        text,
+                        tls,
+                    };
+                    serve_http(&edges, accepted, &metrics, stops).await
                 }
                 Some(table) => {
                     let accepted = Accepted {
@@ -330,14 +346,44 @@ fn served_here(stream: TcpStream, client: SocketAddr) -> Option<tokio::net::TcpS
         .ok()
 }
 
-async fn serve_http(
-    edges: &Edges,
+/// A connection of an HTTP listener.
+struct HttpAccepted {
     stream: tokio::net::TcpStream,
     client: SocketAddr,
+    /// The listener's address as it is written in the configuration.
     text: Arc<str>,
+    /// What to shake hands with; `None`: plain HTTP.
+    tls: Option<Arc<ServerTls>>,
+}
+
+async fn serve_http(
+    edges: &Edges,
+    accepted: HttpAccepted,
+    metrics: &ListenerMetrics,
     stops: Stop,
 ) -> Reason {
-    match GateStream::new(stream, client) {
+    let HttpAccepted {
+        stream,
+        client,
+        text,
+        tls,
+    } = accepted;
+    let stream = match tls {
+        None => GateStream::new(stream, client),
+        Some(tls) => {
+            let edge = HttpsEdge {
+                edge: &edges.http_edge,
+                metrics,
+                listener: &text,
+            };
+            // Boxed: an idle connection must not keep room for it.
+            match Box::pin(edge.accept(stream, client, &tls, &stops.stages)).await {
+                Ok(stream) => Ok(stream),
+                Err(reason) => return reason,
+            }
+        }
+    };
+    match stream {
         Ok(stream) => {
             connection::serve(&edges.http, edges.http_edge.as_ref(), stream, text, stops).await
         }

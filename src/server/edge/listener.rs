@@ -22,6 +22,8 @@ use crate::upstream::tune_listener;
 pub enum Kind {
     /// HTTP routes: an address of `listen_addr`.
     Http,
+    /// HTTP routes in TLS: an address of `tls.listen_addr`.
+    Https,
     /// Metrics, status and reload: an address of `admin.listen_addr`.
     Admin,
     /// The TCP routes of the snapshot's listener with the same configured address.
@@ -101,6 +103,9 @@ pub fn wanted(config: &Config) -> Vec<Wanted> {
     };
     let http = config.listen_addr.iter();
     let mut all: Vec<Wanted> = http.map(|l| one(Kind::Http, l, "listen_addr")).collect();
+    let https = config.tls.as_ref().and_then(|tls| tls.listen_addr.as_ref());
+    let https = https.iter().flat_map(|list| list.iter());
+    all.extend(https.map(|l| one(Kind::Https, l, "tls.listen_addr")));
     if let Some(admin) = &config.admin {
         let listen = admin.listen_addr.iter();
         all.extend(listen.map(|l| one(Kind::Admin, l, "admin.listen_addr")));
@@ -209,7 +214,7 @@ fn bind(wanted: &Wanted, socket: Option<StdListener>) -> Result<Bound, Error> {
     let addr = socket.local_addr().map_err(failed)?;
     // The connections it accepts have it from here.
     match kind {
-        Kind::Http | Kind::Admin => SockRef::from(&socket).set_tcp_nodelay(true),
+        Kind::Http | Kind::Https | Kind::Admin => SockRef::from(&socket).set_tcp_nodelay(true),
         Kind::Tcp => tune_listener(&socket),
     }
     .map_err(failed)?;

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod change;
 pub mod http1;
 pub mod http_edge;
+mod https;
 pub mod listener;
 pub mod refusal;
 pub mod workers;

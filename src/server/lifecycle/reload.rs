@@ -24,6 +24,7 @@ use crate::server::lifecycle::lowered::lowered;
 use crate::server::process::systemd;
 use crate::snapshot::{Additions, Snapshot, SnapshotHandle};
 use crate::telemetry::{Metrics, ReloadResult};
+use crate::tls::ServerTls;
 
 /// What it takes to reload one gateway.
 pub struct Reload {
@@ -116,6 +117,34 @@ impl Reload {
         result
     }
 
+    /// Reads the certificates of the configuration in force again, and puts them in force if they are
+    /// others. Broken ones change nothing. Blocks.
+    pub fn renew_certificates(&self) {
+        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshots.load();
+        let (Some(tls), Some(handle)) = (&snapshot.config.tls, &snapshot.tls) else {
+            return;
+        };
+        match ServerTls::load(&snapshot.config, tls, Some(&handle.load())) {
+            Ok(None) => {}
+            Ok(Some(renewed)) => {
+                for line in &renewed.warnings {
+                    warn!("{line}");
+                }
+                let count = renewed.certificates.len();
+                handle.renew(renewed);
+                self.metrics.certificates_reloaded(ReloadResult::Ok);
+                info!("certificates read again: {count} in force");
+            }
+            Err(problem) => {
+                self.metrics.certificates_reloaded(ReloadResult::Failed);
+                error!(
+                    "certificates have changed and cannot be used, the old ones stay:\n{problem}"
+                );
+            }
+        }
+    }
+
     /// The file of the configuration in force.
     pub fn file(&self) -> PathBuf {
         self.snapshots.load().config.file.clone()
@@ -163,7 +192,12 @@ impl Reload {
         for line in &lowered {
             warn!("{line}");
         }
-        let warnings: Vec<&String> = after.config.warnings.iter().chain(&lowered).collect();
+        let of_files = after.warnings();
+        for line in &of_files {
+            warn!("{line}");
+        }
+        let warnings = after.config.warnings.iter().chain(&of_files);
+        let warnings: Vec<&String> = warnings.chain(&lowered).collect();
         report["warnings"] = json!(warnings);
         let texts = |all: &[&str]| json!(all);
         report["listeners"] = json!({

@@ -1,4 +1,4 @@
-//! What makes a running gateway reload or reopen: HUP, USR1, a changed configuration file.
+//! What makes a running gateway reload or reopen: HUP, USR1, a changed configuration or certificate.
 //!
 //! Invariant: what is asked for is done on a thread that may wait; the next trigger is taken when
 //! it is done.
@@ -12,9 +12,10 @@ use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::Signal;
 
 use crate::server::lifecycle::reload::{Refused, Reload};
-use crate::server::lifecycle::watch::{PERIOD, Watch};
+use crate::server::lifecycle::watch::{FilesWatch, PERIOD, Watch};
 use crate::server::process::signals::Signals;
 use crate::telemetry::AccessLog;
+use crate::tls::ServerTls;
 
 /// The service.
 pub struct ReloadTriggers {
@@ -41,6 +42,7 @@ impl BackgroundService for ReloadTriggers {
             () = self.reload_at(hangup) => {}
             () = self.reopen_at(user1) => {}
             () = self.watch() => {}
+            () = self.watch_certificates() => {}
         }
     }
 }
@@ -97,6 +99,37 @@ impl ReloadTriggers {
             if changed && self.reload().await == Again::Yes {
                 watch = Watch::default();
             }
+        }
+    }
+}
+
+impl ReloadTriggers {
+    /// Certificates are renewed by programs that know nothing of us: their files are always watched.
+    /// The configuration file is not read for it.
+    async fn watch_certificates(&self) {
+        let mut watch = FilesWatch::default();
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            if self.reload.is_frozen() {
+                continue;
+            }
+            let snapshot = self.reload.snapshots.load();
+            if snapshot.config.tls.is_none() {
+                watch = FilesWatch::default();
+                continue;
+            }
+            let reload = self.reload.clone();
+            let look = move || {
+                let tls = snapshot.config.tls.as_ref();
+                if tls.is_some_and(|tls| watch.changed(&ServerTls::files(tls))) {
+                    reload.renew_certificates();
+                }
+                watch
+            };
+            let Ok(looked) = tokio::task::spawn_blocking(look).await else {
+                return std::future::pending().await;
+            };
+            watch = looked;
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `server.watch_config`: noticing that the configuration file has another content.
+//! Noticing that files have another content: the configuration (`server.watch_config`), and the
+//! certificates that it names.
 //!
 //! A file changes in many ways: written in place, replaced by rename, or behind a symlink that is
 //! swapped, as Kubernetes does with a ConfigMap. Looking at what the path leads to, once a second,
@@ -71,6 +72,31 @@ impl Mark {
     }
 }
 
+/// What was seen of several files that belong together.
+#[derive(Default)]
+pub(super) struct FilesWatch {
+    /// As they were when they were last reported.
+    reported: Option<Vec<Mark>>,
+    /// As they were at the last look.
+    seen: Vec<Mark>,
+}
+
+impl FilesWatch {
+    /// Whether `files` changed since they were last reported, and have been left alone since the last
+    /// look: a certificate and its key are written one after the other. The first look reports them,
+    /// because they may have changed since they were read.
+    pub(super) fn changed(&mut self, files: &[&Path]) -> bool {
+        let now: Vec<Mark> = files.iter().map(|file| Mark::of(file)).collect();
+        let is_settled = self.seen == now;
+        self.seen = now;
+        if !is_settled || self.reported.as_ref() == Some(&self.seen) {
+            return false;
+        }
+        self.reported = Some(self.seen.clone());
+        true
+    }
+}
+
 fn read(file: &Path) -> Content {
     let mut content = Vec::new();
     // What is longer is refused; then one byte more is enough to tell it apart.
@@ -121,6 +147,27 @@ mod tests {
         let file = folder.path().join("a.yml");
         fs::write(&file, "two").unwrap();
         assert!(Watch::default().changed(&file, b"one"));
+    }
+
+    #[test]
+    fn files_are_reported_when_they_are_left_alone() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (cert, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+        let mut watch = FilesWatch::default();
+        let files = [cert.as_path(), key.as_path()];
+        fs::write(&cert, "one").unwrap();
+        fs::write(&key, "one").unwrap();
+        assert!(!watch.changed(&files));
+        assert!(watch.changed(&files), "they may have changed before");
+        assert!(!watch.changed(&files));
+        fs::write(&cert, "two!").unwrap();
+        assert!(!watch.changed(&files), "its key may follow");
+        fs::write(&key, "two!").unwrap();
+        assert!(!watch.changed(&files));
+        assert!(watch.changed(&files));
+        assert!(!watch.changed(&files));
+        assert!(!watch.changed(&[cert.as_path()]));
+        assert!(watch.changed(&[cert.as_path()]), "others now");
     }
 
     #[test]

@@ -37,6 +37,12 @@ pub struct Record<'a> {
     pub path: &'a [u8],
     /// `HTTP/1.1`, `HTTP/2`, `postgres`, ...
     pub protocol: &'a str,
+    /// `TLSv1.2`, `TLSv1.3`; empty without TLS.
+    pub tls: &'a str,
+    /// Subject of the client's certificate; shortened to 256 bytes.
+    pub client_cert_subject: &'a str,
+    /// SHA-256 of the client's certificate, in hexadecimal digits.
+    pub client_cert_sha256: &'a str,
     /// What was sent to the client; 0 when nothing was.
     pub status: u16,
     /// Why it ended, as in the `reason` label of the metrics.
@@ -113,6 +119,9 @@ impl<'a> Record<'a> {
             host: b"",
             path: b"",
             protocol: "",
+            tls: "",
+            client_cert_subject: "",
+            client_cert_sha256: "",
             status: 0,
             reason,
             bytes_in: 0,
@@ -160,6 +169,12 @@ impl<'a> Record<'a> {
         text(line, b",\"host\":\"", self.host, 256);
         text(line, b",\"path\":\"", self.path, 2048);
         text(line, b",\"protocol\":\"", self.protocol.as_bytes(), 32);
+        if !self.tls.is_empty() {
+            plain(line, b",\"tls\":\"", self.tls);
+            let subject = self.client_cert_subject.as_bytes();
+            text(line, b",\"client_cert_subject\":\"", subject, 256);
+            plain(line, b",\"client_cert_sha256\":\"", self.client_cert_sha256);
+        }
         if self.status != 0 {
             number(line, b",\"status\":", self.status.into());
         }
@@ -351,6 +366,9 @@ mod tests {
             host: b"example.org",
             path: b"/api?x=1",
             protocol: "HTTP/1.1",
+            tls: "TLSv1.3",
+            client_cert_subject: "CN=\"bob\"",
+            client_cert_sha256: "00ff",
             status: 200,
             reason: Reason::Ok,
             bytes_in: 12,
@@ -368,7 +386,7 @@ mod tests {
             "{\"time\":\"2024-02-29T12:19:59.007Z\",\"client\":\"[2001:db8::1]:4711\",\
              \"proxy\":\"10.0.0.1:80\",\"listener\":\"0.0.0.0:80\",\"route\":\"/api\",\"upstream\":\"api\",\
              \"endpoint\":\"10.0.0.1:8080\",\"method\":\"GET\",\"host\":\"example.org\",\
-             \"path\":\"/api?x=1\",\"protocol\":\"HTTP/1.1\",\"status\":200,\"reason\":\"ok\",\
+             \"path\":\"/api?x=1\",\"protocol\":\"HTTP/1.1\",\"tls\":\"TLSv1.3\",\"client_cert_subject\":\"CN=\\\"bob\\\"\",\"client_cert_sha256\":\"00ff\",\"status\":200,\"reason\":\"ok\",\
              \"bytes_in\":12,\"bytes_out\":18446744073709551615,\"tries\":2,\"queue_ms\":0.005,\
              \"connect_ms\":1.050,\"first_byte_ms\":2.999,\"total_ms\":3000.000,\
              \"request_id\":\"r-1\",\"user_agent\":\"curl/8\"}\n"

@@ -1,7 +1,7 @@
-//! What a listener and an endpoint hold: the two edges of the gateway.
+//! What listeners, certificates and endpoints hold: the edges of the gateway.
 //!
-//! Handles are held by the server's listeners and by the endpoints of upstreams; neither knows of
-//! routes. Invariant: what a guard counted up, its Drop counts down.
+//! Handles are held by the server's listeners, by the certificates in force and by the endpoints of
+//! upstreams; none of them knows of routes. Invariant: what a guard counted up, its Drop counts down.
 
 use std::sync::{Arc, OnceLock};
 
@@ -39,6 +39,28 @@ impl ListenerMetrics {
         });
     }
 
+    /// Counts a handshake that a client finished in this version of TLS.
+    pub fn handshaken(&self, version: &'static str) {
+        let Held {
+            child, families, ..
+        } = &*self.0;
+        child.handshakes.inc(version, || {
+            let labels = [&*child.listener, version];
+            families.tls_handshakes.with_label_values(&labels)
+        });
+    }
+
+    /// Counts a handshake that failed, by a word from a fixed set.
+    pub fn handshake_failed(&self, cause: &'static str) {
+        let Held {
+            child, families, ..
+        } = &*self.0;
+        child.handshake_failures.inc(cause, || {
+            let labels = [&*child.listener, cause];
+            families.tls_handshake_failures.with_label_values(&labels)
+        });
+    }
+
     fn gauge(&self) -> &IntGauge {
         let Held {
             child, families, ..
@@ -69,11 +91,59 @@ impl EndpointHealthy {
     }
 }
 
+/// When the certificate of one file expires.
+#[derive(Clone)]
+pub struct CertificateExpiry(pub(super) Arc<Held<CertificateChild>>);
+
+impl CertificateExpiry {
+    /// `expires` is in seconds since 1970.
+    pub fn set(&self, expires: u64) {
+        let expires = i64::try_from(expires).unwrap_or(i64::MAX);
+        let Held {
+            child, families, ..
+        } = &*self.0;
+        let labels = [&*child.file];
+        families
+            .certificate_expiry
+            .with_label_values(&labels)
+            .set(expires);
+    }
+}
+
+/// The gauge of one certificate.
+pub(super) struct CertificateChild {
+    file: String,
+}
+
+impl CertificateChild {
+    pub(super) fn new(file: &str) -> CertificateChild {
+        CertificateChild {
+            file: file.to_owned(),
+        }
+    }
+}
+
+impl Child for CertificateChild {
+    type Key = String;
+
+    fn key(&self) -> &String {
+        &self.file
+    }
+
+    fn remove(&self, families: &Families) {
+        let _ = families
+            .certificate_expiry
+            .remove_label_values(&[&*self.file]);
+    }
+}
+
 /// The children of one listener.
 pub(super) struct ListenerChild {
     listener: String,
     active: OnceLock<IntGauge>,
     rejected: Counters<Reason>,
+    handshakes: Counters<&'static str>,
+    handshake_failures: Counters<&'static str>,
 }
 
 impl ListenerChild {
@@ -82,6 +152,8 @@ impl ListenerChild {
             listener: listener.to_owned(),
             active: OnceLock::new(),
             rejected: Counters::default(),
+            handshakes: Counters::default(),
+            handshake_failures: Counters::default(),
         }
     }
 }
@@ -116,6 +188,14 @@ impl Child for ListenerChild {
         for reason in self.rejected.made() {
             let labels = [&*self.listener, reason.as_str()];
             let _ = families.connections_rejected.remove_label_values(&labels);
+        }
+        for version in self.handshakes.made() {
+            let labels = [&*self.listener, version];
+            let _ = families.tls_handshakes.remove_label_values(&labels);
+        }
+        for cause in self.handshake_failures.made() {
+            let labels = [&*self.listener, cause];
+            let _ = families.tls_handshake_failures.remove_label_values(&labels);
         }
     }
 }

@@ -48,6 +48,10 @@ pub(super) struct Families {
 
     pub(super) connections_active: IntGaugeVec,
     pub(super) connections_rejected: IntCounterVec,
+    pub(super) tls_handshakes: IntCounterVec,
+    pub(super) tls_handshake_failures: IntCounterVec,
+    pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) certificate_reloads: IntCounterVec,
 
     pub(super) config_generation: IntGauge,
     pub(super) config_reloads: IntCounterVec,
@@ -156,6 +160,30 @@ impl Families {
                 "harbr_connections_rejected_total",
                 "Client connections refused before a request or session began.",
                 &["listener", "reason"],
+            ),
+            tls_handshakes: counter(
+                r,
+                "harbr_tls_handshakes_total",
+                "TLS handshakes that clients finished, by version.",
+                &["listener", "version"],
+            ),
+            tls_handshake_failures: counter(
+                r,
+                "harbr_tls_handshake_failures_total",
+                "TLS handshakes that failed, by cause.",
+                &["listener", "cause"],
+            ),
+            certificate_expiry: gauge(
+                r,
+                "harbr_certificate_expiry_timestamp_seconds",
+                "When a certificate expires, in seconds since 1970, by its file.",
+                &["certificate"],
+            ),
+            certificate_reloads: counter(
+                r,
+                "harbr_certificate_reloads_total",
+                "Times that changed certificate files were read again.",
+                &["result"],
             ),
             config_generation: registered(
                 r,

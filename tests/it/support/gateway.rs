@@ -70,6 +70,13 @@ impl Gw {
         running.http_addrs()
     }
 
+    /// The HTTPS listener, the first where there are several.
+    #[track_caller]
+    pub fn https_addr(&self) -> SocketAddr {
+        let running = self.running.as_ref().expect("not stopped yet");
+        running.https_addrs()[0]
+    }
+
     #[track_caller]
     pub fn admin_addr(&self) -> SocketAddr {
         let running = self.running.as_ref().expect("not stopped yet");

@@ -3,6 +3,7 @@
 //! Real sockets on 127.0.0.1, no fixed port; every thread and process ends with the value that started
 //! it.
 
+pub mod authority;
 pub mod background;
 pub mod binary;
 pub mod client;

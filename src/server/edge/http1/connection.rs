@@ -113,7 +113,7 @@ where
 {
     let socket_handle = stream.socket_handle();
     let mut requests = 0;
-    let connection = Arc::new(Connection::new(stream.client()));
+    let connection = Arc::new(Connection::new(stream.client(), stream.tls().cloned()));
     // One after the other, its requests share these.
     let cutoff = Arc::new(Cutoff::default());
     let mut clock = Clock::default();

@@ -1,4 +1,4 @@
-//! The IO type under every plain HTTP/1 connection: the gate.
+//! The IO type under every HTTP/1 connection: the gate.
 //!
 //! Pingora reads whatever a stream gives it, so the stream decides what there is to read. A
 //! [`GateStream`] gives nothing until a whole head was scanned, then that head, then the bytes of
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use self::buffers::{Inbox, Outbox};
 pub(in crate::server) use self::gate::{Gate, HeadBounds, RefusedHead};
 use crate::http::deadline::{ClientReads, Coarse};
+use crate::tls::ClientTls;
 use crate::transport::Transport;
 use crate::wire::http1::{BodyFraming, BodyTracker};
 
@@ -52,6 +53,8 @@ pub struct GateStream {
     /// Who polled for bytes that were held back; there is no readiness event for them.
     held_reader: Option<Waker>,
     socket_handle: SocketHandle,
+    /// What its handshake settled.
+    tls: Option<Arc<ClientTls>>,
 }
 
 /// Where a dropped [`GateStream`] leaves its socket when the client is still sending: Pingora drops
@@ -114,7 +117,19 @@ impl GateStream {
                 client_reads: AtomicU64::new(0),
                 outbox: AtomicU8::new(EMPTY),
             })),
+            tls: None,
         })
+    }
+
+    /// The same after this handshake.
+    pub fn in_tls(mut self, tls: Arc<ClientTls>) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// What its handshake settled; `None` without TLS.
+    pub fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
     }
 
     /// The other end, as given to [`new`](Self::new).
@@ -290,6 +305,9 @@ impl Drop for GateStream {
         // response.
         let still_sending = !self.body.is_done() || !self.inbox.is_empty();
         let left = still_sending && !self.broken && !self.eof && self.upgrade != Upgrade::Done;
+        if !left && !self.broken {
+            socket.try_close();
+        }
         // Closed only behind this: until then the descriptor is nobody else's.
         *self.socket_handle.lock() = match left {
             true => Held::Left(socket),

@@ -1,0 +1,445 @@
+//! The `tls` section with its files read: what a handshake needs, compiled.
+//!
+//! Invariants: it is made whole or not at all; equal contents make no new one, so that tickets stay
+//! good; other rules for clients' certificates come with other ticket keys, because a resumed session
+//! has the certificate of the first one and is not checked again.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ProducesTickets, ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier,
+};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use sha2::{Digest, Sha256};
+
+use super::by_name::ByName;
+use super::certificate::{self, Certificate, Contents};
+use super::pem;
+use crate::config::problem::{Mark, Problem, Problems, Wrong};
+use crate::config::{ClientAuth, Config, HostPattern, Tls, TlsVersion};
+use crate::error::Error;
+use crate::telemetry::{CertificateExpiry, Metrics};
+
+/// What TLS is served with. Immutable.
+pub struct ServerTls {
+    pub(super) config: Arc<ServerConfig>,
+    /// The certificates, in the order of the file.
+    pub certificates: Vec<CertificateInfo>,
+    /// What can be served but is probably wrong, each `file:line:column: key: text`.
+    pub warnings: Vec<String>,
+    /// Over everything that was read.
+    fingerprint: [u8; 32],
+    rules: Rules,
+}
+
+/// One certificate, for metrics and logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its DNS names.
+    pub names: Vec<String>,
+    /// The end of its validity.
+    pub expires: SystemTime,
+}
+
+/// The pointer to the certificates in force: renewed files swap it, without a new snapshot.
+pub struct TlsHandle {
+    current: ArcSwap<ServerTls>,
+    metrics: Metrics,
+    expiries: Mutex<Vec<CertificateExpiry>>,
+}
+
+impl TlsHandle {
+    /// Begins with these, and shows when they expire in `metrics`.
+    pub fn new(tls: ServerTls, metrics: &Metrics) -> TlsHandle {
+        let handle = TlsHandle {
+            expiries: Mutex::default(),
+            metrics: metrics.clone(),
+            current: ArcSwap::from_pointee(tls),
+        };
+        handle.show_expiries();
+        handle
+    }
+
+    /// Those in force, for one handshake.
+    pub fn load(&self) -> Arc<ServerTls> {
+        self.current.load_full()
+    }
+
+    /// Puts renewed ones in force for the handshakes from now on.
+    pub fn renew(&self, tls: ServerTls) {
+        self.current.store(Arc::new(tls));
+        self.show_expiries();
+    }
+
+    fn show_expiries(&self) {
+        let tls = self.load();
+        let shown = tls.certificates.iter().map(|certificate| {
+            let expiry = self
+                .metrics
+                .certificate_expiry(&certificate.file.display().to_string());
+            let since = certificate.expires.duration_since(SystemTime::UNIX_EPOCH);
+            expiry.set(since.map_or(0, |since| since.as_secs()));
+            expiry
+        });
+        let shown = shown.collect();
+        // The old handles go after the new ones are there: a file that stays is shown throughout.
+        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+}
+
+/// What decides whether a session may be resumed, with the keys that make it possible.
+#[derive(Clone)]
+struct Rules {
+    fingerprint: [u8; 32],
+    ticketer: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+}
+
+impl Rules {
+    fn new(fingerprint: [u8; 32]) -> Result<Rules, Error> {
+        let ticketer = ring::Ticketer::new()
+            .map_err(|error| Error::io("cannot make keys for TLS tickets").because(error))?;
+        Ok(Rules {
+            fingerprint,
+            ticketer,
+            // For TLS 1.2 clients that know no tickets.
+            sessions: ServerSessionMemoryCache::new(SESSIONS),
+        })
+    }
+}
+
+/// Everything that the section names, read and not looked at yet.
+struct Read {
+    certificates: Vec<Contents>,
+    client_ca: Option<Vec<u8>>,
+    client_crl: Option<Vec<u8>>,
+}
+
+impl ServerTls {
+    /// Reads and checks the files of `tls`, the section of `config`. `None`: they are as they were
+    /// in `before`.
+    ///
+    /// # Errors
+    /// Every problem of every file.
+    pub fn load(
+        config: &Config,
+        tls: &Tls,
+        before: Option<&ServerTls>,
+    ) -> Result<Option<ServerTls>, Error> {
+        let mut problems = Found {
+            file: &config.file,
+            problems: Vec::new(),
+        };
+        let Some(read) = Read::all(tls, &mut problems) else {
+            return Err(problems.into_error());
+        };
+        let rules_fingerprint = rules_fingerprint(tls, &read);
+        let fingerprint = fingerprint(config, tls, &read, &rules_fingerprint);
+        if before.is_some_and(|before| before.fingerprint == fingerprint) {
+            return Ok(None);
+        }
+        let rules = match before.filter(|before| before.rules.fingerprint == rules_fingerprint) {
+            Some(before) => before.rules.clone(),
+            None => Rules::new(rules_fingerprint)?,
+        };
+        let provider = Arc::new(ring::default_provider());
+        let mut warnings = Vec::new();
+        let client_ca = read.client_ca.as_deref();
+        let verifier = match (&tls.client_auth, client_ca) {
+            (Some(auth), Some(ca)) => {
+                let crl = read.client_crl.as_deref();
+                match verifier(auth, ca, crl, &provider) {
+                    Ok(verifier) => Some(verifier),
+                    Err((key, wrong)) => {
+                        problems.push(auth.at, format!("tls.{key}"), wrong);
+                        None
+                    }
+                }
+            }
+            _ => None,
+        };
+        let mut certificates = Vec::with_capacity(tls.certificates.len());
+        let now = SystemTime::now();
+        for (nth, (files, contents)) in tls.certificates.iter().zip(read.certificates).enumerate() {
+            let mut warn = |key: &'static str, text: String| {
+                let path = match key {
+                    "ocsp" => files.ocsp.as_deref().unwrap_or(&files.cert),
+                    _ => &files.cert,
+                };
+                let text = format!("{}: {text}", path.display());
+                warnings.push(line(&config.file, files.at, &key_of(nth, key), &text));
+            };
+            match certificate::check(files, contents, &provider, now, &mut warn) {
+                Ok(certificate) => certificates.push(certificate),
+                Err((key, wrong)) => problems.push(files.at, key_of(nth, key), wrong),
+            }
+        }
+        if !problems.problems.is_empty() {
+            return Err(problems.into_error());
+        }
+        let by_name = ByName::new(&certificates);
+        warnings.extend(uncovered(config, tls, &by_name));
+        Ok(Some(ServerTls {
+            config: Arc::new(server_config(tls, provider, verifier, by_name, &rules)?),
+            certificates: certificates
+                .into_iter()
+                .map(CertificateInfo::from)
+                .collect(),
+            warnings,
+            fingerprint,
+            rules,
+        }))
+    }
+
+    /// The file of the certificate that a client gets which asks for `name`, and why.
+    pub fn chosen(&self, name: &str) -> (PathBuf, &'static str) {
+        let has = |wanted: &str| {
+            let mut all = self.certificates.iter();
+            all.find(|one| one.names.iter().any(|name| name == wanted))
+        };
+        let wildcard = name.split_once('.').map(|(_, below)| format!("*.{below}"));
+        let found = match (has(name), wildcard.and_then(|wildcard| has(&wildcard))) {
+            (Some(exact), _) => Some((exact, "it has this name")),
+            (None, Some(wildcard)) => Some((wildcard, "its wildcard covers this name")),
+            (None, None) => self
+                .certificates
+                .first()
+                .map(|first| (first, "the first one, as none has this name")),
+        };
+        found.map_or((PathBuf::new(), ""), |(one, why)| (one.file.clone(), why))
+    }
+
+    /// Every file that it was read from, so that a change of one can be seen.
+    pub fn files(tls: &Tls) -> Vec<&Path> {
+        let mut files: Vec<&Path> = Vec::new();
+        for one in &tls.certificates {
+            files.extend([one.cert.as_path(), one.key.as_path()]);
+            files.extend(one.ocsp.as_deref());
+        }
+        if let Some(auth) = &tls.client_auth {
+            files.push(&auth.ca);
+            files.extend(auth.crl.as_deref());
+        }
+        files
+    }
+}
+
+/// Without keys.
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls")
+            .field("certificates", &self.certificates)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Certificate> for CertificateInfo {
+    fn from(certificate: Certificate) -> CertificateInfo {
+        CertificateInfo {
+            file: certificate.file,
+            names: certificate.names,
+            expires: certificate.expires,
+        }
+    }
+}
+
+impl Read {
+    /// All files, or every problem with one.
+    fn all(tls: &Tls, problems: &mut Found<'_>) -> Option<Read> {
+        let mut certificates = Vec::with_capacity(tls.certificates.len());
+        for (nth, files) in tls.certificates.iter().enumerate() {
+            match Contents::read(files) {
+                Ok(contents) => certificates.push(contents),
+                Err(wrong) => {
+                    for (key, wrong) in wrong {
+                        problems.push(files.at, key_of(nth, key), wrong);
+                    }
+                }
+            }
+        }
+        let mut read = |auth: &ClientAuth, key: &str, path: &Path| match pem::read(path) {
+            Ok(content) => Some(content),
+            Err(wrong) => {
+                problems.push(auth.at, format!("tls.{key}"), wrong);
+                None
+            }
+        };
+        let auth = tls.client_auth.as_ref();
+        let client_ca = auth.and_then(|auth| read(auth, "client_ca", &auth.ca));
+        let client_crl = auth.and_then(|auth| read(auth, "client_crl", auth.crl.as_deref()?));
+        problems.problems.is_empty().then_some(Read {
+            certificates,
+            client_ca,
+            client_crl,
+        })
+    }
+}
+
+/// Problems as they are found.
+struct Found<'f> {
+    file: &'f Path,
+    problems: Vec<Problem>,
+}
+
+impl Found<'_> {
+    fn push(&mut self, at: Mark, path: String, wrong: Wrong) {
+        self.problems.push(Problem {
+            file: self.file.to_path_buf(),
+            line: at.line,
+            column: at.column,
+            path,
+            message: wrong.message,
+            hint: wrong.hint,
+        });
+    }
+
+    fn into_error(self) -> Error {
+        Error::config(Problems(self.problems).to_string())
+    }
+}
+
+fn key_of(nth: usize, key: &str) -> String {
+    format!("tls.certificates[{nth}].{key}")
+}
+
+fn line(file: &Path, at: Mark, key: &str, text: &str) -> String {
+    format!("{}:{at}: {key}: {text}", file.display())
+}
+
+/// Hosts of routes that no certificate has: browsers refuse to show them.
+fn uncovered(config: &Config, tls: &Tls, by_name: &ByName) -> Vec<String> {
+    let mut lines = Vec::new();
+    if tls.listen_addr.is_none() {
+        return lines;
+    }
+    let mut seen = std::collections::HashSet::new();
+    for route in &config.http_routes {
+        let covered = match &route.key.host {
+            HostPattern::Any => true,
+            HostPattern::Exact(name) => by_name.covers(name),
+            HostPattern::Wildcard(below) => by_name.covers(&format!("any.{below}")),
+        };
+        if covered || !seen.insert(&route.key.host) {
+            continue;
+        }
+        let (line_number, column) = route.at;
+        let at = Mark {
+            line: line_number,
+            column,
+        };
+        let key = format!("routes.{}", route.key.text);
+        let text = "no certificate of `tls.certificates` has this name: clients that come by HTTPS get \
+                    the first one, and most refuse it";
+        lines.push(line(&config.file, at, &key, text));
+    }
+    lines
+}
+
+fn verifier(
+    auth: &ClientAuth,
+    ca: &[u8],
+    crl: Option<&[u8]>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, (&'static str, Wrong)> {
+    let mut roots = RootCertStore::empty();
+    for certificate in pem::certificates(&auth.ca, ca).map_err(|w| ("client_ca", w))? {
+        roots.add(certificate).map_err(|error| {
+            let wrong = Wrong::new(
+                format!("{}: holds what is no authority: {error}", auth.ca.display()),
+                "`openssl x509 -in FILE -noout -text` shows what it is",
+            );
+            ("client_ca", wrong)
+        })?;
+    }
+    let mut builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    if let (Some(path), Some(crl)) = (&auth.crl, crl) {
+        let lists = pem::revocation_lists(path, crl).map_err(|w| ("client_crl", w))?;
+        // A list says nothing of authorities that it is not of.
+        builder = builder.with_crls(lists).allow_unknown_revocation_status();
+    }
+    if auth.is_optional {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map_err(|error| {
+        let path = auth.crl.as_ref().unwrap_or(&auth.ca);
+        let wrong = Wrong::new(
+            format!("{}: cannot be used: {error}", path.display()),
+            "`openssl crl -in FILE -noout -text` shows what it is",
+        );
+        ("client_crl", wrong)
+    })
+}
+
+fn server_config(
+    tls: &Tls,
+    provider: Arc<CryptoProvider>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    by_name: ByName,
+    rules: &Rules,
+) -> Result<ServerConfig, Error> {
+    let versions: &[&SupportedProtocolVersion] = match tls.min_version {
+        TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
+        TlsVersion::Tls13 => &[&version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(|error| Error::config("tls.min_version").because(error))?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(by_name));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = rules.ticketer.clone();
+    config.session_storage = rules.sessions.clone();
+    Ok(config)
+}
+
+fn rules_fingerprint(tls: &Tls, read: &Read) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update([
+        tls.min_version as u8,
+        tls.client_auth
+            .as_ref()
+            .map_or(2, |auth| u8::from(auth.is_optional)),
+    ]);
+    for content in [&read.client_ca, &read.client_crl] {
+        add(&mut hash, content.as_deref());
+    }
+    hash.finalize().into()
+}
+
+fn fingerprint(config: &Config, tls: &Tls, read: &Read, rules: &[u8; 32]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(rules);
+    for (files, contents) in tls.certificates.iter().zip(&read.certificates) {
+        add(&mut hash, Some(files.cert.as_os_str().as_encoded_bytes()));
+        add(&mut hash, Some(&contents.cert));
+        add(&mut hash, Some(&contents.key));
+        add(&mut hash, contents.ocsp.as_deref());
+    }
+    // Its warnings name hosts of routes.
+    for route in &config.http_routes {
+        add(&mut hash, Some(route.key.text.as_bytes()));
+    }
+    hash.finalize().into()
+}
+
+fn add(hash: &mut Sha256, content: Option<&[u8]>) {
+    let length = content.map_or(u64::MAX, |content| content.len() as u64);
+    hash.update(length.to_be_bytes());
+    hash.update(content.unwrap_or_default());
+}
+
+/// Sessions of TLS 1.2 clients without tickets: a few hundred bytes each.
+const SESSIONS: usize = 1024;
