@@ -134,6 +134,8 @@ pub enum Section {
     Tls,
     /// One entry of `tls.certificates`.
     Certificate,
+    /// `http2`.
+    Http2,
     /// One entry of `upstreams`.
     Upstream,
     /// One entry of `routes`, HTTP or TCP; see [`On`].
@@ -150,10 +152,11 @@ pub enum Section {
 
 impl Section {
     /// Every section, in the order of the documentation.
-    pub const ALL: [Section; 12] = [
+    pub const ALL: [Section; 13] = [
         Section::Root,
         Section::Tls,
         Section::Certificate,
+        Section::Http2,
         Section::TcpProxy,
         Section::Admin,
         Section::Server,
@@ -174,6 +177,7 @@ impl Section {
             Section::Server => "server.",
             Section::Tls => "tls.",
             Section::Certificate => "tls.certificates[].",
+            Section::Http2 => "http2.",
             Section::Upstream => "upstreams.NAME.",
             Section::Route => "routes.KEY.",
             Section::Endpoint => "upstream[].",

@@ -40,6 +40,8 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// `None`: nothing is served in TLS.
     pub tls: Option<Tls>,
+    /// HTTP/2 from clients.
+    pub http2: Http2,
     /// `tcp_proxy`, with its defaults where the file has no such section.
     pub tcp_proxy: TcpProxy,
     /// `None`: `admin: false`.
@@ -72,6 +74,7 @@ impl fmt::Debug for Config {
             .field("header_timeout", &self.header_timeout)
             .field("keepalive_timeout", &self.keepalive_timeout)
             .field("tls", &self.tls)
+            .field("http2", &self.http2)
             .field("tcp_proxy", &self.tcp_proxy)
             .field("admin", &self.admin)
             .field("server", &self.server)
@@ -90,6 +93,25 @@ impl Config {
         let peer = peer.to_canonical();
         self.trusted_proxies.iter().any(|net| net.contains(&peer))
     }
+}
+
+/// The `http2` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Offered in TLS.
+    pub enabled: bool,
+    /// Taken without TLS.
+    pub h2c: bool,
+    /// On one connection.
+    pub max_concurrent_streams: u32,
+    /// On all connections of the gateway.
+    pub max_streams: usize,
+    /// Without a stream (`idle_timeout_secs`).
+    pub idle_timeout: Duration,
+    /// Between two PINGs while streams run (`ping_interval_secs`).
+    pub ping_interval: Duration,
+    /// Until GOAWAY (`max_connection_age_secs`); `None`: never.
+    pub max_connection_age: Option<Duration>,
 }
 
 /// The `tls` section.

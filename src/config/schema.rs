@@ -187,6 +187,7 @@ const fn name(section: Section) -> &'static str {
         Section::Server => "server",
         Section::Tls => "tls",
         Section::Certificate => "certificate",
+        Section::Http2 => "http2",
         Section::Upstream => "upstream",
         Section::Route => "route",
         Section::Endpoint => "endpoint",

@@ -17,6 +17,7 @@ impl Section {
             Section::Server => SERVER,
             Section::Tls => TLS,
             Section::Certificate => CERTIFICATE,
+            Section::Http2 => HTTP2,
             Section::Upstream => UPSTREAM,
             Section::Route => ROUTE,
             Section::Endpoint => ENDPOINT,
@@ -209,6 +210,12 @@ pub(super) static ROOT: &[Key] = &[
         "certificates, and where HTTPS clients connect",
     ),
     key(
+        "http2",
+        Map(Section::Http2),
+        Default::Json("{}"),
+        "HTTP/2 from clients",
+    ),
+    key(
         "tcp_proxy",
         Map(Section::TcpProxy),
         Default::Json("{}"),
@@ -233,7 +240,7 @@ pub(super) static TLS: &[Key] = &[
         "listen_addr",
         Addresses,
         Default::None,
-        "where HTTPS clients connect; takes plain HTTP/1.1 over TLS",
+        "where HTTPS clients connect",
     ),
     key(
         "certificates",
@@ -270,6 +277,54 @@ pub(super) static TLS: &[Key] = &[
         Bool,
         Default::Bool(false),
         "answer requests without TLS with 308 to https",
+    ),
+];
+
+pub(super) static HTTP2: &[Key] = &[
+    key(
+        "enabled",
+        Bool,
+        Default::Bool(true),
+        "offer HTTP/2 to clients in TLS (ALPN)",
+    ),
+    key(
+        "h2c",
+        Bool,
+        Default::Bool(false),
+        "take HTTP/2 without TLS from clients that begin with it (prior knowledge)",
+    ),
+    key(
+        "max_concurrent_streams",
+        Int {
+            min: 1,
+            max: 100_000,
+        },
+        Default::Int(100),
+        "requests at once on one connection",
+    ),
+    key(
+        "max_streams",
+        CONNECTIONS,
+        Default::Int(20_000),
+        "requests at once on all HTTP/2 connections together; more are refused unseen, and may be sent again",
+    ),
+    key(
+        "idle_timeout_secs",
+        SECS,
+        Default::Int(75),
+        "how long a connection may be without a request",
+    ),
+    key(
+        "ping_interval_secs",
+        SECS,
+        Default::Int(60),
+        "how often a client that has requests under way is asked whether it is there",
+    ),
+    key(
+        "max_connection_age_secs",
+        SECS,
+        Default::None,
+        "how old a connection grows before the client is asked for another, a tenth more or less",
     ),
 ];
 

@@ -44,6 +44,8 @@ pub struct Connection {
     pub client: String,
     /// What the TLS handshake settled; `None` on a plain connection.
     pub tls: Option<Arc<ClientTls>>,
+    /// Its requests are streams of HTTP/2.
+    pub is_http2: bool,
 }
 
 impl Connection {
@@ -55,6 +57,15 @@ impl Connection {
             client_ip: client_ip.expect("an address is visible ASCII"),
             client: client.to_string(),
             tls,
+            is_http2: false,
+        }
+    }
+
+    /// The same for a client that speaks HTTP/2.
+    pub fn http2(client: SocketAddr, tls: Option<Arc<ClientTls>>) -> Connection {
+        Connection {
+            is_http2: true,
+            ..Connection::new(client, tls)
         }
     }
 }

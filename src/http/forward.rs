@@ -236,6 +236,12 @@ pub fn pseudonym() -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("1.1 harbr-router"))
 }
 
+/// The same [`pseudonym`] for requests that came in HTTP/2.
+pub fn in_http2(via: &HeaderValue) -> HeaderValue {
+    let name = String::from_utf8_lossy(received_by(via.as_bytes()).unwrap_or_default());
+    HeaderValue::try_from(format!("2 {name}")).unwrap_or_else(|_| via.clone())
+}
+
 /// Whether a request with these fields has passed the gateway of this [`pseudonym`] (RFC 9110,
 /// section 7.6.3). The comment behind a name may have been taken away, the name not.
 pub fn has_passed(headers: &HeaderMap, via: &HeaderValue) -> bool {

@@ -42,6 +42,8 @@ pub struct Proxy {
     cut: watch::Receiver<Option<Reason>>,
     /// Its name in `Via`, from its first to its last request.
     via: HeaderValue,
+    /// The same for requests that came in HTTP/2.
+    via_http2: HeaderValue,
     keep_alive: KeepAliveTimes,
 }
 
@@ -53,14 +55,25 @@ impl Proxy {
         closing: watch::Receiver<bool>,
         cut: watch::Receiver<Option<Reason>>,
     ) -> Proxy {
+        let via = forward::pseudonym();
         Proxy {
             made: Instant::now(),
             snapshots,
             reporter,
             closing,
             cut,
-            via: forward::pseudonym(),
+            via_http2: forward::in_http2(&via),
+            via,
             keep_alive: KeepAliveTimes::new(),
+        }
+    }
+
+    /// What a request adds to `Via`: the version is that of the hop before (RFC 9110, section 7.6.3).
+    fn via_of(&self, ctx: &Exchange) -> &HeaderValue {
+        let arrival = ctx.arrival.as_ref();
+        match arrival.is_some_and(|arrival| arrival.connection.is_http2) {
+            true => &self.via_http2,
+            false => &self.via,
         }
     }
 }
@@ -168,7 +181,7 @@ impl ProxyHttp for Proxy {
         'b: 'f,
         'c: 'f,
     {
-        phase::over(dispatch::head(session, request, ctx, &self.via))
+        phase::over(dispatch::head(session, request, ctx, self.via_of(ctx)))
     }
 
     fn request_body_filter<'s, 'a, 'b, 'c, 'f>(

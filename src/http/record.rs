@@ -44,7 +44,7 @@ pub(super) fn record<'a>(session: &'a Session, ctx: &'a Exchange, end: RequestEn
         path: request.raw_path(),
         protocol: match request.version {
             http::Version::HTTP_10 => "HTTP/1.0",
-            http::Version::HTTP_2 => "HTTP/2",
+            _ if arrival.is_some_and(|arrival| arrival.connection.is_http2) => "HTTP/2",
             _ => "HTTP/1.1",
         },
         tls: tls.map_or("", |tls| tls.version),

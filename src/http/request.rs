@@ -75,8 +75,10 @@ pub(super) async fn request(
 fn identify(session: &mut Session, ctx: &mut Exchange, snapshots: &SnapshotHandle) {
     let snapshot = snapshots.load();
     if ctx.arrival.is_none() {
-        // Not of our own connection loop.
-        ctx.begin(Instant::now());
+        // A stream of HTTP/2 has it with its head; others are not of our own connection loops.
+        ctx.arrival = session.req_header_mut().extensions_mut().remove();
+        let begun = ctx.arrival.as_ref().map(|arrival| arrival.head_read);
+        ctx.begin(begun.unwrap_or_else(Instant::now));
     }
     let peer = ctx.arrival.as_ref().map(|arrival| arrival.client.ip());
     let trusted_proxies = &snapshot.config.trusted_proxies;

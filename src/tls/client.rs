@@ -11,6 +11,8 @@ pub struct ClientTls {
     pub version: &'static str,
     /// The name that the client asked for (SNI), in lower case.
     pub server_name: Option<String>,
+    /// Client and server agreed on HTTP/2 (ALPN).
+    pub is_http2: bool,
     /// The certificate that it showed, checked against `client_ca`.
     pub certificate: Option<ClientCertificate>,
 }

@@ -138,6 +138,7 @@ pub async fn handshake(
                     Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
                     _ => "TLSv1.3",
                 },
+                is_http2: connection.alpn_protocol() == Some(b"h2"),
                 server_name: connection.server_name().map(str::to_owned),
                 certificate: certificate.map(ClientCertificate::of),
             };

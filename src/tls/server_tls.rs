@@ -188,7 +188,9 @@ impl ServerTls {
         let by_name = ByName::new(&certificates);
         warnings.extend(uncovered(config, tls, &by_name));
         Ok(Some(ServerTls {
-            config: Arc::new(server_config(tls, provider, verifier, by_name, &rules)?),
+            config: Arc::new(server_config(
+                config, tls, provider, verifier, by_name, &rules,
+            )?),
             certificates: certificates
                 .into_iter()
                 .map(CertificateInfo::from)
@@ -381,6 +383,7 @@ fn verifier(
 }
 
 fn server_config(
+    gateway: &Config,
     tls: &Tls,
     provider: Arc<CryptoProvider>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -399,7 +402,10 @@ fn server_config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(by_name));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = match gateway.http2.enabled {
+        true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        false => vec![b"http/1.1".to_vec()],
+    };
     config.ticketer = rules.ticketer.clone();
     config.session_storage = rules.sessions.clone();
     Ok(config)
@@ -422,6 +428,7 @@ fn rules_fingerprint(tls: &Tls, read: &Read) -> [u8; 32] {
 fn fingerprint(config: &Config, tls: &Tls, read: &Read, rules: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(rules);
+    hash.update([u8::from(config.http2.enabled)]);
     for (files, contents) in tls.certificates.iter().zip(&read.certificates) {
         add(&mut hash, Some(files.cert.as_os_str().as_encoded_bytes()));
         add(&mut hash, Some(&contents.cert));

@@ -264,6 +264,7 @@ fn in_section(section: Section, line: &str) -> String {
         Section::TcpProxy => Place::Top.file_with(&format!("tcp_proxy: {{{line}}}")),
         Section::Admin => Place::Top.file_with(&format!("admin: {{{line}}}")),
         Section::Server => Place::Top.file_with(&format!("server: {{{line}}}")),
+        Section::Http2 => Place::Top.file_with(&format!("http2: {{{line}}}")),
         Section::Tls if name == "certificates" => Place::Top.file_with(&format!("tls: {{{line}}}")),
         Section::Tls => {
             let needs = match name {

@@ -21,6 +21,7 @@ mod examples;
 mod filters;
 mod forwarding;
 mod health;
+mod http2;
 mod interim;
 mod last_errors;
 mod layering;

@@ -85,6 +85,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
     };
     let (tcp_proxy, enabled_is_written) = server::tcp_proxy(report, &root);
     let tls = tls::tls(report, &root);
+    let http2 = server::http2(report, &root);
     let admin = server::admin(report, &root);
     let server = server::server(report, &root);
     let trusted_proxies = server::networks(report, &root, "trusted_proxies");
@@ -131,6 +132,7 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
         header_timeout,
         keepalive_timeout,
         tls,
+        http2,
         tcp_proxy,
         admin,
         server,

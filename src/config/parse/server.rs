@@ -11,7 +11,7 @@ use super::fields::Fields;
 use super::leaf::default_addresses;
 use super::report::Report;
 use crate::config::keys::Section;
-use crate::config::model::{AccessLog, Admin, Server, TcpProxy};
+use crate::config::model::{AccessLog, Admin, Http2, Server, TcpProxy};
 use crate::config::node::describe;
 use crate::config::problem::{Wrong, shown};
 use crate::config::tree::{Node, Value};
@@ -56,6 +56,21 @@ pub(super) fn admin(report: &mut Report, root: &Fields) -> Option<Admin> {
         listen_addr: fields.addresses_or_default(report, "listen_addr"),
         token: fields.secret(report, "token"),
     })
+}
+
+/// `http2`.
+pub(super) fn http2(report: &mut Report, root: &Fields) -> Http2 {
+    let fields = root.section(report, "http2", Section::Http2);
+    let streams = fields.int_or_default(report, "max_concurrent_streams");
+    Http2 {
+        enabled: fields.bool_or_default(report, "enabled"),
+        h2c: fields.bool_or_default(report, "h2c"),
+        max_concurrent_streams: u32::try_from(streams).unwrap_or(u32::MAX),
+        max_streams: fields.int_or_default(report, "max_streams") as usize,
+        idle_timeout: secs(fields.int_or_default(report, "idle_timeout_secs")),
+        ping_interval: secs(fields.int_or_default(report, "ping_interval_secs")),
+        max_connection_age: fields.int(report, "max_connection_age_secs").map(secs),
+    }
 }
 
 /// `server`.

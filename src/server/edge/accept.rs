@@ -11,6 +11,7 @@
 mod socket;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,19 +21,22 @@ use log::{debug, info, warn};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora_proxy::HttpProxy;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::socket::Watched;
+use crate::config::Http2;
 use crate::error::Reason;
 use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
 use crate::server::drain::{Connections, Drain, Exit};
 use crate::server::edge::change::Change;
 use crate::server::edge::http_edge::HttpEdge;
-use crate::server::edge::http1::connection::{self, Stop};
+use crate::server::edge::http1::connection::{self, Edge, Stop};
 use crate::server::edge::http1::io::GateStream;
+use crate::server::edge::http2::{self, FirstBytes, Prefixed};
 use crate::server::edge::https::{self, HttpsEdge};
 use crate::server::edge::listener::{Identity, Kind, Listener};
 use crate::server::edge::refusal::refuse;
@@ -59,6 +63,8 @@ pub struct Edges {
     pub http: Arc<HttpProxy<Proxy>>,
     /// Limits and refusals of the HTTP listeners; counted in the metrics of traffic.
     pub http_edge: Arc<HttpEdge>,
+    /// How many streams of HTTP/2 run, on all connections (`http2.max_streams`).
+    pub streams: Connections,
     /// The application of the admin listener (`admin.listen_addr`).
     pub admin: Arc<Admin>,
     /// Limits and refusals of the admin listener; not counted in the metrics of traffic.
@@ -298,6 +304,7 @@ async fn accept_traffic(
                         Kind::Https => snapshot.tls.as_ref().map(|tls| tls.load()),
                         _ => None,
                     };
+                    let http2 = snapshot.config.http2.clone();
                     // Not kept: a connection may live for days.
                     drop(snapshot);
                     let accepted = HttpAccepted {
@@ -305,6 +312,7 @@ async fn accept_traffic(
                         client,
                         text,
                         tls,
+                        http2,
                     };
                     serve_http(&edges, accepted, &metrics, stops).await
                 }
@@ -354,6 +362,7 @@ struct HttpAccepted {
     text: Arc<str>,
     /// What to shake hands with; `None`: plain HTTP.
     tls: Option<Arc<ServerTls>>,
+    http2: Http2,
 }
 
 async fn serve_http(
@@ -363,35 +372,86 @@ async fn serve_http(
     stops: Stop,
 ) -> Reason {
     let HttpAccepted {
-        stream,
+        mut stream,
         client,
         text,
         tls,
+        http2,
     } = accepted;
-    let stream = match tls {
+    let (gone, local) = (|| Reason::ClientClosed, stream.local_addr());
+    let Ok(local) = local else {
+        return gone();
+    };
+    let descriptor = stream.as_raw_fd();
+    let as_http2 = |tls| http2::connection::Accepted {
+        io: (),
+        descriptor,
+        client,
+        local,
+        tls,
+        listener: text.clone(),
+    };
+    let edge = edges.http_edge.as_ref();
+    let gate = match tls {
+        None if http2.h2c => {
+            // Boxed: an idle connection must not keep room for it.
+            let reading = FirstBytes::read(&mut stream, edge.limits().header_timeout);
+            let Ok(first) = Box::pin(reading).await else {
+                return gone();
+            };
+            if first.is_http2 {
+                let io = Prefixed::new(first.bytes, stream.into());
+                let accepted = as_http2(None).with(io);
+                return Box::pin(serve_http2(edges, accepted, http2, metrics, stops)).await;
+            }
+            GateStream::new(stream, client).map(|gate| gate.after(&first.bytes))
+        }
         None => GateStream::new(stream, client),
         Some(tls) => {
-            let edge = HttpsEdge {
-                edge: &edges.http_edge,
+            let https = HttpsEdge {
+                edge,
                 metrics,
                 listener: &text,
             };
-            // Boxed: an idle connection must not keep room for it.
-            match Box::pin(edge.accept(stream, client, &tls, &stops.stages)).await {
-                Ok(stream) => Ok(stream),
+            match Box::pin(https.accept(stream, client, &tls, &stops.stages)).await {
+                Ok(shaken) if shaken.client.is_http2 => {
+                    let accepted = as_http2(Some(shaken.client)).with(shaken.transport);
+                    return Box::pin(serve_http2(edges, accepted, http2, metrics, stops)).await;
+                }
+                Ok(shaken) => {
+                    let gate = GateStream::new(shaken.transport, client);
+                    gate.map(|gate| gate.in_tls(shaken.client))
+                }
                 Err(reason) => return reason,
             }
         }
     };
-    match stream {
-        Ok(stream) => {
-            connection::serve(&edges.http, edges.http_edge.as_ref(), stream, text, stops).await
-        }
+    match gate {
+        Ok(gate) => connection::serve(&edges.http, edge, gate, text, stops).await,
         Err(error) => {
             debug!("connection from {client} was gone at once: {error}");
-            Reason::ClientClosed
+            gone()
         }
     }
+}
+
+async fn serve_http2<T>(
+    edges: &Edges,
+    accepted: http2::connection::Accepted<T>,
+    http2: Http2,
+    metrics: &ListenerMetrics,
+    stops: Stop,
+) -> Reason
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let bounds = http2::connection::Bounds {
+        http2,
+        metrics,
+        streams: &edges.streams,
+    };
+    let edge = edges.http_edge.as_ref();
+    http2::connection::serve(&edges.http, edge, accepted, bounds, stops).await
 }
 
 /// The admin listener answers until the very end, so that a drain can be watched; but not on a

@@ -17,7 +17,6 @@ use crate::error::Reason;
 use crate::server::drain::stages::{Stage, StageWatch};
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::http1::connection::{Edge, RefusedRequest};
-use crate::server::edge::http1::io::GateStream;
 use crate::server::edge::refusal::{linger, refuse_head};
 use crate::telemetry::ListenerMetrics;
 use crate::tls::{Failed, FailureCause, Handshaken, ServerTls, handshake};
@@ -41,7 +40,7 @@ impl HttpsEdge<'_> {
         client: SocketAddr,
         tls: &ServerTls,
         stages: &StageWatch,
-    ) -> Result<GateStream, Reason> {
+    ) -> Result<Handshaken, Reason> {
         let started = Instant::now();
         let local = stream.local_addr().map_err(|_| Reason::ClientClosed)?;
         let within = self.edge.limits().header_timeout;
@@ -50,14 +49,9 @@ impl HttpsEdge<'_> {
             return Err(Reason::Drained);
         };
         let failed = match shaken {
-            Ok(Handshaken {
-                transport,
-                client: settled,
-            }) => {
-                self.metrics.handshaken(settled.version);
-                let stream = GateStream::new(transport, client);
-                let stream = stream.map_err(|_| Reason::ClientClosed)?;
-                return Ok(stream.in_tls(settled));
+            Ok(shaken) => {
+                self.metrics.handshaken(shaken.client.version);
+                return Ok(shaken);
             }
             Err(failed) => failed,
         };

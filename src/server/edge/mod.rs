@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod change;
 pub mod http1;
+mod http2;
 pub mod http_edge;
 mod https;
 pub mod listener;

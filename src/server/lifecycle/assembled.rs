@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::http::Proxy;
 use crate::http::outbound::OutboundClients;
-use crate::server::drain::{Drain, Exit, Stop, StopWatch};
+use crate::server::drain::{Connections, Drain, Exit, Stop, StopWatch};
 use crate::server::edge::accept::{Edges, Launch, Listeners};
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::listener::Listener;
@@ -208,6 +208,7 @@ impl Assembled {
             workers,
             http: Arc::new(http_proxy(&server.configuration, proxy)),
             http_edge: edge(true),
+            streams: Connections::default(),
             admin: Arc::new(Admin::new(
                 self.snapshots.clone(),
                 self.metrics.clone(),

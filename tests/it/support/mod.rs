@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod drivers;
 pub mod gateway;
 pub mod http1;
+pub mod http2;
 pub mod load;
 pub mod mariadb;
 pub mod netns;

@@ -96,7 +96,7 @@ fn each_cause_has_its_word() {
     let mut http1 = trusting.clone();
     http1.alpn = vec![b"h2", b"http/1.1"];
     let client = http1.connect(gw.https_addr(), "a.test").unwrap();
-    assert_eq!(client.stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(client.stream.conn.alpn_protocol(), Some(&b"h2"[..]));
 }
 
 #[test]
@@ -114,7 +114,8 @@ fn over_the_limit_there_is_an_alert_and_no_handshake() {
         .err()
         .expect("one at once");
     assert!(refused.to_string().contains("InternalError"), "{refused}");
-    assert_eq!(gw.reasons(2)[1], "too_many_connections");
+    // A response may be read before its record is written.
+    assert!(gw.reasons(2).contains(&"too_many_connections".to_owned()));
     drop(first);
     eventually(SOON, "there is room again", || {
         trusting

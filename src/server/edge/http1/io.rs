@@ -127,6 +127,12 @@ impl GateStream {
         self
     }
 
+    /// The same, of which these bytes were read before.
+    pub fn after(mut self, first: &[u8]) -> Self {
+        self.inbox.push(first);
+        self
+    }
+
     /// What its handshake settled; `None` without TLS.
     pub fn tls(&self) -> Option<&Arc<ClientTls>> {
         self.tls.as_ref()
