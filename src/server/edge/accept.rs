@@ -378,18 +378,15 @@ async fn serve_http(
         tls,
         http2,
     } = accepted;
-    let (gone, local) = (|| Reason::ClientClosed, stream.local_addr());
-    let Ok(local) = local else {
-        return gone();
-    };
-    let descriptor = stream.as_raw_fd();
-    let as_http2 = |tls| http2::connection::Accepted {
-        io: (),
-        descriptor,
-        client,
-        local,
-        tls,
-        listener: text.clone(),
+    let as_http2 = |socket: &tokio::net::TcpStream, tls| {
+        Ok::<_, std::io::Error>(http2::connection::Accepted {
+            io: (),
+            descriptor: socket.as_raw_fd(),
+            client,
+            local: socket.local_addr()?,
+            tls,
+            listener: text.clone(),
+        })
     };
     let edge = edges.http_edge.as_ref();
     let gate = match tls {
@@ -397,11 +394,13 @@ async fn serve_http(
             // Boxed: an idle connection must not keep room for it.
             let reading = FirstBytes::read(&mut stream, edge.limits().header_timeout);
             let Ok(first) = Box::pin(reading).await else {
-                return gone();
+                return Reason::ClientClosed;
             };
             if first.is_http2 {
-                let io = Prefixed::new(first.bytes, stream.into());
-                let accepted = as_http2(None).with(io);
+                let Ok(accepted) = as_http2(&stream, None) else {
+                    return Reason::ClientClosed;
+                };
+                let accepted = accepted.with(Prefixed::new(first.bytes, stream.into()));
                 return Box::pin(serve_http2(edges, accepted, http2, metrics, stops)).await;
             }
             GateStream::new(stream, client).map(|gate| gate.after(&first.bytes))
@@ -415,7 +414,11 @@ async fn serve_http(
             };
             match Box::pin(https.accept(stream, client, &tls, &stops.stages)).await {
                 Ok(shaken) if shaken.client.is_http2 => {
-                    let accepted = as_http2(Some(shaken.client)).with(shaken.transport);
+                    let Ok(accepted) = as_http2(shaken.transport.socket(), Some(shaken.client))
+                    else {
+                        return Reason::ClientClosed;
+                    };
+                    let accepted = accepted.with(shaken.transport);
                     return Box::pin(serve_http2(edges, accepted, http2, metrics, stops)).await;
                 }
                 Ok(shaken) => {
@@ -430,7 +433,7 @@ async fn serve_http(
         Ok(gate) => connection::serve(&edges.http, edge, gate, text, stops).await,
         Err(error) => {
             debug!("connection from {client} was gone at once: {error}");
-            gone()
+            Reason::ClientClosed
         }
     }
 }

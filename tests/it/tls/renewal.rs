@@ -1,12 +1,14 @@
 //! Certificates that change while clients come, and listeners that gain and lose TLS.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::{SOON, gateway, section};
 use crate::support::authority::{Authority, Issued};
+use crate::support::http2::Http2Client;
 use crate::support::load::Stopping;
-use crate::support::{Client, Gw, Origin, eventually, route};
+use crate::support::{Binary, Client, Gw, Origin, eventually, route};
 
 fn reloads(gw: &Gw, result: &str) -> f64 {
     let metrics = gw.metrics();
@@ -21,9 +23,13 @@ fn expiry(gw: &Gw, issued: &Issued) -> f64 {
 }
 
 /// Handshakes and requests while `work` goes on, none of which may fail.
-fn under_handshakes<T>(gw: &Gw, authority: &Authority, name: &str, work: impl FnOnce() -> T) -> T {
+fn under_handshakes<T>(
+    addr: SocketAddr,
+    authority: &Authority,
+    name: &str,
+    work: impl FnOnce() -> T,
+) -> T {
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let addr = gw.https_addr();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..3)
             .map(|nth| {
@@ -38,6 +44,10 @@ fn under_handshakes<T>(gw: &Gw, authority: &Authority, name: &str, work: impl Fn
                         for _ in 0..3 {
                             let response = client.get(name, "/").expect("a response");
                             assert_eq!(response.status, 200);
+                            if response.closes() {
+                                // A drain.
+                                break;
+                            }
                         }
                         done.fetch_add(1, Ordering::Relaxed);
                     }
@@ -76,7 +86,7 @@ fn renewed_files_are_served_without_a_reload_and_without_a_failed_handshake() {
         let client = authority.trusting().connect(gw.https_addr(), "a.test");
         client.map(|client| client.certificate())
     };
-    under_handshakes(&gw, &authority, "a.test", || {
+    under_handshakes(gw.https_addr(), &authority, "a.test", || {
         for nth in 1..=3 {
             let renewed = authority.issue("a", &["a.test"], |params| {
                 params.not_after = rcgen::date_time_ymd(2080 + nth, 1, 1);
@@ -143,7 +153,7 @@ fn twenty_reloads_lose_no_handshake() {
     let origin = Origin::ok("x");
     let gw = gateway(&origin, &[&one], "");
     let files = [vec![&one], vec![&one, &two], vec![&two, &one]];
-    under_handshakes(&gw, &authority, "a.test", || {
+    under_handshakes(gw.https_addr(), &authority, "a.test", || {
         for nth in 0..20 {
             let text = section(&files[nth % 3], "") + &route("/", &[origin.url()], "");
             let reloaded = gw.reload(text);
@@ -177,4 +187,56 @@ fn a_site_gains_and_loses_tls_by_reload_alone() {
         });
         assert_eq!(gw.get("/").status, 200);
     }
+}
+
+/// Requests over HTTP/2 until `stop`, on one connection after the other. None is lost: what a server
+/// that leaves has not begun, it says so (RFC 9113, section 6.8).
+async fn streams(authority: &Authority, addr: SocketAddr, stop: &AtomicBool) -> usize {
+    let (setup, mut done) = (authority.trusting(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let client = Http2Client::in_tls(&setup, addr, "a.test").await;
+        while !stop.load(Ordering::Relaxed) {
+            match client.get("/").await {
+                Ok(response) => assert_eq!(response.status, 200),
+                Err(error) if error.is_go_away() && error.is_remote() => {
+                    assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR), "{error}");
+                    break;
+                }
+                // The connection was closed behind the last response.
+                Err(error) => {
+                    assert!(client.connection.is_finished(), "{error}");
+                    break;
+                }
+            }
+            done += 1;
+        }
+    }
+    done
+}
+
+#[test]
+fn upgrades_lose_no_handshake_and_no_stream() {
+    let authority = Authority::new();
+    let cert = authority.server("a", &["a.test"]);
+    let origin = Origin::ok("x");
+    let port = crate::support::daemon::lasting_port();
+    let tls = section(&[&cert], "").replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    let mut running = Binary::start(&(tls + &route("/", &[origin.url()], "")));
+    let addr = ([127, 0, 0, 1], port).into();
+    let stop = AtomicBool::new(false);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    thread::scope(|scope| {
+        let streams = scope.spawn(|| runtime.block_on(streams(&authority, addr, &stop)));
+        let stopping = Stopping(&stop);
+        under_handshakes(addr, &authority, "a.test", || {
+            for _ in 0..5 {
+                let next = running.beside(&["-u"]).serving();
+                let mut old = std::mem::replace(&mut running, next);
+                let ended = old.ended_within(SOON).expect("it has handed over");
+                assert!(ended.success(), "{ended}");
+            }
+        });
+        drop(stopping);
+        assert!(streams.join().expect("no failure") > 50);
+    });
 }
