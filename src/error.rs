@@ -58,6 +58,10 @@ pub enum Reason {
     RateLimited,
     /// User or password are missing or wrong (`basic_auth`): 401.
     Unauthorized,
+    /// The route needs a client's certificate, and the client showed none: 403.
+    CertificateRequired,
+    /// The route needs a client's certificate, and the handshake did not ask for one: 421.
+    Misdirected,
     /// The request passed this gateway before: 508.
     Loop,
     /// A TCP client did not send enough to pick its route within `sniff_timeout_ms`.
@@ -78,7 +82,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 29] = [
         Reason::Ok,
         Reason::ClientClosed,
         Reason::NoRoute,
@@ -98,6 +102,8 @@ impl Reason {
         Reason::FilterError,
         Reason::RateLimited,
         Reason::Unauthorized,
+        Reason::CertificateRequired,
+        Reason::Misdirected,
         Reason::Loop,
         Reason::SniffTimeout,
         Reason::Unmatched,
@@ -130,6 +136,8 @@ impl Reason {
             Reason::FilterError => "filter_error",
             Reason::RateLimited => "rate_limited",
             Reason::Unauthorized => "unauthorized",
+            Reason::CertificateRequired => "certificate_required",
+            Reason::Misdirected => "misdirected",
             Reason::Loop => "loop",
             Reason::SniffTimeout => "sniff_timeout",
             Reason::Unmatched => "unmatched",
@@ -164,6 +172,8 @@ impl Reason {
             | Reason::FilterRefused
             | Reason::RateLimited
             | Reason::Unauthorized
+            | Reason::CertificateRequired
+            | Reason::Misdirected
             | Reason::SniffTimeout
             | Reason::Unmatched
             | Reason::IdleTimeout

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use self::lines::{Explained, MOVE, describe_upstream, line};
-use crate::config::{Config, HostPattern, HttpRoute};
+use crate::config::{ClientCertPolicy, Config, HostPattern, HttpRoute};
 use crate::error::Error;
 use crate::filter::{DryRun, DryRunRequest, Response};
 use crate::http::{filters::normaliser, respond};
@@ -103,6 +103,23 @@ fn explain_http(snapshot: &Snapshot, question: &Question<'_>) -> Result<Explaine
         line(&mut text, "answers", describe_answer(answer));
         return Ok(Explained { text, found });
     }
+    match route.client_auth {
+        ClientCertPolicy::None => {}
+        ClientCertPolicy::Optional => {
+            line(
+                &mut text,
+                "client",
+                "may show a certificate of `tls.client_ca`",
+            );
+        }
+        ClientCertPolicy::Required => {
+            line(
+                &mut text,
+                "client",
+                "must show a certificate of `tls.client_ca`",
+            );
+        }
+    }
     describe_upstream(&mut text, &route.upstream);
     let prefix = &route.upstream.endpoints[0].url.path;
     let host = match (&run.host, route.preserve_host, host) {
@@ -133,7 +150,7 @@ fn describe_tls(
     let tls = snapshot.config.tls.as_ref();
     let https = tls.and_then(|tls| Some((tls, tls.listen_addr.as_ref()?)));
     if is("https") {
-        let Some((tls, listen)) = https else {
+        let Some((_, listen)) = https else {
             let none = "none serves https: there is no `tls.listen_addr`";
             line(text, "listener", none);
             return Ok(None);
@@ -147,13 +164,6 @@ fn describe_tls(
                 "certificate",
                 format!("{}: {why}", certificate.display()),
             );
-        }
-        match &tls.client_auth {
-            Some(auth) if auth.is_optional => {
-                line(text, "client", "may show a certificate of `tls.client_ca`");
-            }
-            Some(_) => line(text, "client", "must show a certificate of `tls.client_ca`"),
-            None => {}
         }
         return Ok(None);
     }

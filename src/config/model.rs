@@ -149,10 +149,21 @@ pub struct ClientAuth {
     pub ca: PathBuf,
     /// Certificates that they revoked, in PEM.
     pub crl: Option<PathBuf>,
-    /// A client without one is let in.
-    pub is_optional: bool,
+    /// Of routes that do not say.
+    pub policy: ClientCertPolicy,
     /// Where `client_ca` stands in the file.
     pub at: Mark,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClientCertPolicy {
+    /// It is not asked for one.
+    None,
+    /// It may, and one that is wrong does not get in.
+    Optional,
+    /// It must.
+    Required,
 }
 
 /// A version of TLS.
@@ -254,6 +265,8 @@ pub struct HttpRoute {
     pub upgrade: Upgrades,
     /// The endpoint gets one slash where the client sent several.
     pub merge_slashes: bool,
+    /// Whether its clients must show a certificate.
+    pub client_auth: ClientCertPolicy,
     /// They run in this order, before the upstream. Default: none.
     pub filters: Vec<FilterSpec>,
     /// Where the route stands in the file: line and column, from 1.

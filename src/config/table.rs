@@ -262,9 +262,9 @@ pub(super) static TLS: &[Key] = &[
     ),
     key(
         "client_auth",
-        Choice(&["required", "optional"]),
+        Choice(&["required", "optional", "none"]),
         Default::Described("`required` with `client_ca`"),
-        "whether a client without a certificate is let in; one with a wrong certificate never is",
+        "whether a client without a certificate is let in, on routes that do not say; one with a wrong certificate never is",
     ),
     key(
         "client_crl",
@@ -594,6 +594,13 @@ pub(super) static ROUTE: &[Key] = &[
         Protocols,
         Default::Described("any one"),
         "what a request may switch to; `false` or `[]`: nothing. Never to what carries HTTP (`h2c`, `HTTP/2.0`, `TLS/1.3`)",
+    ),
+    on(
+        On::Http,
+        "client_auth",
+        Choice(&["required", "optional", "none"]),
+        Default::Described("`tls.client_auth`"),
+        "whether its clients must show a certificate of `tls.client_ca`; told apart by the name that they ask for",
     ),
     on(
         On::Http,

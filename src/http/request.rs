@@ -7,6 +7,7 @@ use http::HeaderValue;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use crate::config::ClientCertPolicy;
 use crate::error::Reason;
 use crate::http::arrival::Arrival;
 use crate::http::client::{Client, is_trusted};
@@ -134,9 +135,23 @@ fn route(
     ctx.route_to(route, target);
     session.set_read_timeout(Some(timeout));
     session.set_write_timeout(Some(timeout.max(WRITE_SILENCE)));
-    match looped {
-        true => Err(Reason::Loop.into()),
-        false => Ok(()),
+    if looped {
+        return Err(Reason::Loop.into());
+    }
+    match ctx.route() {
+        Some(route) if route.client_auth == ClientCertPolicy::Required => certified(ctx),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the client showed the certificate that its route needs. A connection may carry requests
+/// for other hosts than the one that its handshake was for (RFC 9110, section 15.5.20).
+fn certified(ctx: &Exchange) -> std::result::Result<(), End> {
+    let arrival = ctx.arrival.as_ref();
+    match arrival.and_then(|arrival| arrival.connection.tls.as_deref()) {
+        Some(tls) if tls.certificate.is_some() => Ok(()),
+        Some(tls) if !tls.was_asked => Err(Reason::Misdirected.into()),
+        Some(_) | None => Err(Reason::CertificateRequired.into()),
     }
 }
 

@@ -23,14 +23,14 @@ pub fn status(reason: Reason, fault: Option<Fault>) -> u16 {
         Reason::NoRoute => 404,
         Reason::BadRequest => 400,
         Reason::Unauthorized => 401,
-        Reason::FilterRefused => 403,
+        Reason::FilterRefused | Reason::CertificateRequired => 403,
         Reason::HeaderTimeout
         | Reason::IdleTimeout
         | Reason::SniffTimeout
         | Reason::HalfOpen
         | Reason::PeerTimeout => 408,
         Reason::BodyTooLarge => 413,
-        Reason::Unmatched => 421,
+        Reason::Unmatched | Reason::Misdirected => 421,
         Reason::RateLimited => 429,
         Reason::HeaderTooLarge => 431,
         // Never sent, there is nobody to read it; the access log shows it as nginx does.

@@ -10,7 +10,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{HttpRoute, RouteKey, Tries, Upgrades};
+use crate::config::{ClientCertPolicy, HttpRoute, RouteKey, Tries, Upgrades};
 use crate::filter::Chain;
 use crate::telemetry::{HttpRouteMetrics, Metrics};
 use crate::upstream::Upstream;
@@ -36,6 +36,8 @@ pub struct Route {
     pub upgrade: Upgrades,
     /// `merge_slashes`: the endpoint gets one slash where the client sent several.
     pub merge_slashes: bool,
+    /// `client_auth`: whether its clients must show a certificate.
+    pub client_auth: ClientCertPolicy,
     /// Where requests go; shared with every route that names the same upstream.
     pub upstream: Arc<Upstream>,
     /// How long an unused connection is kept; zero where none is.
@@ -65,6 +67,7 @@ impl Route {
             upgrade: route.upgrade.clone(),
             keepalive_idle: route.upstream.keepalive_idle,
             merge_slashes: route.merge_slashes,
+            client_auth: route.client_auth,
             group_key: group_key(upstream.label(), ""),
             filters,
             metrics: metrics.http_route(&route.key.text),

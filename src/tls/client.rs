@@ -13,6 +13,8 @@ pub struct ClientTls {
     pub server_name: Option<String>,
     /// Client and server agreed on HTTP/2 (ALPN).
     pub is_http2: bool,
+    /// The handshake asked for a certificate.
+    pub was_asked: bool,
     /// The certificate that it showed, checked against `client_ca`.
     pub certificate: Option<ClientCertificate>,
 }

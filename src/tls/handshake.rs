@@ -126,7 +126,9 @@ pub async fn handshake(
         Ok(Ok(start)) => start,
         Ok(Err(error)) => return Err(failed(&error, hello.take_io())),
     };
-    let accept = start.into_stream(tls.config.clone()).into_fallible();
+    let name = start.client_hello().server_name().map(str::to_owned);
+    let (config, was_asked) = tls.config_for(name.as_deref());
+    let accept = start.into_stream(config.clone()).into_fallible();
     match timeout_at(deadline, accept).await {
         Err(_) => Err(timed_out()),
         Ok(Err((error, socket))) => Err(failed(&error, Some(socket))),
@@ -139,7 +141,8 @@ pub async fn handshake(
                     _ => "TLSv1.3",
                 },
                 is_http2: connection.alpn_protocol() == Some(b"h2"),
-                server_name: connection.server_name().map(str::to_owned),
+                server_name: name,
+                was_asked,
                 certificate: certificate.map(ClientCertificate::of),
             };
             Ok(Handshaken {

@@ -12,6 +12,7 @@ mod client;
 mod handshake;
 mod ocsp;
 mod pem;
+mod policies;
 mod server_tls;
 mod session;
 

@@ -21,21 +21,24 @@ use sha2::{Digest, Sha256};
 use super::by_name::ByName;
 use super::certificate::{self, Certificate, Contents};
 use super::pem;
+use super::policies::Policies;
 use crate::config::problem::{Mark, Problem, Problems, Wrong};
-use crate::config::{ClientAuth, Config, HostPattern, Tls, TlsVersion};
+use crate::config::{ClientAuth, ClientCertPolicy, Config, HostPattern, Tls, TlsVersion};
 use crate::error::Error;
 use crate::telemetry::{CertificateExpiry, Metrics};
 
 /// What TLS is served with. Immutable.
 pub struct ServerTls {
-    pub(super) config: Arc<ServerConfig>,
+    /// By what clients are asked for; only those that some host needs.
+    configs: Vec<(ClientCertPolicy, Arc<ServerConfig>)>,
+    policies: Policies,
     /// The certificates, in the order of the file.
     pub certificates: Vec<CertificateInfo>,
     /// What can be served but is probably wrong, each `file:line:column: key: text`.
     pub warnings: Vec<String>,
     /// Over everything that was read.
     fingerprint: [u8; 32],
-    rules: Rules,
+    rules: Vec<Rules>,
 }
 
 /// One certificate, for metrics and logs.
@@ -146,26 +149,24 @@ impl ServerTls {
         if before.is_some_and(|before| before.fingerprint == fingerprint) {
             return Ok(None);
         }
-        let rules = match before.filter(|before| before.rules.fingerprint == rules_fingerprint) {
-            Some(before) => before.rules.clone(),
-            None => Rules::new(rules_fingerprint)?,
-        };
         let provider = Arc::new(ring::default_provider());
         let mut warnings = Vec::new();
-        let client_ca = read.client_ca.as_deref();
-        let verifier = match (&tls.client_auth, client_ca) {
-            (Some(auth), Some(ca)) => {
-                let crl = read.client_crl.as_deref();
-                match verifier(auth, ca, crl, &provider) {
-                    Ok(verifier) => Some(verifier),
-                    Err((key, wrong)) => {
-                        problems.push(auth.at, format!("tls.{key}"), wrong);
-                        None
-                    }
+        let policies = Policies::of(config, tls);
+        let mut verifiers = Vec::new();
+        for policy in policies.all() {
+            let auth = tls.client_auth.as_ref().zip(read.client_ca.as_deref());
+            let Some((auth, ca)) = auth.filter(|_| policy != ClientCertPolicy::None) else {
+                verifiers.push((policy, None));
+                continue;
+            };
+            match verifier(auth, policy, ca, read.client_crl.as_deref(), &provider) {
+                Ok(verifier) => verifiers.push((policy, Some(verifier))),
+                Err((key, wrong)) => {
+                    problems.push(auth.at, format!("tls.{key}"), wrong);
+                    break;
                 }
             }
-            _ => None,
-        };
+        }
         let mut certificates = Vec::with_capacity(tls.certificates.len());
         let now = SystemTime::now();
         for (nth, (files, contents)) in tls.certificates.iter().zip(read.certificates).enumerate() {
@@ -187,17 +188,36 @@ impl ServerTls {
         }
         let by_name = ByName::new(&certificates);
         warnings.extend(uncovered(config, tls, &by_name));
+        let by_name = Arc::new(by_name);
+        let (mut configs, mut all_rules) = (Vec::new(), Vec::new());
+        for (policy, verifier) in verifiers {
+            let fingerprint = rules_fingerprint.with(policy);
+            let known = before.into_iter().flat_map(|before| &before.rules);
+            let rules = match known.into_iter().find(|r| r.fingerprint == fingerprint) {
+                Some(same) => same.clone(),
+                None => Rules::new(fingerprint)?,
+            };
+            let made = server_config(
+                config,
+                tls,
+                provider.clone(),
+                verifier,
+                by_name.clone(),
+                &rules,
+            )?;
+            configs.push((policy, Arc::new(made)));
+            all_rules.push(rules);
+        }
         Ok(Some(ServerTls {
-            config: Arc::new(server_config(
-                config, tls, provider, verifier, by_name, &rules,
-            )?),
+            configs,
+            policies,
             certificates: certificates
                 .into_iter()
                 .map(CertificateInfo::from)
                 .collect(),
             warnings,
             fingerprint,
-            rules,
+            rules: all_rules,
         }))
     }
 
@@ -217,6 +237,17 @@ impl ServerTls {
                 .map(|first| (first, "the first one, as none has this name")),
         };
         found.map_or((PathBuf::new(), ""), |(one, why)| (one.file.clone(), why))
+    }
+
+    /// What to shake hands with a client that asks for this name, and whether that asks for a
+    /// certificate.
+    pub(super) fn config_for(&self, name: Option<&str>) -> (&Arc<ServerConfig>, bool) {
+        let wanted = self.policies.of_name(name);
+        let mut all = self.configs.iter();
+        // One was made for each policy that there is.
+        let found = all.find(|(policy, _)| *policy == wanted);
+        let (policy, config) = found.unwrap_or(&self.configs[0]);
+        (config, *policy != ClientCertPolicy::None)
     }
 
     /// Every file that it was read from, so that a change of one can be seen.
@@ -348,6 +379,7 @@ fn uncovered(config: &Config, tls: &Tls, by_name: &ByName) -> Vec<String> {
 
 fn verifier(
     auth: &ClientAuth,
+    policy: ClientCertPolicy,
     ca: &[u8],
     crl: Option<&[u8]>,
     provider: &Arc<CryptoProvider>,
@@ -369,7 +401,7 @@ fn verifier(
         // A list says nothing of authorities that it is not of.
         builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
-    if auth.is_optional {
+    if policy == ClientCertPolicy::Optional {
         builder = builder.allow_unauthenticated();
     }
     builder.build().map_err(|error| {
@@ -387,7 +419,7 @@ fn server_config(
     tls: &Tls,
     provider: Arc<CryptoProvider>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
-    by_name: ByName,
+    by_name: Arc<ByName>,
     rules: &Rules,
 ) -> Result<ServerConfig, Error> {
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
@@ -401,7 +433,7 @@ fn server_config(
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(by_name));
+    let mut config = builder.with_cert_resolver(by_name);
     config.alpn_protocols = match gateway.http2.enabled {
         true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         false => vec![b"http/1.1".to_vec()],
@@ -411,23 +443,31 @@ fn server_config(
     Ok(config)
 }
 
-fn rules_fingerprint(tls: &Tls, read: &Read) -> [u8; 32] {
+/// Of what decides who gets in.
+struct RulesFingerprint([u8; 32]);
+
+impl RulesFingerprint {
+    /// Of those that are asked like this.
+    fn with(&self, policy: ClientCertPolicy) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update([policy as u8]);
+        hash.finalize().into()
+    }
+}
+
+fn rules_fingerprint(tls: &Tls, read: &Read) -> RulesFingerprint {
     let mut hash = Sha256::new();
-    hash.update([
-        tls.min_version as u8,
-        tls.client_auth
-            .as_ref()
-            .map_or(2, |auth| u8::from(auth.is_optional)),
-    ]);
+    hash.update([tls.min_version as u8]);
     for content in [&read.client_ca, &read.client_crl] {
         add(&mut hash, content.as_deref());
     }
-    hash.finalize().into()
+    RulesFingerprint(hash.finalize().into())
 }
 
-fn fingerprint(config: &Config, tls: &Tls, read: &Read, rules: &[u8; 32]) -> [u8; 32] {
+fn fingerprint(config: &Config, tls: &Tls, read: &Read, rules: &RulesFingerprint) -> [u8; 32] {
     let mut hash = Sha256::new();
-    hash.update(rules);
+    hash.update(rules.0);
     hash.update([u8::from(config.http2.enabled)]);
     for (files, contents) in tls.certificates.iter().zip(&read.certificates) {
         add(&mut hash, Some(files.cert.as_os_str().as_encoded_bytes()));
@@ -435,9 +475,10 @@ fn fingerprint(config: &Config, tls: &Tls, read: &Read, rules: &[u8; 32]) -> [u8
         add(&mut hash, Some(&contents.key));
         add(&mut hash, contents.ocsp.as_deref());
     }
-    // Its warnings name hosts of routes.
+    // Its warnings name hosts of routes, and what clients are asked for hangs on them.
     for route in &config.http_routes {
         add(&mut hash, Some(route.key.text.as_bytes()));
+        hash.update([route.client_auth as u8]);
     }
     hash.finalize().into()
 }

@@ -95,8 +95,13 @@ fn read_root(report: &mut Report, node: &Node, text: &str, file: &Path) -> Optio
     let keepalive_timeout = secs(root.int_or_default(report, "keepalive_timeout_secs"));
     // A longest possible stand-in, so that routes are not blamed for a missing global timeout.
     let longest = millis(u64::from(u32::MAX));
-    let mut routes =
-        routes::read_routes(report, &root, global_timeout.unwrap_or(longest), &tcp_proxy);
+    let mut routes = routes::read_routes(
+        report,
+        &root,
+        global_timeout.unwrap_or(longest),
+        &tcp_proxy,
+        tls.as_ref(),
+    );
     let routes_trail = root.trail.key("routes");
     listeners::check_enabled(report, &root, &routes.tcp, &tcp_proxy, enabled_is_written);
     listeners::refuse_undecidable(report, &routes_trail, &routes.tcp);

@@ -15,11 +15,12 @@ use super::named::{Named, Used};
 use super::report::Report;
 use super::server::millis;
 use super::tcp::{Common, TcpOnly, check_name, decide_db_type, read_db_type};
+use super::tls;
 use super::upgrade::read_upgrade;
 use super::upstream::{Draft, ImpliedProtocol};
 use crate::config::detect::{Side, side};
 use crate::config::keys::{On, Section};
-use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, Tries, UpstreamSpec};
+use crate::config::model::{HttpRoute, TcpProxy, TcpRoute, Tls, Tries, UpstreamSpec};
 use crate::config::problem::{Mark, Wrong, did_you_mean, shown};
 use crate::config::suspicious_key::{doubts, in_words, keys_for};
 use crate::config::trail::Trail;
@@ -38,6 +39,7 @@ pub(super) fn read_routes(
     root: &Fields,
     global_timeout: Duration,
     tcp_proxy: &TcpProxy,
+    tls: Option<&Tls>,
 ) -> Routes {
     let upstreams_trail = root.trail.key("upstreams");
     let mut named = Named::read(report, root, &upstreams_trail);
@@ -46,6 +48,7 @@ pub(super) fn read_routes(
         global_timeout,
         merge_slashes: root.bool_or_default(report, "merge_slashes"),
         tcp_proxy,
+        tls,
         http_keys: HashMap::new(),
         routes: Routes {
             http: Vec::new(),
@@ -93,6 +96,7 @@ struct Reader<'r, 'a> {
     global_timeout: Duration,
     merge_slashes: bool,
     tcp_proxy: &'r TcpProxy,
+    tls: Option<&'r Tls>,
     /// HTTP keys as they are compared, to find the second of two equal ones.
     http_keys: HashMap<(HostPattern, Vec<u8>), (String, Mark)>,
     routes: Routes,
@@ -140,6 +144,7 @@ impl Reader<'_, '_> {
         let preserve_host = fields.bool_or_default(report, "preserve_host");
         let upgrade = read_upgrade(report, &fields);
         let merge_slashes = fields.bool(report, "merge_slashes");
+        let client_auth = tls::of_route(report, &fields, self.tls);
         let mut tcp_only = TcpOnly::read(report, &fields, self.tcp_proxy);
         match side {
             Side::Unclear => {
@@ -168,6 +173,7 @@ impl Reader<'_, '_> {
                         preserve_host,
                         upgrade,
                         merge_slashes: merge_slashes.unwrap_or(self.merge_slashes),
+                        client_auth,
                         filters: common.filters,
                         at: (at.line, at.column),
                     });

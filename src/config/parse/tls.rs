@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use super::report::Report;
 use crate::config::keys::Section;
-use crate::config::model::{CertificateFiles, ClientAuth, Tls, TlsVersion};
+use crate::config::model::{CertificateFiles, ClientAuth, ClientCertPolicy, Tls, TlsVersion};
 use crate::config::node::describe;
 use crate::config::problem::Wrong;
 use crate::config::tree::Value;
@@ -97,7 +97,34 @@ fn client_auth(report: &mut Report, tls: &Fields) -> Option<ClientAuth> {
     Some(ClientAuth {
         ca: ca?,
         crl,
-        is_optional: word == Some("optional"),
+        policy: policy(word).unwrap_or(ClientCertPolicy::Required),
         at: tls.at("client_ca"),
     })
+}
+
+fn policy(word: Option<&str>) -> Option<ClientCertPolicy> {
+    Some(match word? {
+        "none" => ClientCertPolicy::None,
+        "optional" => ClientCertPolicy::Optional,
+        _ => ClientCertPolicy::Required,
+    })
+}
+
+/// `client_auth` of a route.
+pub(super) fn of_route(report: &mut Report, route: &Fields, tls: Option<&Tls>) -> ClientCertPolicy {
+    let authority = tls.and_then(|tls| tls.client_auth.as_ref());
+    let own = policy(route.choice(report, "client_auth"));
+    match (own, authority) {
+        (Some(policy), Some(_)) => policy,
+        (None, Some(authority)) => authority.policy,
+        (None | Some(ClientCertPolicy::None), None) => ClientCertPolicy::None,
+        (Some(_), None) => {
+            let wrong = Wrong::new(
+                "needs `tls.client_ca`, the authorities of the clients' certificates",
+                "for example `tls: {client_ca: clients.pem, …}`",
+            );
+            route.wrong(report, "client_auth", wrong);
+            ClientCertPolicy::Required
+        }
+    }
 }

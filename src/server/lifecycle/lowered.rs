@@ -7,13 +7,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::config::{Config, HostPattern, HttpRoute, RouteKey, out_of_reach_in_tls};
+use crate::config::{
+    ClientCertPolicy, Config, HostPattern, HttpRoute, RouteKey, out_of_reach_in_tls,
+};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
 /// The losses from `before` to `after`, in the order of the routes.
 pub(super) fn lowered(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let mut lines = lost_tls(&before.config, &after.config);
+    lines.extend(lost_certificates(&before.config, &after.config));
     lines.extend(lost_guards(before, after));
     lines
 }
@@ -42,6 +45,29 @@ fn lost_tls(before: &Config, after: &Config) -> Vec<String> {
                 "routes.{name}: its clients had TLS before this reload and get it no more, because \
                  another route shares its listener: `sslmode=prefer` goes on in clear, \
                  `sslmode=require` fails"
+            )
+        })
+        .collect()
+}
+
+/// HTTP routes whose clients needed a certificate and need none, as `tls.client_auth` can decide for
+/// all of them.
+fn lost_certificates(before: &Config, after: &Config) -> Vec<String> {
+    let required = |route: &&HttpRoute| route.client_auth == ClientCertPolicy::Required;
+    let old: BTreeSet<&str> = before
+        .http_routes
+        .iter()
+        .filter(required)
+        .map(|route| route.key.text.as_str())
+        .collect();
+    after
+        .http_routes
+        .iter()
+        .filter(|route| !required(route) && old.contains(route.key.text.as_str()))
+        .map(|route| {
+            format!(
+                "routes.{}: its clients needed a certificate before this reload and need none now",
+                route.key.text
             )
         })
         .collect()
@@ -85,15 +111,18 @@ fn taker<'s>(snapshot: &'s Snapshot, key: &RouteKey) -> Option<&'s Arc<Route>> {
     snapshot.routes.lookup(host.as_deref(), &key.prefix)
 }
 
-/// The filters of a route that refuse clients.
+/// What of a route refuses clients.
 fn guards<'c>(config: &'c Config, route: &Route) -> BTreeSet<&'c str> {
     let is_it = |candidate: &&HttpRoute| candidate.key.text == route.key.text;
     let found = config.http_routes.iter().find(is_it);
+    let required = |route: &&HttpRoute| route.client_auth == ClientCertPolicy::Required;
+    let certificate = found.filter(required).map(|_| "client_auth");
     found
         .into_iter()
         .flat_map(|route| &route.filters)
         .map(|filter| filter.kind.as_str())
         .filter(|kind| GUARDS.contains(kind))
+        .chain(certificate)
         .collect()
 }
 

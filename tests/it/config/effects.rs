@@ -93,14 +93,14 @@ const TOP: &[(&str, &str, Probe, &str)] = &[
     (
         "tls.client_ca",
         "tls: {client_ca: ca.pem, certificates: [{cert: a.pem, key: a.key}]}",
-        probe!(c => c.tls.as_ref().and_then(|t| Some(t.client_auth.as_ref()?.is_optional))),
-        "Some(false)",
+        probe!(c => c.tls.as_ref().and_then(|t| Some(t.client_auth.as_ref()?.policy))),
+        "Some(Required)",
     ),
     (
         "tls.client_auth",
         "tls: {client_ca: ca.pem, client_auth: optional, certificates: [{cert: a.pem, key: a.key}]}",
-        probe!(c => c.tls.as_ref().and_then(|t| Some(t.client_auth.as_ref()?.is_optional))),
-        "Some(true)",
+        probe!(c => c.tls.as_ref().and_then(|t| Some(t.client_auth.as_ref()?.policy))),
+        "Some(Optional)",
     ),
     (
         "tls.client_crl",
@@ -718,6 +718,12 @@ const UPSTREAM: &[(&str, &str, Probe, &str)] = &[
 
 /// Whole files, for keys that are required or that others need.
 const WHOLE: &[(&str, &str, Probe, &str)] = &[
+    (
+        "client_auth",
+        "{listen_addr: \"[::]:0\", global_timeout_ms: 1, max_connections: 1, tls: {certificates: [{cert: a, key: a}], client_ca: a}, routes: {/: {upstream: \"http://h\", client_auth: none}}}",
+        probe!(c => http(c).client_auth),
+        "None",
+    ),
     (
         "listen_addr",
         "{listen_addr: \"[::]:0\", global_timeout_ms: 1, max_connections: 1, routes: {/: {upstream: \"http://h\"}}}",

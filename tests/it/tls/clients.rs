@@ -1,7 +1,8 @@
 //! Certificates of clients.
 
 use super::{SOON, failures, section};
-use crate::support::authority::{Authority, Issued};
+use crate::support::authority::{Authority, Issued, TlsSetup};
+use crate::support::http2::Http2Client;
 use crate::support::{Gw, Origin, client, echoed, eventually, route};
 
 /// Endpoints see who the client is.
@@ -102,4 +103,93 @@ fn a_revoked_certificate_does_not_get_in_nor_does_a_ticket_of_before() {
     assert!(refused.is_err());
     let bob = authority.trusting().with(&bob);
     assert_eq!(bob.get(addr, "a.test", "/").unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_ask_for_certificates_each_as_its_routes_say() {
+    let authority = Authority::new();
+    let cert = authority.server("a", &["open.test", "closed.test", "mixed.test"]);
+    let alice = authority.client("alice");
+    let origin = Origin::ok("x");
+    let keys = format!("client_ca: {:?}\nclient_auth: none", authority.ca());
+    let to = origin.url();
+    let gw = Gw::start(format!(
+        "{}routes:\n  /: {{upstream: {to:?}}}\n  \
+         closed.test/: {{upstream: {to:?}, client_auth: required}}\n  \
+         mixed.test/: {{upstream: {to:?}}}\n  \
+         mixed.test/closed: {{upstream: {to:?}, client_auth: required}}\n",
+        section(&[&cert], &keys)
+    ));
+    let (anyone, addr) = (authority.trusting(), gw.https_addr());
+    let known = anyone.with(&alice);
+    let status = |setup: &TlsSetup, host: &str, path: &str| {
+        setup.get(addr, host, path).map(|response| response.status)
+    };
+    for (host, path, without) in [
+        ("open.test", "/", 200),
+        ("mixed.test", "/", 200),
+        ("mixed.test", "/closed", 403),
+    ] {
+        assert_eq!(
+            status(&anyone, host, path).unwrap(),
+            without,
+            "{host}{path}"
+        );
+        assert_eq!(status(&known, host, path).unwrap(), 200, "{host}{path}");
+    }
+    // `/` of any host can be asked for under that name, too, so the request decides.
+    assert_eq!(status(&known, "closed.test", "/").unwrap(), 200);
+    assert_ne!(status(&anyone, "closed.test", "/").unwrap_or(0), 200);
+    // A connection for one host that is used for another.
+    for setup in [&anyone, &known] {
+        let mut open = setup.connect(addr, "open.test").unwrap();
+        let misdirected = open.get("closed.test", "/").unwrap();
+        assert_eq!(misdirected.status, 421);
+        assert_eq!(misdirected.json()["reason"], "misdirected");
+        let open = Http2Client::in_tls(setup, addr, "open.test").await;
+        let fields = [("host", "closed.test")];
+        assert_eq!(
+            open.call("GET", "/", &fields, b"").await.unwrap().status,
+            400
+        );
+    }
+    // In clear it is closed to everybody.
+    let mut plain = gw.client();
+    for (host, expected) in [("open.test", 200), ("closed.test", 403)] {
+        assert_eq!(
+            plain.call("GET", "/", &[("Host", host)], b"").status,
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_reload_that_asks_for_less_says_so() {
+    let authority = Authority::new();
+    let cert = authority.server("a", &["a.test"]);
+    let origin = Origin::ok("x");
+    let with = |policy: &str, routes: &str| {
+        let keys = format!("client_ca: {:?}\nclient_auth: {policy}", authority.ca());
+        let entry = |key: &str| format!("  {key}: {{upstream: {:?}}}\n", origin.url());
+        let routes: String = routes.split(' ').map(entry).collect();
+        format!("{}routes:\n{routes}", section(&[&cert], &keys))
+    };
+    let gw = Gw::start(with("required", "/ /a"));
+    let warnings = |text: String| {
+        let reloaded = gw.reload(text);
+        assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+        let warnings = reloaded.json()["warnings"].clone();
+        let warnings = warnings.as_array().expect("a list").clone();
+        warnings
+            .into_iter()
+            .map(|line| line.as_str().expect("a text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(with("required", "/ /a /b")), Vec::<String>::new());
+    let lost = warnings(with("optional", "/ /a /b"));
+    assert_eq!(lost.len(), 3, "{lost:?}");
+    for (line, key) in lost.iter().zip(["/", "/a", "/b"]) {
+        let expected = format!("routes.{key}: its clients needed a certificate before this reload");
+        assert!(line.starts_with(&expected), "{line}");
+    }
 }

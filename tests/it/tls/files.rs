@@ -157,3 +157,54 @@ fn what_is_probably_wrong_is_a_warning_and_served() {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.contains("routes.b.test/: no certificate"), "{said}");
 }
+
+#[test]
+fn keys_that_need_each_other_say_so() {
+    let authority = Authority::new();
+    let good = authority.server("a", &["a.test"]);
+    let certificates = format!("certificates: [{}]", good.entry());
+    let route = "routes: {/: {upstream: \"http://127.0.0.1:1\"}}\n";
+    let closed = "routes: {/: {upstream: \"http://127.0.0.1:1\", client_auth: required}}\n";
+    for (keys, says) in [
+        (
+            format!("tls: {{}}\n{route}"),
+            "the key `certificates` is missing",
+        ),
+        (
+            format!("tls: {{certificates: []}}\n{route}"),
+            "must be a list of certificates, not an empty list",
+        ),
+        (
+            format!("tls: {{certificates: [{{cert: a.pem}}]}}\n{route}"),
+            "the key `key` is missing",
+        ),
+        (
+            format!("tls: {{{certificates}, min_version: \"1.1\"}}\n{route}"),
+            "`1.1` is not a value of `min_version`",
+        ),
+        (
+            format!("tls: {{{certificates}, client_auth: optional}}\n{route}"),
+            "needs `client_ca`",
+        ),
+        (
+            format!("tls: {{{certificates}, redirect_http: true}}\n{route}"),
+            "there is no HTTPS listener to redirect to",
+        ),
+        (
+            format!("tls: {{{certificates}}}\n{closed}"),
+            "needs `tls.client_ca`",
+        ),
+        (closed.to_owned(), "needs `tls.client_ca`"),
+        (
+            format!(
+                "tls: {{{certificates}, listen_addr: \"127.0.0.1:1\"}}\nadmin: {{listen_addr: \"127.0.0.1:1\"}}\n{route}"
+            ),
+            "127.0.0.1:1 is taken by",
+        ),
+    ] {
+        let (code, said) = checked_text(&keys);
+        assert_eq!(code, Some(78), "{keys}{said}");
+        assert!(said.contains(says), "{keys}{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{keys}{said}");
+    }
+}
