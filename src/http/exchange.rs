@@ -1,7 +1,7 @@
 //! The state of one request from its head to its log line: Pingora's `CTX`.
 //!
-//! What belongs together stands together: `Upload` is the client's body, `Tries` what was tried
-//! so far, `Attempt` the try that runs, `Times` the clock. Invariant: what was taken for the
+//! What belongs together stands together: `Upload` is the client's body, `TryHistory` what was tried
+//! so far, `CurrentTry` the try that runs, `Times` the clock. Invariant: what was taken for the
 //! request (in-flight count, lease, retry permit) is given back when this drops.
 
 mod attempt;
@@ -26,9 +26,9 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::InFlight;
 use crate::upstream::peer::HopByHop;
 
-use attempt::Attempt;
+use attempt::CurrentTry;
 use times::Times;
-use tries::Tries;
+use tries::TryHistory;
 pub(super) use tries::{Next, Sendable};
 use upload::Upload;
 
@@ -53,8 +53,8 @@ pub struct Exchange {
     /// Whether its head, as its filters left it, has fields that end here.
     pub(super) hop_by_hop: HopByHop,
     pub(super) upload: Upload,
-    pub(super) tries: Tries,
-    pub(super) attempt: Attempt,
+    pub(super) tries: TryHistory,
+    pub(super) attempt: CurrentTry,
     pub(super) times: Times,
     /// How it ends, once that is decided.
     pub(super) end: Option<End>,
@@ -78,8 +78,8 @@ impl Exchange {
             hash: None,
             hop_by_hop: HopByHop::Present,
             upload: Upload::default(),
-            tries: Tries::new(),
-            attempt: Attempt::new(past),
+            tries: TryHistory::new(),
+            attempt: CurrentTry::new(past),
             times: Times::new(past),
             end: None,
             filters: Filtering::default(),

@@ -16,7 +16,7 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use super::client::{ClientCertificate, ClientTls};
 use super::server_tls::ServerTls;
-use super::session::Session;
+use super::session::RustlsSession;
 use crate::transport::Transport;
 
 /// A session after its handshake.
@@ -29,7 +29,7 @@ pub struct Handshaken {
 
 /// A handshake that did not come to its end.
 #[derive(Debug)]
-pub struct Failed {
+pub struct HandshakeFailed {
     /// The word for the metrics.
     pub cause: FailureCause,
     /// What was wrong, for the log.
@@ -96,21 +96,21 @@ pub async fn handshake(
     stream: TcpStream,
     tls: &ServerTls,
     within: Duration,
-) -> Result<Handshaken, Failed> {
+) -> Result<Handshaken, HandshakeFailed> {
     let deadline = Instant::now() + within;
     let mut first = [0];
     match timeout_at(deadline, stream.peek(&mut first)).await {
         Err(_) => return Err(timed_out()),
         Ok(Ok(1..)) if first[0] == HANDSHAKE_RECORD => {}
         Ok(Ok(1..)) => {
-            return Err(Failed {
+            return Err(HandshakeFailed {
                 cause: FailureCause::NotTls,
                 detail: format!("the first byte is {:#04x}, not a TLS record", first[0]),
                 socket: Some(stream),
             });
         }
         Ok(gone) => {
-            return Err(Failed {
+            return Err(HandshakeFailed {
                 cause: FailureCause::ClientClosed,
                 detail: match gone {
                     Ok(_) => "closed before its first byte".to_owned(),
@@ -146,31 +146,31 @@ pub async fn handshake(
                 certificate: certificate.map(ClientCertificate::of),
             };
             Ok(Handshaken {
-                transport: Transport::Tls(Box::new(Session::new(stream))),
+                transport: Transport::Tls(Box::new(RustlsSession::new(stream))),
                 client: Arc::new(client),
             })
         }
     }
 }
 
-fn timed_out() -> Failed {
-    Failed {
+fn timed_out() -> HandshakeFailed {
+    HandshakeFailed {
         cause: FailureCause::Timeout,
         detail: "not done in time".to_owned(),
         socket: None,
     }
 }
 
-fn failed(error: &io::Error, socket: Option<TcpStream>) -> Failed {
+fn failed(error: &io::Error, socket: Option<TcpStream>) -> HandshakeFailed {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {
-        return Failed {
+        return HandshakeFailed {
             cause: FailureCause::ClientClosed,
             detail: error.to_string(),
             socket: None,
         };
     };
-    Failed {
+    HandshakeFailed {
         cause: cause(inner),
         detail: inner.to_string(),
         socket,

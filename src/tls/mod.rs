@@ -9,6 +9,7 @@
 mod by_name;
 mod certificate;
 mod client;
+mod handle;
 mod handshake;
 mod ocsp;
 mod pem;
@@ -17,5 +18,6 @@ mod server_tls;
 mod session;
 
 pub use client::{ClientCertificate, ClientTls};
-pub use handshake::{Failed, FailureCause, Handshaken, handshake};
-pub use server_tls::{CertificateInfo, ServerTls, TlsHandle};
+pub use handle::TlsHandle;
+pub use handshake::{FailureCause, HandshakeFailed, Handshaken, handshake};
+pub use server_tls::{CertificateInfo, ServerTls};

@@ -2,14 +2,14 @@
 //!
 //! Invariants: it is made whole or not at all; equal contents make no new one, so that tickets stay
 //! good; other rules for clients' certificates come with other ticket keys, because a resumed session
-//! has the certificate of the first one and is not checked again.
+//! has the certificate of the first one and is not checked again. Long because reading, checking and
+//! compiling are one pass that reports every problem at once.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
@@ -25,7 +25,6 @@ use super::policies::Policies;
 use crate::config::problem::{Mark, Problem, Problems, Wrong};
 use crate::config::{ClientAuth, ClientCertPolicy, Config, HostPattern, Tls, TlsVersion};
 use crate::error::Error;
-use crate::telemetry::{CertificateExpiry, Metrics};
 
 /// What TLS is served with. Immutable.
 pub struct ServerTls {
@@ -52,52 +51,6 @@ pub struct CertificateInfo {
     pub expires: SystemTime,
 }
 
-/// The pointer to the certificates in force: renewed files swap it, without a new snapshot.
-pub struct TlsHandle {
-    current: ArcSwap<ServerTls>,
-    metrics: Metrics,
-    expiries: Mutex<Vec<CertificateExpiry>>,
-}
-
-impl TlsHandle {
-    /// Begins with these, and shows when they expire in `metrics`.
-    pub fn new(tls: ServerTls, metrics: &Metrics) -> TlsHandle {
-        let handle = TlsHandle {
-            expiries: Mutex::default(),
-            metrics: metrics.clone(),
-            current: ArcSwap::from_pointee(tls),
-        };
-        handle.show_expiries();
-        handle
-    }
-
-    /// Those in force, for one handshake.
-    pub fn load(&self) -> Arc<ServerTls> {
-        self.current.load_full()
-    }
-
-    /// Puts renewed ones in force for the handshakes from now on.
-    pub fn renew(&self, tls: ServerTls) {
-        self.current.store(Arc::new(tls));
-        self.show_expiries();
-    }
-
-    fn show_expiries(&self) {
-        let tls = self.load();
-        let shown = tls.certificates.iter().map(|certificate| {
-            let expiry = self
-                .metrics
-                .certificate_expiry(&certificate.file.display().to_string());
-            let since = certificate.expires.duration_since(SystemTime::UNIX_EPOCH);
-            expiry.set(since.map_or(0, |since| since.as_secs()));
-            expiry
-        });
-        let shown = shown.collect();
-        // The old handles go after the new ones are there: a file that stays is shown throughout.
-        *self.expiries.lock().unwrap_or_else(PoisonError::into_inner) = shown;
-    }
-}
-
 /// What decides whether a session may be resumed, with the keys that make it possible.
 #[derive(Clone)]
 struct Rules {
@@ -120,7 +73,7 @@ impl Rules {
 }
 
 /// Everything that the section names, read and not looked at yet.
-struct Read {
+struct ReadFiles {
     certificates: Vec<Contents>,
     client_ca: Option<Vec<u8>>,
     client_crl: Option<Vec<u8>>,
@@ -137,11 +90,11 @@ impl ServerTls {
         tls: &Tls,
         before: Option<&ServerTls>,
     ) -> Result<Option<ServerTls>, Error> {
-        let mut problems = Found {
+        let mut problems = FoundProblems {
             file: &config.file,
             problems: Vec::new(),
         };
-        let Some(read) = Read::all(tls, &mut problems) else {
+        let Some(read) = ReadFiles::all(tls, &mut problems) else {
             return Err(problems.into_error());
         };
         let rules_fingerprint = rules_fingerprint(tls, &read);
@@ -285,9 +238,9 @@ impl From<Certificate> for CertificateInfo {
     }
 }
 
-impl Read {
+impl ReadFiles {
     /// All files, or every problem with one.
-    fn all(tls: &Tls, problems: &mut Found<'_>) -> Option<Read> {
+    fn all(tls: &Tls, problems: &mut FoundProblems<'_>) -> Option<ReadFiles> {
         let mut certificates = Vec::with_capacity(tls.certificates.len());
         for (nth, files) in tls.certificates.iter().enumerate() {
             match Contents::read(files) {
@@ -309,7 +262,7 @@ impl Read {
         let auth = tls.client_auth.as_ref();
         let client_ca = auth.and_then(|auth| read(auth, "client_ca", &auth.ca));
         let client_crl = auth.and_then(|auth| read(auth, "client_crl", auth.crl.as_deref()?));
-        problems.problems.is_empty().then_some(Read {
+        problems.problems.is_empty().then_some(ReadFiles {
             certificates,
             client_ca,
             client_crl,
@@ -318,12 +271,12 @@ impl Read {
 }
 
 /// Problems as they are found.
-struct Found<'f> {
+struct FoundProblems<'f> {
     file: &'f Path,
     problems: Vec<Problem>,
 }
 
-impl Found<'_> {
+impl FoundProblems<'_> {
     fn push(&mut self, at: Mark, path: String, wrong: Wrong) {
         self.problems.push(Problem {
             file: self.file.to_path_buf(),
@@ -456,7 +409,7 @@ impl RulesFingerprint {
     }
 }
 
-fn rules_fingerprint(tls: &Tls, read: &Read) -> RulesFingerprint {
+fn rules_fingerprint(tls: &Tls, read: &ReadFiles) -> RulesFingerprint {
     let mut hash = Sha256::new();
     hash.update([tls.min_version as u8]);
     for content in [&read.client_ca, &read.client_crl] {
@@ -465,7 +418,7 @@ fn rules_fingerprint(tls: &Tls, read: &Read) -> RulesFingerprint {
     RulesFingerprint(hash.finalize().into())
 }
 
-fn fingerprint(config: &Config, tls: &Tls, read: &Read, rules: &RulesFingerprint) -> [u8; 32] {
+fn fingerprint(config: &Config, tls: &Tls, read: &ReadFiles, rules: &RulesFingerprint) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(rules.0);
     hash.update([u8::from(config.http2.enabled)]);

@@ -12,15 +12,15 @@ use tokio_rustls::server::TlsStream;
 use crate::transport::TlsSession;
 
 /// The server's side of a session.
-pub(super) struct Session {
+pub(super) struct RustlsSession {
     stream: TlsStream<TcpStream>,
     /// The last read may have left something of a record behind.
     read_ahead: bool,
 }
 
-impl Session {
-    pub(super) fn new(stream: TlsStream<TcpStream>) -> Session {
-        Session {
+impl RustlsSession {
+    pub(super) fn new(stream: TlsStream<TcpStream>) -> RustlsSession {
+        RustlsSession {
             stream,
             // A client may send its first request with the end of its handshake.
             read_ahead: true,
@@ -56,7 +56,7 @@ impl Write for Now<'_> {
     }
 }
 
-impl TlsSession for Session {
+impl TlsSession for RustlsSession {
     fn socket(&self) -> &TcpStream {
         self.stream.get_ref().0
     }
@@ -64,7 +64,7 @@ impl TlsSession for Session {
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let (socket, connection) = self.stream.get_mut();
         let read = loop {
-            match Session::read_plain(connection, buffer) {
+            match RustlsSession::read_plain(connection, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => break read,
             }
@@ -116,7 +116,7 @@ impl TlsSession for Session {
     }
 }
 
-impl AsyncRead for Session {
+impl AsyncRead for RustlsSession {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -129,7 +129,7 @@ impl AsyncRead for Session {
     }
 }
 
-impl AsyncWrite for Session {
+impl AsyncWrite for RustlsSession {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,6 +1,7 @@
 //! HTTP/2 from clients, in TLS and in clear: the same routes, deadlines, records and limits.
 
 mod bounds;
+mod conformance;
 mod malformed;
 mod streams;
 

@@ -376,3 +376,39 @@ fn a_drain_ends_connections_in_tls_as_it_does_plain_ones() {
     assert_eq!(idle.rest().unwrap(), b"");
     drop(half);
 }
+
+#[test]
+fn an_ocsp_response_is_stapled_and_one_that_does_not_fit_is_not() {
+    let authority = Authority::new();
+    let cert = authority.server("a", &["localhost"]);
+    let other = authority.server("b", &["b.test"]);
+    let origin = Origin::ok("x");
+    let garbage = authority.file("garbage.ocsp");
+    std::fs::write(&garbage, b"\x30\x03\x0a\x01\x06").unwrap();
+    for (response, stapled, warning) in [
+        (authority.ocsp("a.ocsp", &cert), true, ""),
+        (
+            authority.ocsp("b.ocsp", &other),
+            false,
+            "is about another certificate",
+        ),
+        (garbage, false, "answered with status 6"),
+    ] {
+        let entry = cert
+            .entry()
+            .replace('}', &format!(", ocsp: {response:?}}}"));
+        let tls = format!("tls: {{listen_addr: \"127.0.0.1:0\", certificates: [{entry}]}}\n");
+        let text = tls + &route("/", &[origin.url()], "");
+        let gw = Gw::start(&text);
+        let said = openssl_client(gw.https_addr().port(), &["-status"], b"");
+        let is_stapled = said.contains("OCSP Response Status: successful");
+        assert_eq!(is_stapled, stapled, "{said}");
+        let warnings = gw.reload(text).json()["warnings"].to_string();
+        assert_eq!(
+            warnings.contains("tls.certificates[0].ocsp"),
+            !warning.is_empty(),
+            "{warnings}"
+        );
+        assert!(warnings.contains(warning), "{warnings}");
+    }
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::upstream::{Endpoint, Lease, Outcome};
 
 /// One try at one endpoint.
-pub(in crate::http) struct Attempt {
+pub(in crate::http) struct CurrentTry {
     pub(in crate::http) lease: Option<Lease>,
     /// The last endpoint tried; stays when the lease is given back.
     pub(in crate::http) endpoint: Option<Arc<Endpoint>>,
@@ -24,10 +24,10 @@ pub(in crate::http) struct Attempt {
     pub(in crate::http) keep_alive_over: bool,
 }
 
-impl Attempt {
+impl CurrentTry {
     /// None yet. `past` is any time before.
-    pub(in crate::http) fn new(past: Instant) -> Attempt {
-        Attempt {
+    pub(in crate::http) fn new(past: Instant) -> CurrentTry {
+        CurrentTry {
             lease: None,
             endpoint: None,
             started: past,

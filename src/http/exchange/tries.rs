@@ -9,7 +9,7 @@ use crate::upstream::budget::RetryPermit;
 use crate::upstream::{EndpointId, Lease, Outcome};
 
 /// What was tried. The retry permit is given back when this drops.
-pub(in crate::http) struct Tries {
+pub(in crate::http) struct TryHistory {
     pub(in crate::http) next: Next,
     /// Those that count: all but the resend after a stale connection and the one elsewhere.
     pub(in crate::http) counted: u32,
@@ -48,9 +48,9 @@ pub(in crate::http) struct Sendable {
     pub(in crate::http) responded: bool,
 }
 
-impl Tries {
-    pub(in crate::http) fn new() -> Tries {
-        Tries {
+impl TryHistory {
+    pub(in crate::http) fn new() -> TryHistory {
+        TryHistory {
             next: Next::First,
             counted: 0,
             endpoints: Vec::new(),

@@ -379,7 +379,7 @@ async fn serve_http(
         http2,
     } = accepted;
     let as_http2 = |socket: &tokio::net::TcpStream, tls| {
-        Ok::<_, std::io::Error>(http2::connection::Accepted {
+        Ok::<_, std::io::Error>(http2::connection::Http2Accepted {
             io: (),
             descriptor: socket.as_raw_fd(),
             client,
@@ -440,7 +440,7 @@ async fn serve_http(
 
 async fn serve_http2<T>(
     edges: &Edges,
-    accepted: http2::connection::Accepted<T>,
+    accepted: http2::connection::Http2Accepted<T>,
     http2: Http2,
     metrics: &ListenerMetrics,
     stops: Stop,
@@ -448,7 +448,7 @@ async fn serve_http2<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let bounds = http2::connection::Bounds {
+    let bounds = http2::connection::Http2Bounds {
         http2,
         metrics,
         streams: &edges.streams,

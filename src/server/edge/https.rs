@@ -19,7 +19,7 @@ use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::http1::connection::{Edge, RefusedRequest};
 use crate::server::edge::refusal::{linger, refuse_head};
 use crate::telemetry::ListenerMetrics;
-use crate::tls::{Failed, FailureCause, Handshaken, ServerTls, handshake};
+use crate::tls::{FailureCause, HandshakeFailed, Handshaken, ServerTls, handshake};
 use crate::transport::Transport;
 use crate::wire::http1::Refusal;
 use crate::wire::tls::{Alert, alert};
@@ -91,7 +91,7 @@ pub(super) async fn turn_away(stream: TcpStream) {
 }
 
 /// Lets the client read why.
-async fn answer(failed: Failed) {
+async fn answer(failed: HandshakeFailed) {
     let Some(socket) = failed.socket else { return };
     let socket = Transport::from(socket);
     match failed.cause {

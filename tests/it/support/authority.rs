@@ -145,6 +145,58 @@ impl Authority {
         path
     }
 
+    /// What an OCSP responder of this authority says of a certificate, in a file.
+    pub fn ocsp(&self, file: &str, issued: &Issued) -> PathBuf {
+        let der = issued.der();
+        let (_, certificate) = x509(&der);
+        let serial: String = certificate
+            .raw_serial()
+            .iter()
+            .skip_while(|byte| **byte == 0)
+            .map(|byte| format!("{byte:02X}"))
+            .collect();
+        let key = self.issuer.key().serialize_pem();
+        std::fs::write(self.file("ca.key"), key).expect("a file in the folder");
+        let index = format!("V\t490101000000Z\t\t{serial}\tunknown\t/CN=x\n");
+        std::fs::write(self.file("index.txt"), index).expect("a file in the folder");
+        let (request, response) = (self.file("ocsp.request"), self.file(file));
+        let openssl = |args: &[&std::ffi::OsStr]| {
+            let output = std::process::Command::new("openssl")
+                .arg("ocsp")
+                .args(args)
+                .output()
+                .expect("openssl is installed");
+            assert!(output.status.success(), "{output:?}");
+        };
+        let (ca, key, index) = (self.ca(), self.file("ca.key"), self.file("index.txt"));
+        openssl(&[
+            "-issuer".as_ref(),
+            ca.as_ref(),
+            "-cert".as_ref(),
+            issued.cert.as_ref(),
+            "-no_nonce".as_ref(),
+            "-reqout".as_ref(),
+            request.as_ref(),
+        ]);
+        openssl(&[
+            "-index".as_ref(),
+            index.as_ref(),
+            "-rsigner".as_ref(),
+            ca.as_ref(),
+            "-rkey".as_ref(),
+            key.as_ref(),
+            "-CA".as_ref(),
+            ca.as_ref(),
+            "-ndays".as_ref(),
+            "1".as_ref(),
+            "-reqin".as_ref(),
+            request.as_ref(),
+            "-respout".as_ref(),
+            response.as_ref(),
+        ]);
+        response
+    }
+
     /// A client that trusts this authority.
     pub fn trusting(&self) -> TlsSetup {
         let mut roots = RootCertStore::empty();

@@ -141,10 +141,15 @@ pub async fn whole(response: Response<RecvStream>) -> Result<Whole, h2::Error> {
     })
 }
 
-/// A client that sends what it is told to, in clear.
+/// A client that sends what it is told to.
 pub struct RawHttp2 {
-    stream: TcpStream,
+    stream: Box<dyn ReadWrite>,
 }
+
+/// What a client of bytes stands on.
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
 
 /// A frame as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,10 +176,7 @@ impl RawHttp2 {
     /// Preface and empty settings are sent.
     pub fn connect(addr: SocketAddr) -> RawHttp2 {
         let mut raw = RawHttp2::silent(addr);
-        raw.stream
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .expect("a preface");
-        raw.send(SETTINGS, 0, 0, b"");
+        raw.begin();
         raw
     }
 
@@ -185,18 +187,35 @@ impl RawHttp2 {
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("a socket");
-        RawHttp2 { stream }
+        RawHttp2 {
+            stream: Box::new(stream),
+        }
+    }
+
+    /// The same in TLS.
+    pub fn in_tls(setup: &TlsSetup, addr: SocketAddr, name: &str) -> RawHttp2 {
+        let mut setup = setup.clone();
+        setup.alpn = vec![b"h2"];
+        let client = setup.connect(addr, name).expect("a handshake");
+        let mut raw = RawHttp2 {
+            stream: Box::new(client.stream),
+        };
+        raw.begin();
+        raw
+    }
+
+    fn begin(&mut self) {
+        self.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        self.send(SETTINGS, 0, 0, b"");
     }
 
     /// A frame. False: the server is gone.
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
-        self.stream
-            .write_all(&frame(kind, flags, stream, payload))
-            .is_ok()
+        self.write(&frame(kind, flags, stream, payload))
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.stream.write_all(bytes).is_ok() && self.stream.flush().is_ok()
     }
 
     /// A whole head, with these fields in this order.
@@ -213,7 +232,10 @@ impl RawHttp2 {
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                    io::ErrorKind::UnexpectedEof
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::BrokenPipe
                 ) =>
             {
                 return Ok(None);

@@ -6,7 +6,8 @@
 //! reset before a response (a hundred in ten seconds: ENHANCE_YOUR_CALM), silence without streams
 //! (`idle_timeout_secs`: GOAWAY first), a client that is gone (`ping_interval_secs`), age
 //! (`max_connection_age_secs`), a drain (GOAWAY, then a cut). Invariant: polling the connection is what
-//! drives all its streams, so nothing here waits for anything else.
+//! drives all its streams, so nothing here waits for anything else. Long because all bounds are clocks and
+//! counts of one loop.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::head::{self, Refused};
+use super::head::{self, RefusedStream};
 use super::stream::StreamSession;
 use crate::config::Http2;
 use crate::error::Reason;
@@ -41,7 +42,7 @@ use crate::telemetry::ListenerMetrics;
 use crate::tls::ClientTls;
 
 /// A connection whose client speaks HTTP/2.
-pub(in crate::server::edge) struct Accepted<T> {
+pub(in crate::server::edge) struct Http2Accepted<T> {
     /// From the preface on.
     pub(in crate::server::edge) io: T,
     /// The descriptor below it.
@@ -53,10 +54,10 @@ pub(in crate::server::edge) struct Accepted<T> {
     pub(in crate::server::edge) listener: Arc<str>,
 }
 
-impl Accepted<()> {
+impl Http2Accepted<()> {
     /// Over this.
-    pub(in crate::server::edge) fn with<T>(self, io: T) -> Accepted<T> {
-        Accepted {
+    pub(in crate::server::edge) fn with<T>(self, io: T) -> Http2Accepted<T> {
+        Http2Accepted {
             io,
             descriptor: self.descriptor,
             client: self.client,
@@ -68,7 +69,7 @@ impl Accepted<()> {
 }
 
 /// What bounds it.
-pub(in crate::server::edge) struct Bounds<'e> {
+pub(in crate::server::edge) struct Http2Bounds<'e> {
     pub(in crate::server::edge) http2: Http2,
     /// Where refused streams are counted.
     pub(in crate::server::edge) metrics: &'e ListenerMetrics,
@@ -80,8 +81,8 @@ pub(in crate::server::edge) struct Bounds<'e> {
 pub(in crate::server::edge) async fn serve<A, E, T>(
     app: &Arc<A>,
     edge: &E,
-    accepted: Accepted<T>,
-    bounds: Bounds<'_>,
+    accepted: Http2Accepted<T>,
+    bounds: Http2Bounds<'_>,
     stop: Stop,
 ) -> Reason
 where
@@ -104,7 +105,7 @@ where
         }
         Err(_) => return Reason::HeaderTimeout,
     };
-    let shared = Shared {
+    let shared = ConnectionShared {
         arrival: Template {
             client: accepted.client,
             local: accepted.local,
@@ -145,10 +146,10 @@ fn builder(http2: &Http2, limits: &EdgeLimits) -> h2::server::Builder {
 }
 
 /// What all streams of a connection have in common.
-struct Shared {
+struct ConnectionShared {
     arrival: Template,
     digest: Arc<Digest>,
-    running: Arc<Running>,
+    running: Arc<RunningStreams>,
 }
 
 struct Template {
@@ -160,7 +161,7 @@ struct Template {
 
 /// The streams that run, as their tasks leave word of it.
 #[derive(Default)]
-struct Running {
+struct RunningStreams {
     count: AtomicUsize,
     /// Given up by the client before a response, since this was looked at.
     reset_early: AtomicU32,
@@ -168,10 +169,10 @@ struct Running {
 }
 
 /// Counts a stream until it is dropped.
-struct RunningStream(Arc<Running>);
+struct RunningStream(Arc<RunningStreams>);
 
 impl RunningStream {
-    fn new(running: &Arc<Running>) -> RunningStream {
+    fn new(running: &Arc<RunningStreams>) -> RunningStream {
         running.count.fetch_add(1, Ordering::Relaxed);
         RunningStream(running.clone())
     }
@@ -234,7 +235,7 @@ impl Strikes {
     clippy::large_enum_variant,
     reason = "moved once; a box would be one for each request"
 )]
-enum Event {
+enum ConnectionEvent {
     Cut,
     Announced,
     StreamEnded,
@@ -253,8 +254,8 @@ where
         &mut self,
         app: &Arc<A>,
         edge: &E,
-        shared: &Shared,
-        bounds: &Bounds<'_>,
+        shared: &ConnectionShared,
+        bounds: &Http2Bounds<'_>,
         stop: Stop,
     ) -> Reason
     where
@@ -270,49 +271,49 @@ where
                 let leaving = self.leaving.is_some();
                 tokio::select! {
                     biased;
-                    () = poll_fn(|cx| stop.stages.poll(Stage::Cut, cx)) => Event::Cut,
-                    _ = announce.wait_for(|closing| *closing), if !leaving => Event::Announced,
-                    () = shared.running.ended.notified() => Event::StreamEnded,
+                    () = poll_fn(|cx| stop.stages.poll(Stage::Cut, cx)) => ConnectionEvent::Cut,
+                    _ = announce.wait_for(|closing| *closing), if !leaving => ConnectionEvent::Announced,
+                    () = shared.running.ended.notified() => ConnectionEvent::StreamEnded,
                     event = poll_fn(|cx| poll_accept(&mut self.io, cx)) => event,
-                    () = poll_fn(|cx| poll_pong(&mut ping_pong, cx)), if asked => Event::Pong,
-                    () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => Event::Time,
+                    () = poll_fn(|cx| poll_pong(&mut ping_pong, cx)), if asked => ConnectionEvent::Pong,
+                    () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => ConnectionEvent::Time,
                 }
             };
             match event {
-                Event::Cut => {
+                ConnectionEvent::Cut => {
                     self.end(Http2Reason::NO_ERROR).await;
                     return Reason::Drained;
                 }
-                Event::Announced => self.leave(),
-                Event::StreamEnded => {
+                ConnectionEvent::Announced => self.leave(),
+                ConnectionEvent::StreamEnded => {
                     let resets = shared.running.reset_early.swap(0, Ordering::Relaxed);
                     if resets > 0 && self.strikes.add(resets) {
                         self.end(Http2Reason::ENHANCE_YOUR_CALM).await;
                         return Reason::BadRequest;
                     }
                 }
-                Event::Pong => self.pinging = Pinging::None,
-                Event::Time => {
+                ConnectionEvent::Pong => self.pinging = Pinging::None,
+                ConnectionEvent::Time => {
                     if let Some(reason) = self.on_time(&bounds.http2, ping_pong.as_mut()) {
                         self.end(Http2Reason::NO_ERROR).await;
                         return reason;
                     }
                 }
-                Event::Stream(request, respond) => {
+                ConnectionEvent::Stream(request, respond) => {
                     self.streams += 1;
                     if self.open(app, edge, shared, bounds, &stop, request, respond) {
                         self.end(Http2Reason::ENHANCE_YOUR_CALM).await;
                         return Reason::BadRequest;
                     }
                 }
-                Event::Broken(error) => {
+                ConnectionEvent::Broken(error) => {
                     debug!("connection from {} broke: {error}", shared.arrival.client);
                     return match error.is_io() || error.is_remote() {
                         true => Reason::ClientClosed,
                         false => Reason::BadRequest,
                     };
                 }
-                Event::Over => return Reason::Ok,
+                ConnectionEvent::Over => return Reason::Ok,
             }
             let is_idle = shared.running.count.load(Ordering::Acquire) == 0;
             self.idle_since = match (is_idle, self.idle_since) {
@@ -392,8 +393,8 @@ where
         &mut self,
         app: &Arc<A>,
         edge: &E,
-        shared: &Shared,
-        bounds: &Bounds<'_>,
+        shared: &ConnectionShared,
+        bounds: &Http2Bounds<'_>,
         stop: &Stop,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
@@ -449,14 +450,17 @@ where
     }
 }
 
-fn poll_accept<T>(io: &mut h2::server::Connection<T, Bytes>, cx: &mut Context<'_>) -> Poll<Event>
+fn poll_accept<T>(
+    io: &mut h2::server::Connection<T, Bytes>,
+    cx: &mut Context<'_>,
+) -> Poll<ConnectionEvent>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     io.poll_accept(cx).map(|accepted| match accepted {
-        Some(Ok((request, respond))) => Event::Stream(request, respond),
-        Some(Err(error)) => Event::Broken(error),
-        None => Event::Over,
+        Some(Ok((request, respond))) => ConnectionEvent::Stream(request, respond),
+        Some(Err(error)) => ConnectionEvent::Broken(error),
+        None => ConnectionEvent::Over,
     })
 }
 
@@ -470,8 +474,8 @@ fn poll_pong(ping_pong: &mut Option<PingPong>, cx: &mut Context<'_>) -> Poll<()>
 
 fn report<E: Edge + ?Sized>(
     edge: &E,
-    shared: &Shared,
-    refused: &Refused,
+    shared: &ConnectionShared,
+    refused: &RefusedStream,
     read: std::time::Instant,
 ) {
     edge.refused(&RefusedRequest {
@@ -489,7 +493,7 @@ fn report<E: Edge + ?Sized>(
 }
 
 /// Answers a request that does not pass.
-fn refuse(respond: &mut SendResponse<Bytes>, refused: &Refused) {
+fn refuse(respond: &mut SendResponse<Bytes>, refused: &RefusedStream) {
     let refusal = &refused.refusal;
     let body = problem(refusal.status, refusal.reason, Some(refusal.why));
     let mut response = Response::new(());

@@ -16,11 +16,11 @@ pub(super) fn checked(
     parts: Parts,
     ended: bool,
     max_bytes: usize,
-) -> Result<RequestHeader, Box<Refused>> {
+) -> Result<RequestHeader, Box<RefusedStream>> {
     let method = parts.method.clone();
     let target = target(&parts);
     let refused = |refusal| {
-        Box::new(Refused {
+        Box::new(RefusedStream {
             refusal,
             method: method.clone(),
             target: target.clone(),
@@ -45,7 +45,7 @@ pub(super) fn checked(
 }
 
 /// A request that must not pass.
-pub(super) struct Refused {
+pub(super) struct RefusedStream {
     pub(super) refusal: Refusal,
     pub(super) method: Method,
     pub(super) target: String,
