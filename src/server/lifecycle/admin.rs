@@ -20,7 +20,7 @@ use crate::server::edge::listener::wanted;
 use crate::server::lifecycle::last_errors;
 use crate::server::lifecycle::reload::Reload;
 use crate::snapshot::SnapshotHandle;
-use crate::telemetry::{EndpointHealthy, Metrics};
+use crate::telemetry::{EndpointHealthy, Metrics, rfc3339};
 use crate::upstream::{Role, Upstream};
 
 /// The admin application of one gateway.
@@ -191,6 +191,18 @@ impl Admin {
             })
         });
         let listeners: Vec<Value> = listeners.collect();
+        let tls = snapshot.tls.as_ref().map(|tls| tls.load());
+        let certificates: Vec<Value> = tls
+            .iter()
+            .flat_map(|tls| &tls.certificates)
+            .map(|certificate| {
+                json!({
+                    "file": certificate.file,
+                    "names": certificate.names,
+                    "expires": rfc3339(certificate.expires),
+                })
+            })
+            .collect();
         let upstreams: Vec<Value> = snapshot.upstreams.iter().map(upstream).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -200,6 +212,7 @@ impl Admin {
             "connections": self.drain.connections.count(),
             "max_connections": snapshot.config.max_connections,
             "listeners": listeners,
+            "certificates": certificates,
             "routes": routes,
             "upstreams": upstreams,
         })

@@ -99,6 +99,9 @@ fn renewed_files_are_served_without_a_reload_and_without_a_failed_handshake() {
     assert_eq!(reloads(&gw, "ok"), 3.0);
     assert_eq!(reloads(&gw, "failed"), 0.0);
     assert_ne!(expiry(&gw, &cert), before);
+    let shown = &gw.status()["certificates"][0];
+    assert_eq!(shown["names"], serde_json::json!(["a.test"]));
+    assert_eq!(shown["expires"], "2083-01-01T00:00:00.000Z");
     assert_eq!(gw.metrics().sum("harbr_config_generation", &[]), generation);
 }
 
