@@ -361,6 +361,23 @@ fn who_speaks_the_wrong_protocol_reads_why() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_clients_that_have_said_nothing() {
+    let authority = Authority::new();
+    let cert = authority.server("a", &["a.test"]);
+    let origin = Origin::ok("x");
+    let top = "header_timeout_ms: 60000\nserver: {drain_timeout_secs: 60}\nhttp2: {h2c: true}\n";
+    let gw = Gw::start(top.to_owned() + &section(&[&cert], "") + &route("/", &[origin.url()], ""));
+    let silent = [gw.https_addr(), gw.addr()].map(|addr| TcpStream::connect(addr).unwrap());
+    eventually(SOON, "both are open", || {
+        gw.metrics().sum("harbr_connections_active", &[]) == 2.0
+    });
+    let begun = std::time::Instant::now();
+    gw.stop();
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    drop(silent);
+}
+
+#[test]
 fn a_drain_ends_connections_in_tls_as_it_does_plain_ones() {
     let authority = Authority::new();
     let cert = authority.server("a", &["a.test"]);

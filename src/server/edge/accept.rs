@@ -33,6 +33,7 @@ use crate::http::Proxy;
 use crate::http::respond::RETRY_AFTER_SECS;
 use crate::server::drain::{Connections, Drain, Exit};
 use crate::server::edge::change::Change;
+use crate::server::edge::first_byte::first_byte;
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::http1::connection::{self, Edge, Stop};
 use crate::server::edge::http1::io::GateStream;
@@ -391,8 +392,12 @@ async fn serve_http(
     let edge = edges.http_edge.as_ref();
     let gate = match tls {
         None if http2.h2c => {
+            let within = edge.limits().header_timeout;
+            if !first_byte(&stream, &stops.stages, within).await {
+                return Reason::Drained;
+            }
             // Boxed: an idle connection must not keep room for it.
-            let reading = FirstBytes::read(&mut stream, edge.limits().header_timeout);
+            let reading = FirstBytes::read(&mut stream, within);
             let Ok(first) = Box::pin(reading).await else {
                 return Reason::ClientClosed;
             };

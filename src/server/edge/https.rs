@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::error::Reason;
 use crate::server::drain::stages::{Stage, StageWatch};
+use crate::server::edge::first_byte::first_byte;
 use crate::server::edge::http_edge::HttpEdge;
 use crate::server::edge::http1::connection::{Edge, RefusedRequest};
 use crate::server::edge::refusal::{linger, refuse_head};
@@ -44,6 +45,10 @@ impl HttpsEdge<'_> {
         let started = Instant::now();
         let local = stream.local_addr().map_err(|_| Reason::ClientClosed)?;
         let within = self.edge.limits().header_timeout;
+        if !first_byte(&stream, stages, within).await {
+            return Err(Reason::Drained);
+        }
+        let within = within.saturating_sub(started.elapsed());
         let shaking = handshake(stream, tls, within);
         let Some(shaken) = unless_cut(shaking, stages).await else {
             return Err(Reason::Drained);

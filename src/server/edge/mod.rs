@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod change;
+mod first_byte;
 pub mod http1;
 mod http2;
 pub mod http_edge;
