@@ -217,13 +217,29 @@ impl<'a> Fields<'a> {
         };
         let found = text.and_then(|text| words.iter().find(|word| **word == text));
         if found.is_none() {
-            let hint = text
-                .and_then(|text| did_you_mean(text, words.iter().copied()))
-                .unwrap_or_else(|| format!("one of {}", words.join(", ")));
-            let wrong = Wrong::new(
-                format!("{} is not a value of `{name}`", describe(field.node)),
-                hint,
-            );
+            // YAML takes a version without quotes for a number.
+            let number = match &field.node.value {
+                Value::Float(number) => Some(number.to_string()),
+                Value::Int(number) => Some(number.to_string()),
+                _ => None,
+            };
+            let meant = number.filter(|number| words.contains(&number.as_str()));
+            let wrong = match meant {
+                Some(word) => Wrong::new(
+                    format!(
+                        "must be a text, and {} without quotes is a number",
+                        describe(field.node)
+                    ),
+                    format!("write `{name}: \"{word}\"`"),
+                ),
+                None => {
+                    let hint = text
+                        .and_then(|text| did_you_mean(text, words.iter().copied()))
+                        .unwrap_or_else(|| format!("one of {}", words.join(", ")));
+                    let given = describe(field.node);
+                    Wrong::new(format!("{given} is not a value of `{name}`"), hint)
+                }
+            };
             self.wrong(report, name, wrong);
         }
         found.copied()

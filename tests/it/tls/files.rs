@@ -183,6 +183,10 @@ fn keys_that_need_each_other_say_so() {
             "`1.1` is not a value of `min_version`",
         ),
         (
+            format!("tls: {{{certificates}, min_version: 1.2}}\n{route}"),
+            "`1.2` without quotes is a number (write `min_version: \"1.2\"`)",
+        ),
+        (
             format!("tls: {{{certificates}, client_auth: optional}}\n{route}"),
             "needs `client_ca`",
         ),
